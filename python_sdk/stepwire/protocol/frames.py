@@ -1,0 +1,242 @@
+"""Frames as values: what the session cores of both sides read and write.
+
+A frame is a batch, sectioned by run (DESIGN 3). The meaning of every field is in `host_service.proto`;
+`wire.py` is the only place that turns these values into bytes. Durations are seconds, times of the
+engine are milliseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import Fence, Plan, RetryPolicy, StepKind
+
+# ---- host to engine
+
+
+class AttemptInProgress(msgspec.Struct, frozen=True, gc=False):
+    run_id: str
+    path: str
+    attempt: int
+    fence: Fence
+    elapsed: float = 0.0
+
+
+class LiveBody(msgspec.Struct, frozen=True, gc=False):
+    run_id: str
+    fence: Fence
+    last_release: int
+    next_plan_seq: int
+
+
+class ResumeState(msgspec.Struct, frozen=True):
+    """What a host still holds when its stream comes back (DESIGN 3, rule 7)."""
+
+    bodies: tuple[LiveBody, ...] = ()
+    attempts: tuple[AttemptInProgress, ...] = ()
+    first_unacked: int = 0
+
+
+class Hello(msgspec.Struct, frozen=True):
+    service: str
+    instance_id: str
+    flows: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    slots: int = 1
+    bodies: int = 1
+    protocol_min: int = 1
+    protocol_max: int = 1
+    required_features: tuple[int, ...] = ()
+    build_id: str = ""
+    sdk_language: str = ""
+    sdk_version: str = ""
+    resume: ResumeState | None = None
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """Outcome of an attempt; `failure` None means success and then `output` is set."""
+
+    path: str
+    attempt: int
+    fence: Fence
+    output: Payload | None = None
+    failure: Failure | None = None
+    elapsed: float = 0.0
+
+
+class RejectReason(enum.IntEnum):
+    NO_SLOT = 1
+    NO_BODY = 2
+    NOT_SERVED = 3
+    DRAINING = 4
+
+
+class Reject(msgspec.Struct, frozen=True, gc=False):
+    path: str
+    attempt: int
+    fence: Fence
+    reason: RejectReason
+
+
+class BodyFailed(msgspec.Struct, frozen=True, gc=False):
+    fence: Fence
+    failure: Failure
+
+
+class HostSection(msgspec.Struct):
+    """Everything a host frame says about one run. `need_snapshot` holds the fence of the lost body."""
+
+    run_id: str
+    plans: list[Plan] = []
+    results: list[Result] = []
+    rejects: list[Reject] = []
+    need_snapshot: Fence | None = None
+    body_failed: BodyFailed | None = None
+
+
+class Report(msgspec.Struct, frozen=True):
+    free_slots: int
+    live_bodies: int = 0
+    loop_lag: float = 0.0
+    last_engine_frame: int = 0
+    attempts: tuple[AttemptInProgress, ...] = ()
+
+
+class Drain(msgspec.Struct, frozen=True):
+    deadline: float = 0.0
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    reason: str = ""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """A typed protocol error; without `run_id` the sender closes the stream after it."""
+
+    code: ErrorCode
+    message: str
+    run_id: str = ""
+
+
+class HostFrame(msgspec.Struct):
+    """A batch from a host. `position` numbers durable frames per instance from 1; 0 means not durable."""
+
+    position: int = 0
+    hello: Hello | None = None
+    runs: list[HostSection] = []
+    report: Report | None = None
+    drain: Drain | None = None
+    goodbye: Goodbye | None = None
+    fault: Fault | None = None
+
+
+# ---- engine to host
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    session_id: str
+    protocol: int = 1
+    features: tuple[int, ...] = ()
+    heartbeat_interval: float = 4.0
+    session_ttl: float = 15.0
+    payload_bytes_max: int = 4 * 1024 * 1024
+    steps_per_run_max: int = 10_000
+    branches_per_group_max: int = 10_000
+    group_depth_max: int = 32
+    default_retry: RetryPolicy = RetryPolicy()
+    peers: tuple[str, ...] = ()
+    engine_version: str = ""
+
+
+class Purpose(enum.IntEnum):
+    RUN = 1
+    UNDO = 2
+
+
+class BodyStart(msgspec.Struct, frozen=True, gc=False):
+    flow: str
+    input: Payload
+    seed: int
+    created_at_ms: int
+
+
+class StepOutcome(msgspec.Struct, frozen=True, gc=False):
+    """One released outcome: `failure`, or `output`, or `held` (the live host still has the bytes)."""
+
+    path: str
+    output: Payload | None = None
+    failure: Failure | None = None
+    held: bool = False
+
+
+class Release(msgspec.Struct, frozen=True, gc=False):
+    release_seq: int
+    released_at_ms: int
+    outcomes: tuple[StepOutcome, ...]
+
+
+class Advance(msgspec.Struct, frozen=True):
+    """Moves a body on. With `start` the host enters the body anew and replays `entries`."""
+
+    fence: Fence
+    entries: tuple[Plan | Release, ...] = ()
+    start: BodyStart | None = None
+    hold: bool = False
+    more: bool = False
+    purpose: Purpose = Purpose.RUN
+
+
+class Execute(msgspec.Struct, frozen=True, gc=False):
+    path: str
+    attempt: int
+    fence: Fence
+    kind: StepKind
+    name: str = ""
+    input: Payload | None = None
+    timeout: float | None = None
+    flow: str = ""
+
+
+class CancelReason(enum.IntEnum):
+    RUN_CANCELLED = 1
+    RACE_LOST = 2
+    TIMEOUT = 3
+    LEASE_LOST = 4
+    DRAIN = 5
+    ABANDONED = 6
+
+
+class Cancel(msgspec.Struct, frozen=True, gc=False):
+    """Stop an attempt (`path`), or everything of the run on this host (empty `path`)."""
+
+    path: str
+    fence: Fence
+    reason: CancelReason
+    grace: float = 5.0
+
+
+class EngineSection(msgspec.Struct):
+    """Everything an engine frame says about one run. `continued` and `evict` hold body fences."""
+
+    run_id: str
+    continued: Fence | None = None
+    advance: Advance | None = None
+    executes: list[Execute] = []
+    cancels: list[Cancel] = []
+    evict: Fence | None = None
+
+
+class EngineFrame(msgspec.Struct):
+    """A batch from the engine, numbered per stream from 1."""
+
+    number: int = 0
+    welcome: Welcome | None = None
+    acked_position: int = 0
+    runs: list[EngineSection] = []
+    drain: Drain | None = None
+    goodbye: Goodbye | None = None
+    fault: Fault | None = None

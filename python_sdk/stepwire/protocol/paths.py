@@ -1,0 +1,90 @@
+"""Step identity: `path = segment *('/' segment)`, `segment = key ['#' n]` (DESIGN 4, MISSION P11).
+
+Pure functions and one counter. The grammar is normative in `proto/README.md`, with golden vectors in
+`tests/protocol/vectors/paths.json`, because every SDK must build the same paths.
+"""
+
+from __future__ import annotations
+
+from stepwire.protocol.limits import NAME_BYTES_MAX
+
+ROOT = ""
+_ESCAPED = frozenset("/#[]%")
+
+
+class InvalidName(ValueError):
+    """A step or group name is empty or longer than 256 bytes when encoded."""
+
+
+def encode_key(name: str) -> str:
+    """Percent-encode `/ # [ ] %` and control characters of a name.
+
+    Raises:
+        InvalidName: the name is empty, not valid Unicode, or longer than 256 bytes when encoded.
+    """
+    if name.isascii() and name.isprintable() and _ESCAPED.isdisjoint(name):
+        encoded = name
+    else:
+        encoded = "".join(
+            "".join(f"%{b:02X}" for b in ch.encode()) if ch in _ESCAPED or _is_control(ch) else ch
+            for ch in _valid_unicode(name)
+        )
+    if not encoded or len(encoded.encode()) > NAME_BYTES_MAX:
+        raise InvalidName(f"a name needs 1..{NAME_BYTES_MAX} bytes when encoded: {name[:80]!r}")
+    return encoded
+
+
+def _valid_unicode(name: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InvalidName(f"a name must be valid Unicode: {name[:80]!r}") from None
+    return name
+
+
+def _is_control(ch: str) -> bool:
+    return ord(ch) < 0x20 or 0x7F <= ord(ch) < 0xA0
+
+
+def branch_path(group: str, index: int) -> str:
+    """Path of branch `index` (from 0) of the group at path `group`."""
+    return f"{group}/[{index}]"
+
+
+def join(scope: str, segment: str) -> str:
+    """Path of `segment` inside the scope at path `scope` (empty for the root)."""
+    return f"{scope}/{segment}" if scope else segment
+
+
+def parent(path: str) -> str:
+    """The scope a path stands in; empty for the root."""
+    return path.rpartition("/")[0]
+
+
+def branch_index(path: str) -> int:
+    """Index of a branch path. Raises ValueError if `path` is not one."""
+    segment = path.rpartition("/")[2]
+    if not (segment.startswith("[") and segment.endswith("]")):
+        raise ValueError(f"not a branch path: {path}")
+    return int(segment[1:-1])
+
+
+class Occurrences:
+    """Counts occurrences of keys within one scope, so that a repeated name gets `#2`, `#3`, ..."""
+
+    __slots__ = ("_counts", "_scope")
+
+    def __init__(self, scope: str) -> None:
+        self._scope = scope
+        self._counts: dict[str, int] = {}
+
+    def next_path(self, name: str) -> str:
+        """Path of the next occurrence of `name` in this scope.
+
+        Raises:
+            InvalidName: see `encode_key`.
+        """
+        n = self._counts.get(name, 0) + 1
+        key = encode_key(name)
+        self._counts[name] = n
+        return join(self._scope, key if n == 1 else f"{key}#{n}")

@@ -1,0 +1,275 @@
+"""Frames of engines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from stepwire.protocol import limits
+from stepwire.protocol.frames import (
+    Advance,
+    BodyStart,
+    Cancel,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    Release,
+    StepOutcome,
+    Welcome,
+)
+from stepwire.protocol.plan import Plan
+from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
+from stepwire.protocol.wire.payloads import failure_to_pb
+from stepwire.protocol.wire.plans import (
+    output_or_failure,
+    plan_from_pb,
+    plan_to_pb,
+    retry_policy_from_pb,
+    retry_policy_to_pb,
+)
+from stepwire.protocol.wire.scalars import (
+    CANCEL_REASONS,
+    KINDS,
+    PURPOSES,
+    checked_attempt,
+    checked_path,
+    checked_run_id,
+    duration_from_pb,
+    duration_to_pb,
+    fence_from_pb,
+    fence_to_pb,
+    limit_from_pb,
+    limit_to_pb,
+    timestamp_from_pb,
+    timestamp_to_pb,
+    undecodable,
+)
+from stepwire.protocol.wire.transfers import Inbound, Outgoing, Receiver
+from stepwire.v1 import host_service_pb2
+
+
+def encode_engine_frame(frame: EngineFrame, transfers: Iterator[int] | None = None) -> list[bytes]:
+    """The messages of one frame, to be written in this order without others between them.
+
+    Args:
+        transfers: As for `encode_host_frame`.
+    """
+    target = host_service_pb2.EngineFrame()
+    out = Outgoing(host_service_pb2.EngineFrame, transfers)
+    target.number = frame.number
+    target.acked_position = frame.acked_position
+    if frame.welcome is not None:
+        _welcome_to_pb(frame.welcome, target.welcome)
+    for section in frame.runs:
+        _engine_section_to_pb(section, target.runs.add(), out)
+    farewell_to_pb(frame, target)
+    return out.finish(target)
+
+
+def _welcome_to_pb(welcome: Welcome, target: Any) -> None:
+    target.protocol = welcome.protocol
+    target.features.extend(welcome.features)
+    target.session_id = welcome.session_id
+    duration_to_pb(welcome.heartbeat_interval, target.heartbeat_interval)
+    duration_to_pb(welcome.session_ttl, target.session_ttl)
+    target.payload_bytes_max = welcome.payload_bytes_max
+    target.steps_per_run_max = welcome.steps_per_run_max
+    target.branches_per_group_max = welcome.branches_per_group_max
+    target.group_depth_max = welcome.group_depth_max
+    retry_policy_to_pb(welcome.default_retry, target.default_retry)
+    target.peers.extend(welcome.peers)
+    target.engine_version = welcome.engine_version
+
+
+def _engine_section_to_pb(section: EngineSection, target: host_service_pb2.EngineSection, out: Outgoing) -> None:
+    target.run_id = section.run_id
+    if section.continued is not None:
+        fence_to_pb(section.continued, target.continue_body.fence)
+    if section.advance is not None:
+        _advance_to_pb(section.advance, target.advance, out)
+    if section.executes:
+        _executes_to_pb(section.executes, target, out)
+    add: Any = target.cancels.add
+    for cancel in section.cancels:
+        message = add()
+        message.path = cancel.path
+        fence_to_pb(cancel.fence, message.fence)
+        message.reason = cancel.reason
+        duration_to_pb(cancel.grace, message.grace)
+    if section.evict is not None:
+        fence_to_pb(section.evict, target.evict.fence)
+
+
+def _advance_to_pb(advance: Advance, target: Any, out: Outgoing) -> None:
+    fence_to_pb(advance.fence, target.fence)
+    target.purpose = advance.purpose
+    target.hold = advance.hold
+    target.more = advance.more
+    if (start := advance.start) is not None:
+        target.start.flow = start.flow
+        out.payload(start.input, target.start.input)
+        target.start.seed = start.seed
+        timestamp_to_pb(start.created_at_ms, target.start.created_at)
+    for entry in advance.entries:
+        message = target.entries.add()
+        match entry:
+            case Plan():
+                plan_to_pb(entry, message.plan, out)
+            case Release():
+                _release_to_pb(entry, message.release, out)
+
+
+def _release_to_pb(release: Release, target: host_service_pb2.Release, out: Outgoing) -> None:
+    target.release_seq = release.release_seq
+    timestamp_to_pb(release.released_at_ms, target.released_at)
+    add, put = target.outcomes.add, out.payload
+    for outcome in release.outcomes:
+        message = add()
+        message.path = outcome.path
+        if outcome.held:
+            message.held = True
+        if outcome.output is not None:
+            put(outcome.output, message.output)
+        if outcome.failure is not None:
+            failure_to_pb(outcome.failure, message.failure)
+
+
+def _executes_to_pb(executes: Iterable[Execute], target: host_service_pb2.EngineSection, out: Outgoing) -> None:
+    add: Any = target.executes.add
+    for execute in executes:
+        message = add()
+        message.path = execute.path
+        message.attempt = execute.attempt
+        fence_to_pb(execute.fence, message.fence)
+        message.kind = execute.kind
+        if execute.name:
+            message.name = execute.name
+        if execute.input is not None:
+            out.payload(execute.input, message.input)
+        if execute.timeout is not None:
+            limit_to_pb(execute.timeout, message.timeout)
+        message.flow = execute.flow
+
+
+class EngineFrameDecoder:
+    """Decodes the messages of one stream of an engine, in order of arrival.
+
+    Args:
+        payload_bytes_max: Limit of one payload, as in Welcome.
+        open_bytes_max: Bytes of open transfers kept for this stream.
+    """
+
+    def __init__(
+        self,
+        payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX,
+        open_bytes_max: int = limits.TRANSFER_BYTES_OPEN_MAX,
+    ) -> None:
+        self._receiver: Receiver[host_service_pb2.EngineFrame] = Receiver(
+            host_service_pb2.EngineFrame, payload_bytes_max, open_bytes_max
+        )
+
+    def decode(self, data: bytes) -> EngineFrame | None:
+        """The frame that takes effect with this message; None for a piece of one.
+
+        Raises:
+            WireError: the stream must be closed; the decoder is unusable.
+        """
+        value = self._receiver.receive(data)
+        if value is None:
+            return None
+        inbound = self._receiver.inbound
+        runs = [_engine_section_from_pb(section, inbound) for section in value.runs]
+        frame = EngineFrame(value.number, acked_position=value.acked_position, runs=runs)
+        if value.HasField("welcome"):
+            frame.welcome = _welcome_from_pb(value.welcome)
+        farewell_from_pb(value, frame)
+        return frame
+
+
+def _welcome_from_pb(value: host_service_pb2.Welcome) -> Welcome:
+    if not (value.protocol and all(value.features)):
+        undecodable("Welcome has no protocol, or an unset feature")
+    return Welcome(
+        value.session_id,
+        value.protocol,
+        tuple(value.features),
+        duration_from_pb(value.heartbeat_interval),
+        duration_from_pb(value.session_ttl),
+        value.payload_bytes_max,
+        value.steps_per_run_max,
+        value.branches_per_group_max,
+        value.group_depth_max,
+        retry_policy_from_pb(value.default_retry),
+        tuple(value.peers),
+        value.engine_version,
+    )
+
+
+def _engine_section_from_pb(value: host_service_pb2.EngineSection, inbound: Inbound) -> EngineSection:
+    return EngineSection(
+        checked_run_id(value.run_id),
+        fence_from_pb(value.continue_body.fence) if value.HasField("continue_body") else None,
+        _advance_from_pb(value.advance, inbound) if value.HasField("advance") else None,
+        [_execute_from_pb(execute, inbound) for execute in value.executes],
+        [
+            Cancel(item.path, fence_from_pb(item.fence), CANCEL_REASONS[item.reason], duration_from_pb(item.grace))
+            for item in value.cancels
+        ],
+        fence_from_pb(value.evict.fence) if value.HasField("evict") else None,
+    )
+
+
+def _advance_from_pb(value: host_service_pb2.Advance, inbound: Inbound) -> Advance:
+    return Advance(
+        fence_from_pb(value.fence),
+        tuple([_entry_from_pb(entry, inbound) for entry in value.entries]),
+        _start_from_pb(value.start, inbound) if value.HasField("start") else None,
+        value.hold,
+        value.more,
+        PURPOSES[value.purpose],
+    )
+
+
+def _start_from_pb(value: host_service_pb2.BodyStart, inbound: Inbound) -> BodyStart:
+    if not (value.flow and value.HasField("input")):
+        undecodable("the start of a body has no flow or no input")
+    return BodyStart(value.flow, inbound.payload(value.input), value.seed, timestamp_from_pb(value.created_at))
+
+
+def _entry_from_pb(value: host_service_pb2.Entry, inbound: Inbound) -> Plan | Release:
+    match value.WhichOneof("entry"):
+        case "plan":
+            return plan_from_pb(value.plan, inbound)
+        case "release":
+            return _release_from_pb(value.release, inbound)
+        case _:
+            undecodable("an entry is neither plan nor release")
+
+
+def _release_from_pb(value: host_service_pb2.Release, inbound: Inbound) -> Release:
+    if not value.release_seq:
+        undecodable("a release has no release_seq")
+    outcomes = tuple([_outcome_from_pb(outcome, inbound) for outcome in value.outcomes])
+    return Release(value.release_seq, timestamp_from_pb(value.released_at), outcomes)
+
+
+def _outcome_from_pb(value: host_service_pb2.StepOutcome, inbound: Inbound) -> StepOutcome:
+    if value.held:
+        if value.HasField("output") or value.HasField("failure"):
+            undecodable("a held outcome has an output or a failure")
+        return StepOutcome(checked_path(value.path), held=True)
+    output, failure = output_or_failure(value, inbound, "an outcome")
+    return StepOutcome(checked_path(value.path), output, failure)
+
+
+def _execute_from_pb(value: host_service_pb2.Execute, inbound: Inbound) -> Execute:
+    return Execute(
+        checked_path(value.path),
+        checked_attempt(value.attempt),
+        fence_from_pb(value.fence),
+        KINDS[value.kind],
+        value.name,
+        inbound.payload(value.input) if value.HasField("input") else None,
+        limit_from_pb(value.timeout),
+        value.flow,
+    )

@@ -1,0 +1,261 @@
+"""Frames of hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from stepwire.protocol import limits
+from stepwire.protocol.frames import (
+    AttemptInProgress,
+    BodyFailed,
+    Hello,
+    HostFrame,
+    HostSection,
+    LiveBody,
+    Reject,
+    Report,
+    Result,
+    ResumeState,
+)
+from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
+from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb
+from stepwire.protocol.wire.plans import output_or_failure, plan_from_pb, plan_to_pb
+from stepwire.protocol.wire.scalars import (
+    REJECT_REASONS,
+    checked_attempt,
+    checked_path,
+    checked_run_id,
+    duration_from_pb,
+    duration_to_pb,
+    fence_from_pb,
+    fence_to_pb,
+    undecodable,
+)
+from stepwire.protocol.wire.transfers import Inbound, Outgoing, Receiver
+from stepwire.v1 import host_service_pb2
+
+
+def encode_host_frame(frame: HostFrame, transfers: Iterator[int] | None = None) -> list[bytes]:
+    """The messages of one frame, to be written in this order; only Reports may be written between them.
+
+    Args:
+        transfers: Numbers for transfers, one iterator per stream, for a writer that interleaves the chunks
+            of several frames. None: numbers from 1, which are free again after this frame.
+    """
+    target = host_service_pb2.HostFrame()
+    out = Outgoing(host_service_pb2.HostFrame, transfers)
+    target.position = frame.position
+    if frame.hello is not None:
+        _hello_to_pb(frame.hello, target.hello)
+    for section in frame.runs:
+        _host_section_to_pb(section, target.runs.add(), out)
+    if frame.report is not None:
+        _report_to_pb(frame.report, target.report)
+    farewell_to_pb(frame, target)
+    return out.finish(target)
+
+
+def _hello_to_pb(hello: Hello, target: Any) -> None:
+    target.protocol_min = hello.protocol_min
+    target.protocol_max = hello.protocol_max
+    target.required_features.extend(hello.required_features)
+    target.service = hello.service
+    target.instance_id = hello.instance_id
+    target.build_id = hello.build_id
+    target.sdk_language = hello.sdk_language
+    target.sdk_version = hello.sdk_version
+    target.flows.extend(hello.flows)
+    target.steps.extend(hello.steps)
+    target.slots = hello.slots
+    target.bodies = hello.bodies
+    if (resume := hello.resume) is not None:
+        target.resume.first_unacked = resume.first_unacked
+        target.resume.SetInParent()
+        _attempts_to_pb(resume.attempts, target.resume.attempts)
+        for body in resume.bodies:
+            message = target.resume.bodies.add()
+            message.run_id = body.run_id
+            fence_to_pb(body.fence, message.fence)
+            message.last_release = body.last_release
+            message.next_plan_seq = body.next_plan_seq
+
+
+def _attempts_to_pb(attempts: Iterable[AttemptInProgress], target: Any) -> None:
+    for attempt in attempts:
+        message = target.add()
+        message.run_id = attempt.run_id
+        message.path = attempt.path
+        message.attempt = attempt.attempt
+        fence_to_pb(attempt.fence, message.fence)
+        duration_to_pb(attempt.elapsed, message.elapsed)
+
+
+def _report_to_pb(report: Report, target: host_service_pb2.Report) -> None:
+    target.SetInParent()
+    target.free_slots = report.free_slots
+    target.live_bodies = report.live_bodies
+    target.last_engine_frame = report.last_engine_frame
+    duration_to_pb(report.loop_lag, target.loop_lag)
+    _attempts_to_pb(report.attempts, target.attempts)
+
+
+def _host_section_to_pb(section: HostSection, target: host_service_pb2.HostSection, out: Outgoing) -> None:
+    target.run_id = section.run_id
+    for plan in section.plans:
+        plan_to_pb(plan, target.plans.add(), out)
+    if section.results:
+        _results_to_pb(section.results, target, out)
+    add: Any = target.rejects.add
+    for reject in section.rejects:
+        message = add()
+        message.path = reject.path
+        message.attempt = reject.attempt
+        fence_to_pb(reject.fence, message.fence)
+        message.reason = reject.reason
+    if section.need_snapshot is not None:
+        fence_to_pb(section.need_snapshot, target.need_snapshot.fence)
+    if section.body_failed is not None:
+        fence_to_pb(section.body_failed.fence, target.body_failed.fence)
+        failure_to_pb(section.body_failed.failure, target.body_failed.failure)
+
+
+def _results_to_pb(results: Iterable[Result], target: host_service_pb2.HostSection, out: Outgoing) -> None:
+    add, put = target.results.add, out.payload
+    for result in results:
+        message = add()
+        message.path = result.path
+        message.attempt = result.attempt
+        fence_to_pb(result.fence, message.fence)
+        if result.output is not None:
+            put(result.output, message.output)
+        if result.failure is not None:
+            failure_to_pb(result.failure, message.failure)
+        if result.elapsed:
+            duration_to_pb(result.elapsed, message.elapsed)
+
+
+class HostFrameDecoder:
+    """Decodes the messages of one stream of a host, in order of arrival.
+
+    Args:
+        payload_bytes_max: Limit of one payload, as in Welcome.
+        open_bytes_max: Bytes of open transfers kept for this stream.
+    """
+
+    def __init__(
+        self,
+        payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX,
+        open_bytes_max: int = limits.TRANSFER_BYTES_OPEN_MAX,
+    ) -> None:
+        self._receiver: Receiver[host_service_pb2.HostFrame] = Receiver(
+            host_service_pb2.HostFrame, payload_bytes_max, open_bytes_max
+        )
+
+    def decode(self, data: bytes) -> HostFrame | None:
+        """The frame that takes effect with this message; None for a piece of one.
+
+        Raises:
+            WireError: the stream must be closed; the decoder is unusable.
+        """
+        value = self._receiver.receive(data)
+        if value is None:
+            return None
+        inbound = self._receiver.inbound
+        frame = HostFrame(value.position, runs=[_host_section_from_pb(section, inbound) for section in value.runs])
+        if value.HasField("hello"):
+            frame.hello = _hello_from_pb(value.hello)
+        if value.HasField("report"):
+            frame.report = _report_from_pb(value.report)
+        farewell_from_pb(value, frame)
+        return frame
+
+
+def _hello_from_pb(value: host_service_pb2.Hello) -> Hello:
+    if not (value.protocol_min and value.protocol_max and all(value.required_features)):
+        undecodable("Hello has no protocol_min or protocol_max, or an unset feature")
+    if not value.instance_id:
+        undecodable("Hello has no instance_id")
+    return Hello(
+        value.service,
+        value.instance_id,
+        tuple(value.flows),
+        tuple(value.steps),
+        value.slots,
+        value.bodies,
+        value.protocol_min,
+        value.protocol_max,
+        tuple(value.required_features),
+        value.build_id,
+        value.sdk_language,
+        value.sdk_version,
+        _resume_from_pb(value.resume) if value.HasField("resume") else None,
+    )
+
+
+def _resume_from_pb(value: host_service_pb2.ResumeState) -> ResumeState:
+    bodies = tuple(
+        LiveBody(checked_run_id(body.run_id), fence_from_pb(body.fence), body.last_release, body.next_plan_seq)
+        for body in value.bodies
+    )
+    return ResumeState(bodies, _attempts_from_pb(value.attempts), value.first_unacked)
+
+
+def _attempts_from_pb(values: Iterable[host_service_pb2.AttemptInProgress]) -> tuple[AttemptInProgress, ...]:
+    return tuple(
+        [
+            AttemptInProgress(
+                checked_run_id(value.run_id),
+                checked_path(value.path),
+                checked_attempt(value.attempt),
+                fence_from_pb(value.fence),
+                duration_from_pb(value.elapsed),
+            )
+            for value in values
+        ]
+    )
+
+
+def _report_from_pb(value: host_service_pb2.Report) -> Report:
+    return Report(
+        value.free_slots,
+        value.live_bodies,
+        duration_from_pb(value.loop_lag),
+        value.last_engine_frame,
+        _attempts_from_pb(value.attempts),
+    )
+
+
+def _host_section_from_pb(value: host_service_pb2.HostSection, inbound: Inbound) -> HostSection:
+    section = HostSection(
+        checked_run_id(value.run_id),
+        [plan_from_pb(plan, inbound) for plan in value.plans],
+        [_result_from_pb(result, inbound) for result in value.results],
+        [
+            Reject(
+                checked_path(item.path),
+                checked_attempt(item.attempt),
+                fence_from_pb(item.fence),
+                REJECT_REASONS[item.reason],
+            )
+            for item in value.rejects
+        ],
+    )
+    if value.HasField("need_snapshot"):
+        section.need_snapshot = fence_from_pb(value.need_snapshot.fence)
+    if value.HasField("body_failed"):
+        body = value.body_failed
+        section.body_failed = BodyFailed(fence_from_pb(body.fence), failure_from_pb(body.failure))
+    return section
+
+
+def _result_from_pb(value: host_service_pb2.Result, inbound: Inbound) -> Result:
+    output, failure = output_or_failure(value, inbound, "a result")
+    return Result(
+        checked_path(value.path),
+        checked_attempt(value.attempt),
+        fence_from_pb(value.fence),
+        output,
+        failure,
+        duration_from_pb(value.elapsed),
+    )

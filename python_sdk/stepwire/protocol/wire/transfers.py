@@ -1,0 +1,173 @@
+"""What is too large for one message travels as chunks: payloads over the inline limit, and whole frames.
+
+The only state of the mapping: the open transfers of one stream, bounded in number and bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, Generic, Protocol, TypeVar
+
+from google.protobuf.message import DecodeError
+
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.payload import JSON, Payload
+from stepwire.protocol.wire.payloads import too_large
+from stepwire.protocol.wire.scalars import WireError, undecodable
+from stepwire.v1 import payload_pb2
+
+_MESSAGE_BYTES = limits.FRAME_BYTES_TARGET + limits.INLINE_BYTES_MAX
+"""Frames over this travel as chunks; a writer that cuts at the target does not get there by a small last item."""
+
+
+class Outgoing:
+    """The messages of one frame: chunks first, then the frame itself."""
+
+    __slots__ = ("_ids", "_message", "_messages")
+
+    def __init__(self, message: type[Any], ids: Iterator[int] | None) -> None:
+        self._message = message
+        self._messages: list[bytes] = []
+        self._ids = ids
+
+    def payload(self, payload: Payload, target: payload_pb2.Payload) -> None:
+        data = payload.data
+        if len(data) > limits.INLINE_BYTES_MAX:
+            target.transfer_id = self._transfer(data, frame=False)
+        elif data:
+            target.data = data
+        else:
+            target.SetInParent()
+        if payload.encoding != JSON:
+            target.encoding = payload.encoding
+
+    def finish(self, frame: Any) -> list[bytes]:
+        data: bytes = frame.SerializeToString()
+        if len(data) <= _MESSAGE_BYTES:
+            self._messages.append(data)
+        else:
+            self._transfer(data, frame=True)
+        return self._messages
+
+    def _transfer(self, data: bytes, *, frame: bool) -> int:
+        if self._ids is None:
+            self._ids = itertools.count(1)
+        transfer_id, step = next(self._ids), limits.CHUNK_BYTES_MAX
+        for start in range(0, len(data), step):
+            message = self._message()
+            piece = data[start : start + step]
+            message.chunks.add(transfer_id=transfer_id, data=piece, last=start + step >= len(data), frame=frame)
+            self._messages.append(message.SerializeToString())
+        return transfer_id
+
+
+class _Transfer:
+    __slots__ = ("data", "frame", "last")
+
+    def __init__(self, *, frame: bool) -> None:
+        self.data = bytearray()
+        self.frame = frame
+        self.last = False
+
+
+class Inbound:
+    """Open transfers of one stream, bounded in number and bytes."""
+
+    __slots__ = ("_open", "_open_bytes", "_open_bytes_max", "_payload_bytes_max")
+
+    def __init__(self, payload_bytes_max: int, open_bytes_max: int) -> None:
+        self._payload_bytes_max = payload_bytes_max
+        self._open_bytes_max = open_bytes_max
+        self._open: dict[int, _Transfer] = {}
+        self._open_bytes = 0
+
+    def add(self, chunk: payload_pb2.Chunk) -> bytes | None:
+        """Take a chunk; the bytes of a whole frame if this was its last one."""
+        transfer = self._find(chunk)
+        data = chunk.data
+        if transfer.last or transfer.frame != chunk.frame:
+            undecodable(f"chunk does not continue transfer {chunk.transfer_id}")
+        if not 0 < len(data) <= limits.CHUNK_BYTES_MAX:
+            undecodable(f"chunk has {len(data)} bytes; 1 to {limits.CHUNK_BYTES_MAX} are allowed")
+        self._open_bytes += len(data)
+        size = len(transfer.data) + len(data)
+        limit = limits.FRAME_BYTES_MAX if transfer.frame else self._payload_bytes_max
+        if size > limit or self._open_bytes > self._open_bytes_max:
+            raise too_large(size, min(limit, self._open_bytes_max))
+        transfer.data += data
+        transfer.last = chunk.last
+        return self._take(chunk.transfer_id, transfer) if chunk.last and transfer.frame else None
+
+    def payload(self, value: payload_pb2.Payload) -> Payload:
+        data = value.data
+        transfer_id = value.transfer_id
+        if transfer_id:
+            transfer = self._open.get(transfer_id)
+            if transfer is None or not transfer.last or data:
+                undecodable(f"payload names transfer {transfer_id}, which is not complete")
+            data = self._take(transfer_id, transfer)
+        elif len(data) > limits.INLINE_BYTES_MAX:
+            raise too_large(len(data), limits.INLINE_BYTES_MAX)
+        return Payload(data, value.encoding or JSON)
+
+    def _find(self, chunk: payload_pb2.Chunk) -> _Transfer:
+        transfer = self._open.get(chunk.transfer_id)
+        if transfer is None:
+            if not chunk.transfer_id:
+                undecodable("a chunk has no transfer_id")
+            if len(self._open) >= limits.TRANSFERS_OPEN_MAX:
+                raise WireError(ErrorCode.PAYLOAD_TOO_LARGE, f"over {limits.TRANSFERS_OPEN_MAX} open transfers")
+            transfer = self._open[chunk.transfer_id] = _Transfer(frame=chunk.frame)
+        return transfer
+
+    def _take(self, transfer_id: int, transfer: _Transfer) -> bytes:
+        del self._open[transfer_id]
+        self._open_bytes -= len(transfer.data)
+        return bytes(transfer.data)
+
+
+class _FrameMessage(Protocol):
+    """What both frame messages have, for the part of decoding that does not depend on the direction."""
+
+    def ClearField(self, field_name: Any, /) -> None: ...
+    def ByteSize(self) -> int: ...
+    @property
+    def chunks(self) -> Any: ...
+
+
+M = TypeVar("M", bound=_FrameMessage)
+
+
+class Receiver(Generic[M]):
+    """From bytes to the frame message that takes effect now, if any."""
+
+    __slots__ = ("_message", "inbound")
+
+    def __init__(self, message: Any, payload_bytes_max: int, open_bytes_max: int) -> None:
+        self._message = message
+        self.inbound = Inbound(payload_bytes_max, open_bytes_max)
+
+    def receive(self, data: bytes) -> M | None:
+        message = self._parse(data)
+        if not message.chunks:
+            return message
+        whole = [frame for chunk in message.chunks if (frame := self.inbound.add(chunk)) is not None]
+        message.ClearField("chunks")
+        alone = message.ByteSize() == 0
+        if not whole:
+            return None if alone else message
+        if len(whole) > 1 or not alone:
+            undecodable("the message that completes a frame carries something else")
+        inner = self._parse(whole[0])
+        if inner.chunks:
+            undecodable("a frame that travelled as chunks carries chunks")
+        return inner
+
+    def _parse(self, data: bytes) -> M:
+        try:
+            message: M = self._message.FromString(data)
+        except DecodeError as error:
+            raise WireError(ErrorCode.UNDECODABLE, f"not a message of this protocol: {error}") from None
+        return message

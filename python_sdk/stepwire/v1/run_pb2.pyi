@@ -1,0 +1,178 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from stepwire.v1 import failure_pb2 as _failure_pb2
+from stepwire.v1 import payload_pb2 as _payload_pb2
+from stepwire.v1 import plan_pb2 as _plan_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class RunState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_STATE_UNSPECIFIED: _ClassVar[RunState]
+    RUN_STATE_PENDING: _ClassVar[RunState]
+    RUN_STATE_RUNNING: _ClassVar[RunState]
+    RUN_STATE_WAITING: _ClassVar[RunState]
+    RUN_STATE_PAUSED: _ClassVar[RunState]
+    RUN_STATE_SUCCEEDED: _ClassVar[RunState]
+    RUN_STATE_FAILED: _ClassVar[RunState]
+    RUN_STATE_CANCELLED: _ClassVar[RunState]
+
+class StepState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STEP_STATE_UNSPECIFIED: _ClassVar[StepState]
+    STEP_STATE_PENDING: _ClassVar[StepState]
+    STEP_STATE_RUNNING: _ClassVar[StepState]
+    STEP_STATE_BACKOFF: _ClassVar[StepState]
+    STEP_STATE_SUCCEEDED: _ClassVar[StepState]
+    STEP_STATE_FAILED: _ClassVar[StepState]
+    STEP_STATE_CANCELLED: _ClassVar[StepState]
+
+class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
+    WAIT_REASON_NO_HOST: _ClassVar[WaitReason]
+    WAIT_REASON_NO_SLOT: _ClassVar[WaitReason]
+    WAIT_REASON_BACKOFF_UNTIL: _ClassVar[WaitReason]
+    WAIT_REASON_SLEEPING_UNTIL: _ClassVar[WaitReason]
+    WAIT_REASON_EVENT: _ClassVar[WaitReason]
+    WAIT_REASON_SIBLING_IN_WAVE: _ClassVar[WaitReason]
+    WAIT_REASON_GROUP_LIMIT: _ClassVar[WaitReason]
+    WAIT_REASON_LIMIT_KEY: _ClassVar[WaitReason]
+    WAIT_REASON_PAUSED: _ClassVar[WaitReason]
+    WAIT_REASON_LEASE_OF_HOST: _ClassVar[WaitReason]
+    WAIT_REASON_USER_CODE: _ClassVar[WaitReason]
+    WAIT_REASON_ADOPTION: _ClassVar[WaitReason]
+RUN_STATE_UNSPECIFIED: RunState
+RUN_STATE_PENDING: RunState
+RUN_STATE_RUNNING: RunState
+RUN_STATE_WAITING: RunState
+RUN_STATE_PAUSED: RunState
+RUN_STATE_SUCCEEDED: RunState
+RUN_STATE_FAILED: RunState
+RUN_STATE_CANCELLED: RunState
+STEP_STATE_UNSPECIFIED: StepState
+STEP_STATE_PENDING: StepState
+STEP_STATE_RUNNING: StepState
+STEP_STATE_BACKOFF: StepState
+STEP_STATE_SUCCEEDED: StepState
+STEP_STATE_FAILED: StepState
+STEP_STATE_CANCELLED: StepState
+WAIT_REASON_UNSPECIFIED: WaitReason
+WAIT_REASON_NO_HOST: WaitReason
+WAIT_REASON_NO_SLOT: WaitReason
+WAIT_REASON_BACKOFF_UNTIL: WaitReason
+WAIT_REASON_SLEEPING_UNTIL: WaitReason
+WAIT_REASON_EVENT: WaitReason
+WAIT_REASON_SIBLING_IN_WAVE: WaitReason
+WAIT_REASON_GROUP_LIMIT: WaitReason
+WAIT_REASON_LIMIT_KEY: WaitReason
+WAIT_REASON_PAUSED: WaitReason
+WAIT_REASON_LEASE_OF_HOST: WaitReason
+WAIT_REASON_USER_CODE: WaitReason
+WAIT_REASON_ADOPTION: WaitReason
+
+class Attempt(_message.Message):
+    __slots__ = ("number", "elapsed", "ended_at", "failure", "host")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    elapsed: _duration_pb2.Duration
+    ended_at: _timestamp_pb2.Timestamp
+    failure: _failure_pb2.Failure
+    host: str
+    def __init__(self, number: _Optional[int] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., host: _Optional[str] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("path", "kind", "name", "state", "attempts", "planned_at", "ended_at", "released_at", "reason", "output", "lost")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_AT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    kind: _plan_pb2.StepKind
+    name: str
+    state: StepState
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    planned_at: _timestamp_pb2.Timestamp
+    ended_at: _timestamp_pb2.Timestamp
+    released_at: _timestamp_pb2.Timestamp
+    reason: WaitReason
+    output: _payload_pb2.Payload
+    lost: int
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., state: _Optional[_Union[StepState, str]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., planned_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., released_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., lost: _Optional[int] = ...) -> None: ...
+
+class Group(_message.Message):
+    __slots__ = ("path", "mode", "branches", "verdict")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    mode: _plan_pb2.ParallelMode
+    branches: int
+    verdict: _plan_pb2.Verdict
+    def __init__(self, path: _Optional[str] = ..., mode: _Optional[_Union[_plan_pb2.ParallelMode, str]] = ..., branches: _Optional[int] = ..., verdict: _Optional[_Union[_plan_pb2.Verdict, str]] = ...) -> None: ...
+
+class RunStats(_message.Message):
+    __slots__ = ("advances", "executes", "host_starts", "body_entries", "plans", "releases")
+    ADVANCES_FIELD_NUMBER: _ClassVar[int]
+    EXECUTES_FIELD_NUMBER: _ClassVar[int]
+    HOST_STARTS_FIELD_NUMBER: _ClassVar[int]
+    BODY_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    advances: int
+    executes: int
+    host_starts: int
+    body_entries: int
+    plans: int
+    releases: int
+    def __init__(self, advances: _Optional[int] = ..., executes: _Optional[int] = ..., host_starts: _Optional[int] = ..., body_entries: _Optional[int] = ..., plans: _Optional[int] = ..., releases: _Optional[int] = ...) -> None: ...
+
+class Run(_message.Message):
+    __slots__ = ("run_id", "flow", "state", "input", "output", "failure", "created_at", "ended_at", "stats", "reason", "steps", "groups", "id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    FLOW_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    STATS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    flow: str
+    state: RunState
+    input: _payload_pb2.Payload
+    output: _payload_pb2.Payload
+    failure: _failure_pb2.Failure
+    created_at: _timestamp_pb2.Timestamp
+    ended_at: _timestamp_pb2.Timestamp
+    stats: RunStats
+    reason: WaitReason
+    steps: _containers.RepeatedCompositeFieldContainer[Step]
+    groups: _containers.RepeatedCompositeFieldContainer[Group]
+    id: str
+    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stats: _Optional[_Union[RunStats, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., id: _Optional[str] = ...) -> None: ...
