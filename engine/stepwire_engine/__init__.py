@@ -1,0 +1,1 @@
+"""The Stepwire engine: it owns every run, journals it, schedules it and survives crashes."""

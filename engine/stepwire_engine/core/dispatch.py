@@ -1,0 +1,234 @@
+"""Who gets what: bodies, registered steps and closures to sessions with room (DESIGN 3 rule 5, MISSION P18, I17).
+
+Dispatching is never journaled; it follows from plans. A step is in at most one queue at a time
+(`step.queued`), and a queue entry whose step has moved on meanwhile is skipped when it is popped.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+
+from stepwire.protocol.frames import Advance, BodyStart, Cancel, CancelReason, Execute, Release, StepOutcome
+from stepwire.protocol.plan import Plan, StepKind
+from stepwire_engine.core.books import Books
+from stepwire_engine.core.entries import Released, RunState
+from stepwire_engine.core.model import Body, Lease, Run, Step, StepState
+from stepwire_engine.core.sessions import Session
+
+
+class Dispatcher:
+    """Queues of ready work and the choice of a session for each item."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._tasks: dict[str, deque[Step]] = {}
+        self._bodies: dict[str, deque[Run]] = {}
+
+    # ---- bodies
+
+    def want_body(self, run: Run) -> None:
+        """The run needs a host for its body."""
+        if run.body is not None or run.body_wanted or run.uncertain or run.broken or not _runnable(run):
+            return
+        run.body_wanted = True
+        self._bodies.setdefault(run.flow, deque()).append(run)
+        self.pump_bodies(run.flow)
+
+    def pump_bodies(self, flow: str) -> None:
+        queue = self._bodies.get(flow)
+        while queue:
+            run = queue[0]
+            if not run.body_wanted or run.broken or not _runnable(run):
+                run.body_wanted = False
+                queue.popleft()
+                continue
+            takers = [s for s in self._books.sessions.values() if s.takes_bodies and flow in s.flows]
+            if not takers:
+                return
+            queue.popleft()
+            self._assign(run, min(takers, key=lambda s: len(s.bodies)))
+
+    def _assign(self, run: Run, session: Session) -> None:
+        body = session.take_body(run, self._books.next_fence())
+        if run.seq == 1 and run.committed_seq == 1 and run.stats.body_entries == 0:
+            self.enter_body(run, body, [], hold=False)
+        else:
+            self._books.loads.append(run)
+
+    def enter_body(self, run: Run, body: Body, entries: list[Plan | Release], *, hold: bool) -> None:
+        """Send the snapshot that makes the host enter the body."""
+        session = self._books.sessions[body.session_id]
+        body.ready = True
+        body.hold = hold
+        body.last_release = _last_release(entries)
+        run.stats.body_entries += 1
+        self._books.counters.body_entries += 1
+        start = BodyStart(run.flow, run.input, run.seed, run.created_at_ms)
+        self._advance(run, session, Advance(body.fence, tuple(entries), start, hold))
+        self.enqueue_closures(run)
+
+    def catch_up(self, run: Run, body: Body, missed: list[Plan | Release]) -> None:
+        """Send a resumed body the releases it missed."""
+        body.ready = True
+        if missed:
+            body.last_release = _last_release(missed)
+            self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, tuple(missed)))
+        self.enqueue_closures(run)
+
+    def release(self, run: Run, released: Released) -> None:
+        """Hand a committed release to the live body; without one the next snapshot carries it."""
+        body = run.body
+        if body is None or not body.ready or released.release_seq <= body.last_release:
+            for path in released.paths:
+                run.steps[path].outcome = None
+            return
+        outcomes: list[StepOutcome] = []
+        for path in released.paths:
+            step = run.steps[path]
+            ended = step.outcome
+            step.outcome = None
+            assert ended is not None
+            if ended.failure is not None:
+                outcomes.append(StepOutcome(path, None, ended.failure))
+            elif step.produced_by == body.fence:
+                outcomes.append(StepOutcome(path, held=True))
+            else:
+                outcomes.append(StepOutcome(path, ended.output))
+        body.last_release = released.release_seq
+        body.hold = False
+        release = Release(released.release_seq, released.at_ms, tuple(outcomes))
+        self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, (release,)))
+
+    def _advance(self, run: Run, session: Session, advance: Advance) -> None:
+        run.stats.advances += 1
+        self._books.counters.advances += 1
+        session.advance(run.run_id, advance)
+        self._books.speak(session)
+
+    # ---- steps
+
+    def enqueue(self, step: Step) -> None:
+        """A step is ready for an attempt."""
+        run = step.run
+        if step.queued or step.lease is not None or step.state.final or run.broken or step.uncertain:
+            return
+        if run.state is not RunState.RUNNING:
+            return
+        if step.kind is StepKind.TASK:
+            step.queued = True
+            self._tasks.setdefault(step.name, deque()).append(step)
+            self.pump_tasks(step.name)
+        elif run.body is not None and run.body.ready:
+            step.queued = True
+            session = self._books.sessions[run.body.session_id]
+            session.closures.append(step)
+            self.pump_closures(session)
+
+    def enqueue_closures(self, run: Run) -> None:
+        """The run's body is live: its open closures can be executed."""
+        for step in run.open_steps():
+            if step.kind is StepKind.RUN and self._due(step):
+                self.enqueue(step)
+
+    def enqueue_open(self, run: Run) -> None:
+        """Everything open and due of this run; what is not due gets its timer."""
+        for step in run.open_steps():
+            if self._due(step):
+                self.enqueue(step)
+            else:
+                assert step.retry_at_ms is not None
+                self._books.timers.arm(self._books.due_mono(step.retry_at_ms), step)
+
+    def _due(self, step: Step) -> bool:
+        return (
+            step.state is not StepState.BACKOFF
+            or step.retry_at_ms is None
+            or step.retry_at_ms <= self._books.now.unix_ms
+        )
+
+    def pump_tasks(self, name: str) -> None:
+        queue = self._tasks.get(name)
+        while queue:
+            if not _still_ready(queue[0]):
+                queue.popleft()
+                continue
+            session = self._roomiest(name)
+            if session is None:
+                return
+            self._execute(session, queue.popleft())
+        self._tasks.pop(name, None)
+
+    def pump_closures(self, session: Session) -> None:
+        while session.closures and session.free_slots > 0:
+            step = session.closures.popleft()
+            if _still_ready(step):
+                self._execute(session, step)
+
+    def pump(self, session: Session) -> None:
+        """The session has room: give it what waits."""
+        if session.free_slots > 0:
+            self.pump_closures(session)
+            if self._tasks:
+                for name in [n for n in self._tasks if n in session.steps]:
+                    self.pump_tasks(name)
+        if session.takes_bodies:
+            for flow in [f for f, queue in self._bodies.items() if queue and f in session.flows]:
+                self.pump_bodies(flow)
+
+    def _roomiest(self, name: str) -> Session | None:
+        best: Session | None = None
+        room = 0
+        for session in self._books.sessions.values():
+            if name in session.steps and session.free_slots > room:
+                best, room = session, session.free_slots
+        return best
+
+    def _execute(self, session: Session, step: Step) -> None:
+        books = self._books
+        run = step.run
+        step.queued = False
+        lease = Lease(step, session.id, books.next_fence(), books.now.mono)
+        session.hold(lease)
+        run.stats.executes += 1
+        books.counters.executes += 1
+        if step.timeout:
+            books.timers.arm(books.now.mono + step.timeout + books.config.timeout_grace, lease)
+        session.execute(
+            run.run_id,
+            Execute(
+                step.path, step.attempt, lease.fence, step.kind, step.name, step.input, step.timeout or None, run.flow
+            ),
+        )
+        books.speak(session)
+
+    def cancel(self, lease: Lease, reason: CancelReason) -> None:
+        """Tell the host to stop an attempt. It stays leased until its result arrives, so its slot stays used."""
+        session = self._books.sessions.get(lease.session_id)
+        if session is None or lease.cancelled:
+            return
+        lease.cancelled = True
+        self._books.counters.cancels_sent[reason.name.lower()] += 1
+        session.cancel(lease.step.run.run_id, Cancel(lease.step.path, lease.fence, reason))
+        self._books.speak(session)
+
+    # ---- reading
+
+    def waiting_bodies(self) -> Iterable[Run]:
+        return (run for queue in self._bodies.values() for run in queue if run.body_wanted)
+
+
+def _last_release(entries: list[Plan | Release]) -> int:
+    return max((entry.release_seq for entry in entries if isinstance(entry, Release)), default=0)
+
+
+def _still_ready(step: Step) -> bool:
+    """Whether a queued step still needs its attempt; if not, it is in no queue any more."""
+    if step.state.final or step.lease is not None or step.run.broken or step.run.state is not RunState.RUNNING:
+        step.queued = False
+        return False
+    return True
+
+
+def _runnable(run: Run) -> bool:
+    return run.state in (RunState.PENDING, RunState.RUNNING)

@@ -1,0 +1,524 @@
+"""The engine core: one object that takes events and gives out commits, frames and answers. Pure (DESIGN 2).
+
+The shell around it does exactly this, in this order: feed events, submit `take_commits()` to the store,
+report the receipts through `committed`, and then send `take_frames()` and `take_replies()`. Nothing a client
+or host may rely on leaves before its commit: effects are performed in `committed` only. LAW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, Hello, HostFrame, Welcome
+from stepwire.protocol.payload import Payload
+from stepwire_engine.core import machine
+from stepwire_engine.core.books import Books, Commit, Now, Reply
+from stepwire_engine.core.config import CoreConfig
+from stepwire_engine.core.counters import Counters
+from stepwire_engine.core.dispatch import Dispatcher
+from stepwire_engine.core.entries import Entry, RunCreated, RunState
+from stepwire_engine.core.fold import rebuild
+from stepwire_engine.core.intake import Intake
+from stepwire_engine.core.liveness import Liveness
+from stepwire_engine.core.machine import Turn
+from stepwire_engine.core.model import Run, Step
+from stepwire_engine.core.sessions import AckTicket, Session
+from stepwire_engine.core.snapshot import body_entries
+from stepwire_engine.core.units import Receipt, RunRecord, SessionRecord, Unit, UnitOutcome
+
+FEATURES: frozenset[int] = frozenset()
+_RESEND = "the store refused a commit; resume and send again"
+
+
+class EngineCore:
+    """Runs, sessions and everything that happens to them.
+
+    Args:
+        config: Bounds and times.
+        claim_epoch: Of the claim this engine made; it fences everything an earlier engine gave out.
+        last_run_number: Highest run number in the store.
+        now: The present; every input brings a newer one.
+    """
+
+    def __init__(self, config: CoreConfig, claim_epoch: int, last_run_number: int, now: Now) -> None:
+        self._books = Books(config, claim_epoch, last_run_number, now)
+        self._dispatcher = Dispatcher(self._books)
+        self._liveness = Liveness(self._books, self._dispatcher)
+        self._intake = Intake(self._books, self._dispatcher)
+
+    # ---- reading
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """Runs in memory by run_id. Read only."""
+        return self._books.runs
+
+    @property
+    def sessions(self) -> dict[str, Session]:
+        """Sessions by id. Read only."""
+        return self._books.sessions
+
+    @property
+    def counters(self) -> Counters:
+        return self._books.counters
+
+    @property
+    def known_flows(self) -> set[str]:
+        return self._books.known_flows
+
+    @property
+    def adopting(self) -> bool:
+        """After a restart: still waiting for hosts that may hold work."""
+        return self._liveness.adopting
+
+    def next_due(self) -> float | None:
+        """When `tick` must be called next, on the monotonic clock; None: not before another event."""
+        due = [t for t in (self._liveness.next_due(), self._books.timers.next_due()) if t is not None]
+        return min(due) if due else None
+
+    def next_timer(self) -> float | None:
+        """When the next retry or timeout is due; what a virtual clock may jump to."""
+        return self._books.timers.next_due()
+
+    # ---- start-up
+
+    def recover(
+        self, runs: Iterable[tuple[int, Sequence[Iterable[Entry]]]], sessions: Iterable[SessionRecord], now: Now
+    ) -> None:
+        """Take over the open runs of the store. What its sessions may still execute is adopted, not repeated."""
+        self._books.now = now
+        instances = []
+        for record in sessions:
+            instances.append(record.instance_id)
+            self._books.known_flows.update(record.flows)
+        for number, rows in runs:
+            run = rebuild(number, rows)
+            run.uncertain = True
+            self._add(run)
+            for step in run.open_steps():
+                # A retry that is not due yet was not dispatched by anybody.
+                step.uncertain = step.retry_at_ms is None or step.retry_at_ms <= now.unix_ms
+                if not step.uncertain:
+                    self._books.timers.arm(self._books.due_mono(step.retry_at_ms or 0), step)
+        self._liveness.await_instances(instances, now.mono)
+        self._liveness.end_adoption()
+
+    def _add(self, run: Run) -> None:
+        self._books.runs[run.run_id] = run
+        if run.id:
+            self._books.keys[run.id] = run
+
+    # ---- sessions
+
+    def open_session(self, hello: Hello, now: Now) -> Session | Fault:
+        """A stream said Hello. Its Welcome follows when the session is on record.
+
+        Returns:
+            The session, whose `stream` number identifies this stream from now on, or the Fault to refuse it with.
+        """
+        self._books.now = now
+        refused = _refusal(hello)
+        if refused is not None:
+            return refused
+        session = next((s for s in self._books.sessions.values() if s.instance_id == hello.instance_id), None)
+        if session is None:
+            session = Session(hello.instance_id, hello, now.mono)
+            self._books.sessions[session.id] = session
+        else:
+            session.open = False
+            session.greet(hello)
+        session.connected = True
+        session.heard = now.mono
+        session.lost_at = None
+        self._books.known_flows.update(hello.flows)
+        record = SessionRecord(hello.instance_id, hello.service, hello.flows, now.unix_ms)
+        unit = Unit(self._books.claim_epoch, sessions=(record,))
+        self._books.commits.append(Commit(unit, welcome=(session, session.stream)))
+        return session
+
+    def close_stream(self, session: Session, stream: int, now: Now) -> None:
+        """A stream ended. That alone means nothing but that the reconnect grace begins."""
+        self._books.now = now
+        if session.stream == stream and session.connected:
+            session.connected = False
+            session.open = False
+            session.lost_at = now.mono
+
+    def receive(self, session: Session, stream: int, frame: HostFrame, now: Now) -> None:
+        """A frame of a session's stream; frames of replaced streams are ignored."""
+        self._books.now = now
+        if session.stream != stream or session.closing or session.id not in self._books.sessions:
+            return
+        session.heard = now.mono
+        session.lost_at = None
+        ticket = None
+        if any(section.run_id in self._books.broken for section in frame.runs):
+            self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
+            return
+        if frame.position:
+            if not session.acks.follows(frame.position):
+                self._fault(session, ErrorCode.PROTOCOL, f"frame position {frame.position} is out of order")
+                return
+            ticket = session.acks.begin(frame.position)
+        if frame.hello is not None:
+            self._fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
+            return
+        for section in frame.runs:
+            run = self._books.runs.get(section.run_id)
+            if run is None:
+                self._intake.foreign(session, section)
+            else:
+                self._commit(self._intake.section(session, run, section), ticket)
+        if frame.report is not None:
+            self._liveness.report(session, frame.report)
+        if frame.drain is not None:
+            session.draining = True
+        if frame.goodbye is not None:
+            self._lose(session, "goodbye")
+        elif frame.fault is not None and not frame.fault.run_id:
+            session.closing = True
+        if ticket is not None:
+            ticket.release()
+            self._books.speak(session)
+        self._dispatcher.pump(session)
+
+    def _fault(self, session: Session, code: ErrorCode, message: str) -> None:
+        session.fault(Fault(code, message))
+        self._books.speak(session)
+
+    def _lose(self, session: Session, cause: str) -> None:
+        for turn in self._liveness.lose(session, cause):
+            self._commit(turn, None)
+        self._liveness.end_adoption()
+
+    # ---- clients
+
+    def start_run(
+        self, token: object, *, run_id: str, seed: int, flow: str, payload: Payload, key: str, now: Now
+    ) -> None:
+        """A client starts a run (MISSION T2). The answer follows through `take_replies` after the commit."""
+        self._books.now = now
+        if flow not in self._books.known_flows:
+            known = ", ".join(sorted(self._books.known_flows)[:20]) or "none"
+            message = f"no host has registered flow {flow!r} (known: {known})"
+            self._books.replies.append(Reply(token, code=ErrorCode.UNKNOWN_FLOW, message=message))
+            return
+        holder = self._books.keys.get(key) if key else None
+        if holder is not None:
+            self._answer_key(token, holder, flow, payload)
+            return
+        self._books.last_run_number += 1
+        run = Run(self._books.last_run_number)
+        turn = Turn(run, now.unix_ms)
+        machine.create(turn, RunCreated(run_id, flow, payload, seed, now.unix_ms, key))
+        self._add(run)
+        self._books.counters.runs_started[flow] += 1
+        commit = self._commit(turn, None)
+        assert commit is not None
+        commit.replies.append(Reply(token, run_id))
+
+    def _answer_key(self, token: object, holder: Run, flow: str, payload: Payload) -> None:
+        if holder.flow != flow or holder.input != payload:
+            message = f"id {holder.id!r} is in use by run {holder.run_id} with another flow or input"
+            self._books.replies.append(Reply(token, holder.run_id, True, ErrorCode.KEY_CONFLICT, message))
+            return
+        reply = Reply(token, holder.run_id, True)
+        waiting = self._last_commit(holder) if holder.committed_seq == 0 else None
+        (waiting.replies if waiting is not None else self._books.replies).append(reply)
+
+    def resume_run(self, token: object, run_id: str, now: Now) -> None:
+        """Let a paused run go on."""
+        self._books.now = now
+        run = self._books.runs.get(run_id)
+        if run is None or run.state is not RunState.PAUSED:
+            state = "not open" if run is None else run.state.name
+            self._books.replies.append(Reply(token, run_id, code=ErrorCode.WRONG_STATE, message=f"run is {state}"))
+            return
+        turn = Turn(run, now.unix_ms)
+        machine.resume(turn)
+        machine.settle(turn)
+        commit = self._commit(turn, None)
+        assert commit is not None
+        commit.replies.append(Reply(token, run_id))
+
+    # ---- time
+
+    def tick(self, now: Now) -> None:
+        """Time has passed: silent sessions, due retries, attempts over their timeout, the end of adoption."""
+        self._books.now = now
+        for session in self._liveness.silent():
+            self._lose(session, "silence" if session.connected else "stream_end")
+        for due in self._books.timers.pop_due(now.mono):
+            if isinstance(due, Step):
+                self._dispatcher.enqueue(due)
+            elif due.step.lease is due:
+                self._dispatcher.cancel(due, CancelReason.TIMEOUT)
+        self._liveness.end_adoption()
+
+    def drain(self, deadline: float, now: Now) -> None:
+        """The engine stops: hosts are told, nothing new is dispatched, what is in flight may finish."""
+        self._books.now = now
+        self._books.draining = True
+        for session in self._books.sessions.values():
+            session.draining = True
+            session.drain(deadline)
+            self._books.speak(session)
+
+    def say_goodbye(self, reason: str) -> None:
+        """Last words to every host; they reconnect and resume with the next engine."""
+        for session in self._books.sessions.values():
+            session.goodbye(reason)
+            self._books.speak(session)
+
+    # ---- commits
+
+    def _commit(self, turn: Turn, ticket: AckTicket | None) -> Commit | None:
+        """Queue the turn's row. A frame that brought nothing new waits for what the run has in flight."""
+        run = turn.run
+        if not turn.entries:
+            if run.in_flight and ticket is not None:
+                self._wait_for(run, ticket)
+            last = self._last_commit(run)
+            if last is not None and last.turn is not None:
+                last.turn.planned.extend(turn.planned)
+            else:
+                self._perform(turn)
+            return None
+        record = self._record(run) if run.seq == 0 or turn.ended or turn.paused else None
+        unit = Unit(
+            self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, run.id if run.seq == 0 else ""
+        )
+        commit = Commit(unit, turn)
+        run.seq += 1
+        run.in_flight += 1
+        self._books.last_commit[run.number] = commit
+        if ticket is not None:
+            ticket.holds += 1
+            commit.tickets.append(ticket)
+        self._books.commits.append(commit)
+        return commit
+
+    def _record(self, run: Run) -> RunRecord:
+        ended = self._books.now.unix_ms if run.state.terminal else None
+        return RunRecord(run.number, run.run_id, run.flow, run.state, run.created_at_ms, ended, run.id)
+
+    def _last_commit(self, run: Run) -> Commit | None:
+        return self._books.last_commit.get(run.number)
+
+    def _wait_for(self, run: Run, ticket: AckTicket) -> None:
+        commit = self._last_commit(run)
+        assert commit is not None
+        ticket.holds += 1
+        commit.tickets.append(ticket)
+
+    def committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt], now: Now) -> None:
+        """What became of taken commits, in order. Their effects happen here and nowhere else."""
+        self._books.now = now
+        for commit, receipt in zip(commits, receipts, strict=True):
+            if receipt.outcome is UnitOutcome.COMMITTED:
+                self._done(commit)
+            else:
+                self._failed(commit, receipt)
+
+    def _done(self, commit: Commit) -> None:
+        if commit.welcome is not None:
+            self._welcome(*commit.welcome)
+        if commit.turn is not None:
+            run = commit.turn.run
+            run.committed_seq += 1
+            run.in_flight -= 1
+            if not run.in_flight:
+                self._books.last_commit.pop(run.number, None)
+            self._books.changed.add(run.run_id)
+            self._perform(commit.turn)
+        self._books.replies.extend(commit.replies)
+        for ticket in commit.tickets:
+            ticket.release()
+
+    def _failed(self, commit: Commit, receipt: Receipt) -> None:
+        """Nothing of this commit happened: the run leaves memory and is read again, its hosts start over."""
+        code = ErrorCode.STORE_UNAVAILABLE
+        message = f"nothing was accepted: {receipt.reason or receipt.outcome.value}"
+        taken = receipt.existing_run if receipt.outcome is UnitOutcome.KEY_TAKEN else ""
+        for reply in commit.replies:
+            self._books.replies.append(Reply(reply.token, code=code, message=message, key_taken_by=taken))
+        if commit.welcome is not None:
+            session, stream = commit.welcome
+            if session.stream == stream:
+                self._fault(session, code, message)
+        if commit.turn is None:
+            return
+        run = commit.turn.run
+        run.in_flight -= 1
+        if not run.broken:
+            self._break(run)
+        if run.in_flight:
+            return
+        self._books.last_commit.pop(run.number, None)
+        if run.committed_seq:
+            self._books.loads.append(run)
+        else:
+            self._books.broken.pop(run.run_id, None)
+
+    def _break(self, run: Run) -> None:
+        run.broken = True
+        self._books.broken[run.run_id] = run
+        self._books.runs.pop(run.run_id, None)
+        if self._books.keys.get(run.id) is run:
+            del self._books.keys[run.id]
+        for session in list(self._books.sessions.values()):
+            leases = [lease for lease in session.leases.values() if lease.step.run is run]
+            if leases or run.number in session.bodies:
+                for lease in leases:
+                    session.drop(lease)
+                session.drop_body(run)
+                self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
+
+    # ---- effects
+
+    def _welcome(self, session: Session, stream: int) -> None:
+        if session.stream != stream or not session.connected:
+            return
+        config = self._books.config
+        session.welcome(
+            Welcome(
+                session_id=session.id,
+                protocol=min(session.hello.protocol_max, limits.PROTOCOL_MAX),
+                heartbeat_interval=config.heartbeat_interval,
+                session_ttl=config.silence_timeout + config.reconnect_grace,
+                payload_bytes_max=config.payload_bytes_max,
+                steps_per_run_max=config.steps_per_run_max,
+                branches_per_group_max=config.branches_per_group_max,
+                group_depth_max=config.group_depth_max,
+                default_retry=config.default_retry,
+            )
+        )
+        session.draining = self._books.draining
+        resume = session.hello.resume
+        if resume is not None:
+            session.forget_queued()
+            self._liveness.resume(session, resume)
+        self._liveness.instance_spoke(session.instance_id)
+        self._books.speak(session)
+        self._liveness.end_adoption()
+        self._dispatcher.pump(session)
+
+    def _perform(self, turn: Turn) -> None:
+        run = turn.run
+        if run.broken:
+            return
+        for lease in run.cancelled_leases:
+            self._dispatcher.cancel(lease, CancelReason.RACE_LOST)
+        run.cancelled_leases = []
+        if turn.ended is not None:
+            self._finish(turn)
+            return
+        if turn.released is not None:
+            self._dispatcher.release(run, turn.released)
+        for step in turn.planned:
+            self._dispatcher.enqueue(step)
+        for step in turn.retries:
+            if step.retry_at_ms is not None:
+                self._books.timers.arm(self._books.due_mono(step.retry_at_ms), step)
+        if turn.paused:
+            self._evict(run)
+        elif run.body is None:
+            self._dispatcher.want_body(run)
+        if turn.resumed:
+            self._dispatcher.enqueue_open(run)
+
+    def _evict(self, run: Run) -> None:
+        if run.body is not None:
+            session = self._books.sessions[run.body.session_id]
+            session.evict(run.run_id, run.body.fence)
+            session.drop_body(run)
+            self._books.speak(session)
+
+    def _finish(self, turn: Turn) -> None:
+        run = turn.run
+        assert turn.ended is not None
+        state = turn.ended.state.name.lower()
+        self._books.counters.runs_finished[run.flow, state] += 1
+        self._books.counters.run_seconds.append((run.flow, (turn.unix_ms - run.created_at_ms) / 1000))
+        if run.body is not None:
+            holder = self._books.sessions.get(run.body.session_id)
+            if holder is not None:
+                holder.drop_body(run)
+                self._dispatcher.pump(holder)
+        for step in machine.open_leases(run):
+            assert step.lease is not None
+            self._dispatcher.cancel(step.lease, CancelReason.RUN_CANCELLED)
+        self._books.runs.pop(run.run_id, None)
+        if self._books.keys.get(run.id) is run:
+            del self._books.keys[run.id]
+
+    # ---- journals
+
+    def take_loads(self) -> list[Run]:
+        """Runs whose journal the shell must read; it answers with `journal_loaded`."""
+        loads, self._books.loads = self._books.loads, []
+        return loads
+
+    def journal_loaded(self, run: Run, rows: Sequence[Iterable[Entry]], now: Now) -> None:
+        """The committed rows of a run: for a snapshot, for a resumed body, or after a refused commit."""
+        self._books.now = now
+        if run.broken:
+            self._books.broken.pop(run.run_id, None)
+            fresh = rebuild(run.number, rows)
+            self._add(fresh)
+            self._dispatcher.want_body(fresh)
+            self._dispatcher.enqueue_open(fresh)
+            return
+        body = run.body
+        if body is None or body.ready or run.run_id not in self._books.runs:
+            return
+        if len(rows) < run.committed_seq:
+            self._books.loads.append(run)
+            return
+        session = self._books.sessions[body.session_id]
+        resumed = session.resumed_bodies.pop(run.number, None)
+        if resumed is None:
+            self._dispatcher.enter_body(run, body, body_entries(rows), hold=True)
+        else:
+            self._dispatcher.catch_up(run, body, body_entries(rows, after_release=resumed))
+
+    # ---- taken by the shell
+
+    def take_commits(self) -> list[Commit]:
+        """What to submit to the store now, in order."""
+        commits, self._books.commits = self._books.commits, []
+        return commits
+
+    def take_frames(self) -> list[tuple[Session, EngineFrame]]:
+        """What to send now; a session appears at most once."""
+        speaking, self._books.speaking = self._books.speaking, {}
+        frames = [(session, session.take_frame()) for session in speaking.values() if session.connected]
+        return [(session, frame) for session, frame in frames if frame is not None]
+
+    def take_replies(self) -> list[Reply]:
+        """Answers to clients."""
+        replies, self._books.replies = self._books.replies, []
+        return replies
+
+    def take_changed(self) -> set[str]:
+        """Runs that a commit changed."""
+        changed, self._books.changed = self._books.changed, set()
+        return changed
+
+
+def _refusal(hello: Hello) -> Fault | None:
+    if hello.protocol_min > limits.PROTOCOL_MAX or hello.protocol_max < limits.PROTOCOL_MIN:
+        older = hello.protocol_max < limits.PROTOCOL_MIN
+        return Fault(
+            ErrorCode.VERSION,
+            f"protocol {hello.protocol_min}..{hello.protocol_max} offered, engine speaks "
+            f"{limits.PROTOCOL_MIN}..{limits.PROTOCOL_MAX}; upgrade the {'host' if older else 'engine'}",
+        )
+    for feature in hello.required_features:
+        if feature not in FEATURES:
+            return Fault(ErrorCode.FEATURE, f"feature {feature} required by the host is not supported by this engine")
+    if not hello.instance_id or not 0 < len(hello.service.encode()) <= limits.NAME_BYTES_MAX:
+        return Fault(ErrorCode.INVALID_NAME, "Hello needs an instance_id and a service name of 1..256 bytes")
+    return None

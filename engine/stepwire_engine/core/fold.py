@@ -1,0 +1,275 @@
+"""State is a fold of journal entries: the only code that changes the durable part of a run. LAW (DESIGN 5).
+
+Entries given to `apply` were decided by `machine.py` or read back from the store; both are trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from stepwire.protocol import paths
+from stepwire.protocol.plan import (
+    BranchEnded,
+    GroupEnded,
+    GroupOpened,
+    ParallelMode,
+    Plan,
+    StepPlanned,
+)
+from stepwire_engine.core.entries import (
+    AttemptEnded,
+    AttemptLost,
+    BodyLost,
+    Entry,
+    Planned,
+    Released,
+    RunCreated,
+    RunEnded,
+    RunPaused,
+    RunResumed,
+    RunState,
+    RunStats,
+)
+from stepwire_engine.core.model import Group, Run, Scope, Step, StepState
+
+
+def apply(run: Run, entry: Entry) -> None:
+    """Fold one entry into the run."""
+    _APPLY[type(entry)](run, entry)
+
+
+def rebuild(number: int, rows: Iterable[Iterable[Entry]]) -> Run:
+    """The run that a journal describes; each item of `rows` is one committed row."""
+    run = Run(number)
+    for row in rows:
+        for entry in row:
+            apply(run, entry)
+        run.seq += 1
+    run.committed_seq = run.seq
+    # What was decided but not released in the last row can only be left-over bookkeeping of the fold.
+    run.fresh.clear()
+    for group in run.dirty:
+        group.dirty = False
+    run.dirty.clear()
+    run.cancelled_leases.clear()
+    return run
+
+
+def _created(run: Run, entry: RunCreated) -> None:
+    run.run_id = entry.run_id
+    run.flow = entry.flow
+    run.input = entry.input
+    run.id = entry.id
+    run.seed = entry.seed
+    run.created_at_ms = entry.at_ms
+
+
+def _body_lost(run: Run, entry: BodyLost) -> None:
+    run.body_losses += 1
+
+
+def _planned(run: Run, entry: Planned) -> None:
+    plan = entry.plan
+    run.plan_seq = plan.plan_seq
+    run.state = RunState.RUNNING
+    run.body_losses = 0
+    run.stats.plans += 1
+    _decisions(run, plan)
+
+
+def _decisions(run: Run, plan: Plan) -> None:
+    for group in plan.groups:
+        _open_group(run, group)
+    for step in plan.steps:
+        _plan_step(run, step)
+    for path in plan.abandoned:
+        _abandon(run, path)
+    for branch in plan.branches_ended:
+        _end_branch(run, branch)
+    for ended in plan.groups_ended:
+        _end_group(run, ended)
+    if plan.body_ended is not None:
+        run.body_ended = plan.body_ended
+
+
+def _open_group(run: Run, opened: GroupOpened) -> None:
+    scope = run.scopes[paths.parent(opened.path)]
+    group = Group(opened, scope)
+    scope.open_groups += 1
+    _refresh(run, scope)
+    run.groups[opened.path] = group
+    for index in range(opened.branches):
+        branch = Scope(paths.branch_path(opened.path, index), group, index, scope.depth + 1)
+        group.branches.append(branch)
+        run.scopes[branch.path] = branch
+
+
+def _plan_step(run: Run, planned: StepPlanned) -> None:
+    scope = run.scopes[paths.parent(planned.path)]
+    step = Step(run, planned.path, planned.kind, scope, len(run.steps))
+    step.name = planned.name
+    step.input = planned.input
+    step.retry = planned.retry
+    step.timeout = planned.timeout
+    step.concurrent = planned.concurrent
+    run.steps[planned.path] = step
+    if planned.started:
+        run.stats.host_starts += 1
+    scope.outstanding += 1
+    if scope.group is not None:
+        scope.group.unfinished += 1
+    _refresh(run, scope)
+
+
+def _abandon(run: Run, path: str) -> None:
+    step = run.steps[path]
+    if not step.released:
+        step.scope.outstanding -= 1
+        step.released = True
+        _drop_from_wave(run, step)
+        _refresh(run, step.scope)
+
+
+def _end_branch(run: Run, ended: BranchEnded) -> None:
+    branch = run.scopes[ended.path]
+    branch.ended = True
+    assert branch.group is not None
+    branch.group.ended_branches.append((branch.index, ended.outcome))
+    _refresh(run, branch)
+
+
+def _end_group(run: Run, ended: GroupEnded) -> None:
+    group = run.groups[ended.path]
+    group.ended = ended
+    group.scope.open_groups -= 1
+    _refresh(run, group.scope)
+    if ended.losers:
+        for index in ended.losers:
+            _cancel_scope(run, group.branches[index])
+
+
+def _cancel_scope(run: Run, scope: Scope) -> None:
+    """Cancel every open step in `scope` and below it: the branch lost."""
+    prefix = scope.path + "/"
+    for step in run.steps.values():
+        if step.path.startswith(prefix) and not step.released:
+            step.scope.outstanding -= 1
+            step.released = True
+            _drop_from_wave(run, step)
+    for path, below in run.scopes.items():
+        if path == scope.path or path.startswith(prefix):
+            below.ended = True
+            _refresh(run, below)
+
+
+def _drop_from_wave(run: Run, step: Step) -> None:
+    group = step.scope.group
+    if not step.state.final:
+        step.state = StepState.CANCELLED
+        if step.lease is not None:
+            run.cancelled_leases.append(step.lease)
+        if group is not None:
+            group.unfinished -= 1
+            _touch(run, group)
+    elif group is not None and step in group.finished:
+        group.finished.remove(step)
+
+
+def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
+    step = run.steps[entry.path]
+    if entry.retry_at_ms is not None:
+        step.state = StepState.BACKOFF
+        step.attempt += 1
+        step.retry_at_ms = entry.retry_at_ms
+        return
+    step.state = StepState.SUCCEEDED if entry.failure is None else StepState.FAILED
+    step.outcome = entry
+    step.retry_at_ms = None
+    group = step.scope.group
+    if group is None:
+        run.fresh.append(step)
+        return
+    group.unfinished -= 1
+    if group.opened.mode is ParallelMode.RACE:
+        run.fresh.append(step)
+    else:
+        group.finished.append(step)
+        _touch(run, group)
+
+
+def _attempt_lost(run: Run, entry: AttemptLost) -> None:
+    run.steps[entry.path].losses += 1
+
+
+def _released(run: Run, entry: Released) -> None:
+    run.release_seq = entry.release_seq
+    run.stats.releases += 1
+    run.stats.advances = max(run.stats.advances, entry.stats.advances)
+    run.stats.executes = max(run.stats.executes, entry.stats.executes)
+    run.stats.body_entries = max(run.stats.body_entries, entry.stats.body_entries)
+    waves: dict[str, Group] = {}
+    for path in entry.paths:
+        step = run.steps[path]
+        step.released = True
+        step.input = None
+        scope = step.scope
+        scope.outstanding -= 1
+        if scope.group is not None:
+            waves[scope.group.opened.path] = scope.group
+        _refresh(run, scope)
+    for group in waves.values():
+        if group.finished:
+            group.finished = [s for s in group.finished if not s.released]
+
+
+def _paused(run: Run, entry: RunPaused) -> None:
+    run.state = RunState.PAUSED
+
+
+def _resumed(run: Run, entry: RunResumed) -> None:
+    run.state = RunState.RUNNING if run.plan_seq else RunState.PENDING
+
+
+def _ended(run: Run, entry: RunEnded) -> None:
+    run.state = entry.state
+    run.stats = RunStats(
+        advances=entry.stats.advances,
+        executes=entry.stats.executes,
+        host_starts=run.stats.host_starts,
+        body_entries=entry.stats.body_entries,
+        plans=run.stats.plans,
+        releases=run.stats.releases,
+    )
+
+
+def _refresh(run: Run, scope: Scope) -> None:
+    """A branch is BUSY until it plans a step or ends, and while a group it opened has not ended (DESIGN 4)."""
+    busy = not scope.ended and (scope.outstanding == 0 or scope.open_groups > 0)
+    if busy is scope.busy:
+        return
+    scope.busy = busy
+    group = scope.group
+    if group is not None:
+        group.busy += 1 if busy else -1
+        if not busy:
+            _touch(run, group)
+
+
+def _touch(run: Run, group: Group) -> None:
+    if not group.dirty:
+        group.dirty = True
+        run.dirty.append(group)
+
+
+_APPLY: dict[type, Callable[[Run, Any], None]] = {
+    RunCreated: _created,
+    BodyLost: _body_lost,
+    Planned: _planned,
+    AttemptEnded: _attempt_ended,
+    AttemptLost: _attempt_lost,
+    Released: _released,
+    RunPaused: _paused,
+    RunResumed: _resumed,
+    RunEnded: _ended,
+}

@@ -1,0 +1,203 @@
+"""What a host's frame does to its runs: plans, results, rejects and lost bodies, in the order of the frame.
+
+One frame's say about one run is one turn and so one journal row. Correctness is by content and fences,
+never by order of arrival (DESIGN 3, rules 3, 4 and 8): whatever does not fit is dropped, counted, and the
+host is told what it no longer owns.
+"""
+
+from __future__ import annotations
+
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import (
+    BodyFailed,
+    Cancel,
+    CancelReason,
+    Fault,
+    HostSection,
+    Reject,
+    RejectReason,
+    Result,
+)
+from stepwire.protocol.plan import Fence, Plan
+from stepwire_engine.core import machine, plan_check
+from stepwire_engine.core.books import Books
+from stepwire_engine.core.dispatch import Dispatcher
+from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.machine import Turn
+from stepwire_engine.core.model import Lease, Run, Step
+from stepwire_engine.core.sessions import Session
+
+
+class Intake:
+    """Turns host sections into turns."""
+
+    def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
+        self._books = books
+        self._dispatcher = dispatcher
+
+    def section(self, session: Session, run: Run, section: HostSection) -> Turn:
+        """Decide one section of a frame about a run in memory."""
+        turn = Turn(run, self._books.now.unix_ms)
+        for plan in section.plans:
+            self._plan(turn, session, plan)
+        for result in section.results:
+            self._result(turn, session, result)
+        for reject in section.rejects:
+            self._reject(session, run, reject)
+        if section.need_snapshot is not None:
+            self._need_snapshot(session, run, section.need_snapshot)
+        if section.body_failed is not None:
+            self._body_failed(turn, session, section.body_failed)
+        machine.settle(turn)
+        return turn
+
+    def foreign(self, session: Session, section: HostSection) -> None:
+        """A section about a run that is not in memory: it ended. The host may forget everything of it."""
+        for result in section.results:
+            self._release_lease(session, section.run_id, result.path, result.fence)
+            self._books.counters.stale_results += 1
+        for plan in section.plans:
+            session.evict(section.run_id, plan.fence)
+            self._books.speak(session)
+
+    # ---- plans
+
+    def _plan(self, turn: Turn, session: Session, plan: Plan) -> None:
+        run = turn.run
+        body = run.body
+        if plan.plan_seq <= run.plan_seq:
+            self._books.counters.repeated_plans += 1
+            if not plan_check.is_repeat(run, plan):
+                self._disown(session, run, plan.fence, f"plan {plan.plan_seq} contradicts the journal")
+            return
+        if body is None or body.session_id != session.id or body.fence != plan.fence:
+            self._disown(session, run, plan.fence, "")
+            return
+        if run.state.terminal or run.body_ended is not None or run.state is RunState.PAUSED:
+            self._disown(session, run, plan.fence, "")
+            return
+        if plan.plan_seq != run.plan_seq + 1 or plan.after_release > run.release_seq:
+            self._disown(session, run, plan.fence, f"plan {plan.plan_seq} came when {run.plan_seq + 1} was due")
+            return
+        failure = plan_check.refusal(run, plan, self._books.config)
+        if failure is not None:
+            session.evict(run.run_id, plan.fence)
+            session.drop_body(run)
+            self._books.speak(session)
+            machine.pause(turn, failure)
+            return
+        machine.accept_plan(turn, plan, session.service)
+        self._books.counters.host_starts += self._lease_started(session, run, plan)
+        for group in plan.groups_ended:
+            mode = run.groups[group.path].opened.mode.name.lower()
+            self._books.counters.groups_finished[mode, group.verdict.name.lower()] += 1
+
+    def _lease_started(self, session: Session, run: Run, plan: Plan) -> int:
+        started = 0
+        for planned in plan.steps:
+            if planned.started:
+                started += 1
+                lease = Lease(run.steps[planned.path], session.id, plan.fence, self._books.now.mono)
+                session.hold(lease)
+                if planned.timeout:
+                    due = self._books.now.mono + planned.timeout + self._books.config.timeout_grace
+                    self._books.timers.arm(due, lease)
+        return started
+
+    def _disown(self, session: Session, run: Run, fence: Fence, fault: str) -> None:
+        """The host has no right to this body (any more). With `fault` it broke the protocol as well."""
+        session.evict(run.run_id, fence)
+        if fault:
+            session.fault(Fault(ErrorCode.PLAN_REJECTED, fault, run.run_id))
+        self._books.speak(session)
+        body = run.body
+        if body is not None and body.session_id == session.id and body.fence == fence:
+            session.drop_body(run)
+            self._dispatcher.want_body(run)
+
+    # ---- results
+
+    def _result(self, turn: Turn, session: Session, result: Result) -> None:
+        run = turn.run
+        step = run.steps.get(result.path)
+        self._release_lease(session, run.run_id, result.path, result.fence)
+        if step is None or step.state.final:
+            self._books.counters.repeated_results += 1
+            return
+        if result.attempt != step.attempt or (step.fence is not None and result.fence < step.fence):
+            self._books.counters.stale_results += 1
+            return
+        failure = result.failure
+        if failure is not None and failure.code is ErrorCode.CANCELLED and not run.state.terminal:
+            # The host stopped it at our request (lease lost, drain); that is no outcome of the step.
+            self._dispatcher_later(turn, step)
+            return
+        if step.lease is not None:
+            # An older holder may not be heard once a newer one exists, so this is the same or a newer one.
+            holder = self._books.sessions.get(step.lease.session_id)
+            if holder is not None and holder is not session:
+                self._dispatcher.cancel(step.lease, CancelReason.LEASE_LOST)
+        body = run.body
+        step.produced_by = body.fence if body is not None and body.session_id == session.id and body.ready else None
+        machine.accept_result(turn, step, result, session.service, self._books.config)
+        outcome = "ok" if failure is None else failure.code.slug
+        kind = step.kind.name.lower()
+        self._books.counters.attempts[kind, outcome if outcome in ("ok", "timeout") else "failed"] += 1
+        if step.state.final:
+            self._books.counters.steps_finished[kind, step.state.name.lower()] += 1
+        else:
+            self._books.counters.retries[run.flow] += 1
+
+    def _dispatcher_later(self, turn: Turn, step: Step) -> None:
+        if step not in turn.planned:
+            turn.planned.append(step)
+
+    def _release_lease(self, session: Session, run_id: str, path: str, fence: Fence) -> None:
+        session.saturated = False
+        lease = session.leases.get((run_id, path))
+        if lease is not None and lease.fence <= fence:
+            session.drop(lease)
+
+    # ---- the rest
+
+    def _reject(self, session: Session, run: Run, reject: Reject) -> None:
+        self._books.counters.rejects += 1
+        lease = session.leases.get((run.run_id, reject.path))
+        if lease is None or lease.fence != reject.fence:
+            return
+        session.drop(lease)
+        match reject.reason:
+            case RejectReason.NO_SLOT:
+                session.saturated = True
+            case RejectReason.DRAINING:
+                session.draining = True
+            case RejectReason.NOT_SERVED:
+                session.steps -= {lease.step.name}
+            case RejectReason.NO_BODY:
+                body = run.body
+                if body is not None and body.session_id == session.id and body.fence < reject.fence:
+                    session.drop_body(run)
+                    self._dispatcher.want_body(run)
+        self._dispatcher.enqueue(lease.step)
+
+    def _need_snapshot(self, session: Session, run: Run, fence: Fence) -> None:
+        body = run.body
+        if body is None or body.session_id != session.id or body.fence != fence:
+            return
+        session.drop_body(run)
+        self._dispatcher.want_body(run)
+
+    def _body_failed(self, turn: Turn, session: Session, failed: BodyFailed) -> None:
+        run = turn.run
+        body = run.body
+        if body is None or body.session_id != session.id or body.fence != failed.fence:
+            return
+        session.drop_body(run)
+        if not run.state.terminal and run.state is not RunState.PAUSED:
+            machine.pause(turn, failed.failure)
+
+
+def cancel_everything(session: Session, run_id: str, fence: Fence) -> None:
+    """Tell a host that a run needs nothing of it any more."""
+    session.cancel(run_id, Cancel("", fence, CancelReason.RUN_CANCELLED))
+    session.evict(run_id, fence)

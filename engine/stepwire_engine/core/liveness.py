@@ -1,0 +1,234 @@
+"""Who is alive: sessions, their resume and their loss, and the adoption after an engine restart (DESIGN 3, rules 6, 7).
+
+Losing a host never consumes a retry. A host is gone gracefully only if it said Goodbye; the end of a
+stream means nothing but that a grace begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import AttemptInProgress, Cancel, CancelReason, Fault, LiveBody, Report, ResumeState
+from stepwire_engine.core import machine
+from stepwire_engine.core.books import Books, Commit
+from stepwire_engine.core.dispatch import Dispatcher
+from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.intake import cancel_everything
+from stepwire_engine.core.machine import Turn
+from stepwire_engine.core.model import Lease, Run
+from stepwire_engine.core.sessions import Session
+from stepwire_engine.core.units import Unit
+
+
+class Liveness:
+    """The books of who holds what, as hosts come, resume, fall silent and go."""
+
+    def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
+        self._books = books
+        self._dispatcher = dispatcher
+        self._last_tick: float | None = None
+        self._awaited: set[str] = set()
+        self._adopt_until: float | None = None
+
+    # ---- adoption after a restart
+
+    def await_instances(self, instances: Iterable[str], now: float) -> None:
+        """After a restart: what these instances may still execute is uncertain until they speak or the grace ends."""
+        self._awaited = set(instances)
+        self._adopt_until = now + self._books.config.adoption_grace if self._awaited else now
+
+    @property
+    def adopting(self) -> bool:
+        return self._adopt_until is not None
+
+    def instance_spoke(self, instance_id: str) -> None:
+        """An awaited instance resumed or said Goodbye."""
+        self._awaited.discard(instance_id)
+
+    def end_adoption(self) -> list[Run]:
+        """Dispatch what nobody adopted, once every awaited instance spoke or the grace is over."""
+        if self._adopt_until is None or (self._awaited and self._books.now.mono < self._adopt_until):
+            return []
+        self._adopt_until = None
+        self._awaited.clear()
+        waiting = [run for run in self._books.runs.values() if run.uncertain]
+        for run in waiting:
+            run.uncertain = False
+            for step in run.open_steps():
+                step.uncertain = False
+            self._dispatcher.want_body(run)
+            self._dispatcher.enqueue_open(run)
+        return waiting
+
+    # ---- resume
+
+    def resume(self, session: Session, state: ResumeState) -> None:
+        """Compare what the host holds with what the engine believes (after Welcome was queued)."""
+        self._books.counters.sessions_resumed += 1
+        known = {(a.run_id, a.path): a for a in state.attempts}
+        for key, lease in list(session.leases.items()):
+            offered = known.get(key)
+            if offered is None or offered.attempt != lease.attempt:
+                session.drop(lease)
+                self._dispatcher.enqueue(lease.step)
+                continue
+            lease.frame = 0
+            if offered.fence < lease.fence:
+                # The Execute that raised the right never arrived; the host runs the attempt under its old one.
+                lease.fence = lease.step.fence = offered.fence
+        held = {b.run_id for b in state.bodies}
+        for run in list(session.bodies.values()):
+            if run.run_id not in held:
+                session.drop_body(run)
+                self._dispatcher.want_body(run)
+        for body in state.bodies:
+            self._resume_body(session, body)
+        for attempt in state.attempts:
+            self._resume_attempt(session, attempt)
+        self._books.speak(session)
+
+    def _resume_body(self, session: Session, offered: LiveBody) -> None:
+        run = self._books.runs.get(offered.run_id)
+        if run is None or run.broken or run.state is RunState.PAUSED:
+            session.evict(offered.run_id, offered.fence)
+            return
+        body = run.body
+        mine = body is not None and body.session_id == session.id and body.fence == offered.fence
+        if not mine:
+            superseded = body is not None and body.fence >= offered.fence
+            behind = offered.next_plan_seq <= run.plan_seq or offered.last_release > run.release_seq
+            if superseded or behind:
+                session.evict(run.run_id, offered.fence)
+                return
+            if body is not None:
+                self._take_away(run)
+            body = session.take_body(run, offered.fence)
+            self._books.counters.bodies_adopted += 1
+        assert body is not None
+        session.keep_body(run, offered.fence)
+        body.last_release = offered.last_release
+        body.ready = True
+        if offered.last_release < run.release_seq:
+            body.ready = False
+            session.resumed_bodies[run.number] = offered.last_release
+            self._books.loads.append(run)
+        self._dispatcher.enqueue_closures(run)
+
+    def _take_away(self, run: Run) -> None:
+        assert run.body is not None
+        holder = self._books.sessions.get(run.body.session_id)
+        if holder is not None:
+            holder.evict(run.run_id, run.body.fence)
+            self._books.speak(holder)
+            holder.drop_body(run)
+
+    def _resume_attempt(self, session: Session, offered: AttemptInProgress) -> None:
+        run = self._books.runs.get(offered.run_id)
+        if run is None or run.broken:
+            cancel_everything(session, offered.run_id, offered.fence)
+            return
+        step = run.steps.get(offered.path)
+        if step is None:
+            return  # A plan that explains it will be sent again.
+        lease = step.lease
+        if lease is not None and lease.session_id == session.id and lease.fence == offered.fence:
+            return
+        wanted = not step.state.final and step.attempt == offered.attempt
+        if not wanted or (step.fence is not None and step.fence > offered.fence):
+            session.cancel(run.run_id, Cancel(offered.path, offered.fence, CancelReason.LEASE_LOST))
+            return
+        if lease is not None:
+            self._dispatcher.cancel(lease, CancelReason.LEASE_LOST)
+        adopted = Lease(step, session.id, offered.fence, self._books.now.mono - offered.elapsed)
+        run.steps[offered.path].queued = False
+        session.hold(adopted)
+        self._books.counters.attempts_adopted += 1
+        if step.timeout:
+            due = adopted.since + step.timeout + self._books.config.timeout_grace
+            self._books.timers.arm(due, adopted)
+
+    # ---- reports
+
+    def report(self, session: Session, report: Report) -> None:
+        """Renew, and find dispatches that never arrived: in a frame the host has processed, yet unknown to it."""
+        session.saturated = False
+        session.loop_lag = report.loop_lag
+        known = {(a.run_id, a.path) for a in report.attempts}
+        for key, lease in list(session.leases.items()):
+            if 0 < lease.frame <= report.last_engine_frame and key not in known:
+                session.drop(lease)
+                self._dispatcher.enqueue(lease.step)
+
+    # ---- loss
+
+    def silent(self) -> list[Session]:
+        """Sessions whose time is over. An engine stall never expires healthy leases: the stall is forgiven."""
+        now = self._books.now.mono
+        config = self._books.config
+        stall = now - self._last_tick if self._last_tick is not None else 0.0
+        self._last_tick = now
+        lost: list[Session] = []
+        for session in self._books.sessions.values():
+            if stall > config.stall_forgiven:
+                session.heard += stall
+                if session.lost_at is not None:
+                    session.lost_at += stall
+            if session.connected and now - session.heard > config.silence_timeout:
+                session.lost_at = session.lost_at or now
+            elif session.connected:
+                session.lost_at = None
+            if session.lost_at is not None and now - session.lost_at > config.reconnect_grace:
+                lost.append(session)
+        return lost
+
+    def next_due(self) -> float | None:
+        """When `tick` must come next: steadily while there are sessions, so that a late tick shows a stall."""
+        due = [] if self._adopt_until is None else [self._adopt_until]
+        if self._books.sessions:
+            due.append((self._last_tick or self._books.now.mono) + self._books.config.tick_interval)
+        return min(due) if due else None
+
+    def lose(self, session: Session, cause: str) -> list[Turn]:
+        """The session is over: take everything it holds. Returns the turns that must be committed.
+
+        Args:
+            cause: "goodbye" (nothing counts as lost), "silence" or "stream_end".
+        """
+        books = self._books
+        books.sessions.pop(session.id, None)
+        session.open = False
+        if cause == "silence":
+            session.fault(Fault(ErrorCode.STALE, f"nothing heard for {books.config.silence_timeout:g} s; resume"))
+            books.speak(session)
+        self.instance_spoke(session.instance_id)
+        turns: dict[int, Turn] = {}
+        graceful = cause == "goodbye"
+        requeue: list[Lease] = []
+        for lease in list(session.leases.values()):
+            session.drop(lease)
+            run = lease.step.run
+            if lease.step.state.final or run.broken or run.run_id not in books.runs:
+                continue
+            if graceful or run.state is RunState.PAUSED:
+                requeue.append(lease)
+                continue
+            books.counters.attempts_lost[cause] += 1
+            turn = turns.setdefault(run.number, Turn(run, books.now.unix_ms))
+            machine.lose_attempt(turn, lease.step, session.service, books.config)
+        for run in list(session.bodies.values()):
+            session.drop_body(run)
+            if not graceful and not run.broken and not run.state.terminal and run.body_ended is None:
+                turn = turns.setdefault(run.number, Turn(run, books.now.unix_ms))
+                machine.lose_body(turn, books.config)
+            else:
+                self._dispatcher.want_body(run)
+        for step in session.closures:
+            step.queued = False
+        session.closures.clear()
+        for lease in requeue:
+            self._dispatcher.enqueue(lease.step)
+        books.commits.append(Commit(Unit(books.claim_epoch, sessions_gone=(session.instance_id,))))
+        for turn in turns.values():
+            machine.settle(turn)
+        return list(turns.values())

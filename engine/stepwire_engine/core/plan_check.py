@@ -1,0 +1,128 @@
+"""What makes a Plan acceptable: checked against the run before anything of it is applied (DESIGN 3 rule 3, 4, MISSION P14).
+
+A refused plan changes nothing. The host checks the same limits where user code can see them; this is the
+second check, because hosts are written in many languages.
+"""
+
+from __future__ import annotations
+
+from stepwire.protocol import paths
+from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.plan import BranchOutcome, GroupOpened, Plan, StepKind
+from stepwire.protocol.verdict import group_verdict
+from stepwire_engine.core.config import CoreConfig
+from stepwire_engine.core.model import Run
+
+_SUPPORTED = frozenset({StepKind.RUN, StepKind.TASK})
+
+
+class _Refused(Exception):
+    def __init__(self, message: str, code: ErrorCode = ErrorCode.PLAN_REJECTED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def refusal(run: Run, plan: Plan, config: CoreConfig) -> Failure | None:
+    """Why this plan cannot be the run's next one, or None if it can."""
+    try:
+        opened = _check_groups(run, plan, config)
+        _check_steps(run, plan, opened, config)
+        _check_ends(run, plan, opened)
+    except _Refused as refused:
+        return Failure(refused.code, "PlanRejected", str(refused), retryable=Retryable.NO)
+    return None
+
+
+def is_repeat(run: Run, plan: Plan) -> bool:
+    """Whether an old plan says only what the journal already has; anything else is a broken host."""
+    return all(g.path in run.groups for g in plan.groups) and all(
+        s.path in run.steps and run.steps[s.path].kind is s.kind for s in plan.steps
+    )
+
+
+def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOpened]:
+    opened: dict[str, GroupOpened] = {}
+    for group in plan.groups:
+        if group.path in run.groups or group.path in opened or group.path in run.steps:
+            raise _Refused(f"group {group.path!r} exists already")
+        if group.branches > config.branches_per_group_max:
+            raise _Refused(
+                f"group {group.path!r} has {group.branches} branches, limit {config.branches_per_group_max}",
+                ErrorCode.LIMIT_EXCEEDED,
+            )
+        if group.quorum > group.branches:
+            raise _Refused(f"group {group.path!r}: quorum {group.quorum} exceeds {group.branches} branches")
+        depth = _scope_depth(run, opened, paths.parent(group.path)) + 1
+        if depth > config.group_depth_max:
+            raise _Refused(f"group {group.path!r} is nested {depth} deep, limit {config.group_depth_max}",
+                           ErrorCode.LIMIT_EXCEEDED)
+        opened[group.path] = group
+    return opened
+
+
+def _scope_depth(run: Run, opened: dict[str, GroupOpened], path: str) -> int:
+    """Depth of an open scope. Raises _Refused if it does not exist or has ended."""
+    scope = run.scopes.get(path)
+    if scope is not None:
+        if scope.ended:
+            raise _Refused(f"branch {path!r} has ended")
+        return scope.depth
+    group = opened.get(paths.parent(path))
+    if group is None:
+        raise _Refused(f"scope {path!r} does not exist")
+    try:
+        index = paths.branch_index(path)
+    except ValueError as error:
+        raise _Refused(str(error)) from None
+    if index >= group.branches:
+        raise _Refused(f"group {group.path!r} has {group.branches} branches; there is no {path!r}")
+    return _scope_depth(run, opened, paths.parent(group.path)) + 1
+
+
+def _check_steps(run: Run, plan: Plan, opened: dict[str, GroupOpened], config: CoreConfig) -> None:
+    if len(run.steps) + len(plan.steps) > config.steps_per_run_max:
+        raise _Refused(f"run exceeds {config.steps_per_run_max} steps", ErrorCode.LIMIT_EXCEEDED)
+    seen: set[str] = set()
+    scopes: set[str] = set()
+    for step in plan.steps:
+        if step.path in run.steps or step.path in seen or step.path in run.groups or step.path in opened:
+            raise _Refused(f"step {step.path!r} was planned already")
+        if step.kind not in _SUPPORTED:
+            raise _Refused(f"step {step.path!r} has kind {step.kind.name}, which this engine does not support yet")
+        if step.kind is StepKind.TASK and not step.name:
+            raise _Refused(f"step {step.path!r} is a registered step without a name")
+        if step.input is not None and len(step.input.data) > config.payload_bytes_max:
+            raise _Refused(
+                f"input of step {step.path!r} is {len(step.input.data)} bytes, limit {config.payload_bytes_max}",
+                ErrorCode.PAYLOAD_TOO_LARGE,
+            )
+        seen.add(step.path)
+        scopes.add(paths.parent(step.path))
+    for scope in scopes:
+        _scope_depth(run, opened, scope)
+
+
+def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
+    planned = {s.path for s in plan.steps}
+    for path in plan.abandoned:
+        if path not in run.steps and path not in planned:
+            raise _Refused(f"abandoned step {path!r} was never planned")
+    ended: dict[str, list[tuple[int, BranchOutcome]]] = {}
+    for branch in plan.branches_ended:
+        _scope_depth(run, opened, branch.path)
+        if branch.path == paths.ROOT:
+            raise _Refused("the root is not a branch")
+        siblings = ended.setdefault(paths.parent(branch.path), [])
+        index = paths.branch_index(branch.path)
+        if any(index == i for i, _ in siblings):
+            raise _Refused(f"branch {branch.path!r} ended twice")
+        siblings.append((index, branch.outcome))
+    for group in plan.groups_ended:
+        known = run.groups.get(group.path)
+        spec = known.opened if known else opened.get(group.path)
+        if spec is None or (known is not None and known.ended is not None):
+            raise _Refused(f"group {group.path!r} is not open")
+        branches = (known.ended_branches if known else []) + ended.get(group.path, [])
+        expected = group_verdict(spec, branches)
+        if expected != group:
+            raise _Refused(f"verdict of group {group.path!r}: the host says {group}, its branches say {expected}")

@@ -1,0 +1,255 @@
+"""One host's session as the engine sees it: what it serves, what it holds, what will be sent to it.
+
+A session belongs to an instance (a process) and survives its streams. This module keeps the books; what to
+dispatch is decided in `dispatch.py`, when a session is lost in `liveness.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from stepwire.protocol.frames import (
+    Advance,
+    Cancel,
+    Drain,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    Fault,
+    Goodbye,
+    Hello,
+    Welcome,
+)
+from stepwire.protocol.plan import Fence
+from stepwire_engine.core.model import Body, Lease, Run, Step
+
+
+class AckLedger:
+    """Which durable frames of one stream are settled. Acks are cumulative, so a frame waits for those before it."""
+
+    def __init__(self, settled: int | None) -> None:
+        """`settled` None: a resumed host with nothing to send again; its first frame tells where it stands."""
+        self.received = settled
+        self.settled = settled or 0
+        self._open: deque[AckTicket] = deque()
+
+    def follows(self, position: int) -> bool:
+        """Whether `position` is the one that must come next."""
+        return self.received is None or position == self.received + 1
+
+    def begin(self, position: int) -> AckTicket:
+        """Note the arrival of frame `position`; it settles when every hold on it was released."""
+        if self.received is None:
+            self.settled = position - 1
+        self.received = position
+        ticket = AckTicket(self, position)
+        self._open.append(ticket)
+        return ticket
+
+    def advance(self) -> None:
+        """Move `settled` over the frames at the front that nothing holds any more."""
+        while self._open and self._open[0].holds == 0:
+            self.settled = self._open.popleft().position
+
+
+class AckTicket:
+    """The claim of one frame on its ack."""
+
+    __slots__ = ("holds", "ledger", "position")
+
+    def __init__(self, ledger: AckLedger, position: int) -> None:
+        self.ledger = ledger
+        self.position = position
+        self.holds = 1
+
+    def release(self) -> None:
+        """One commit that this frame waited for is done."""
+        self.holds -= 1
+        if self.holds == 0:
+            self.ledger.advance()
+
+
+class Session:
+    """The books of one instance.
+
+    Attributes:
+        stream: Counts the instance's streams; anything of an older one is ignored.
+        connected: A stream is attached.
+        open: Welcome may be sent; nothing is dispatched before.
+        heard: When the last frame arrived, on the monotonic clock.
+        leases: Attempts the host executes, by (run_id, path).
+        bodies: Runs whose live body the host holds, by run number.
+        resumed_bodies: Last release of bodies whose missed releases are being read, by run number.
+        closures: Ready closures of those bodies that wait for a slot.
+        saturated: The host refused an Execute for want of a slot; cleared by its next result or report.
+    """
+
+    def __init__(self, session_id: str, hello: Hello, now: float) -> None:
+        self.id = session_id
+        self.instance_id = hello.instance_id
+        self.stream = 0
+        self.connected = False
+        self.open = False
+        self.draining = False
+        self.saturated = False
+        self.heard = now
+        self.lost_at: float | None = None
+        self.leases: dict[tuple[str, str], Lease] = {}
+        self.bodies: dict[int, Run] = {}
+        self.closures: deque[Step] = deque()
+        self.resumed_bodies: dict[int, int] = {}
+        self.acks = AckLedger(0)
+        self.loop_lag = 0.0
+        self.closing = False
+        self.greet(hello)
+
+    def greet(self, hello: Hello) -> None:
+        """Take over what a Hello says about the host and start the books of a new stream."""
+        self.hello = hello
+        self.service = hello.service
+        self.flows = frozenset(hello.flows)
+        self.steps = frozenset(hello.steps)
+        self.slots = hello.slots
+        self.stream += 1
+        self.draining = False
+        self.saturated = False
+        self.closing = False
+        if hello.resume is None:
+            self.acks = AckLedger(0)
+        else:
+            self.acks = AckLedger(hello.resume.first_unacked - 1 if hello.resume.first_unacked else None)
+        self._acked_sent = self.acks.settled
+        self._number = 0
+        self._sections: dict[str, EngineSection] = {}
+        self._welcome: Welcome | None = None
+        self._fault: Fault | None = None
+        self._drain: Drain | None = None
+        self._goodbye: Goodbye | None = None
+
+    @property
+    def free_slots(self) -> int:
+        """Attempts that may be dispatched now."""
+        if not (self.connected and self.open) or self.draining or self.saturated:
+            return 0
+        return self.slots - len(self.leases)
+
+    @property
+    def takes_bodies(self) -> bool:
+        return self.connected and self.open and not self.draining and len(self.bodies) < self.hello.bodies
+
+    # ---- outbox
+
+    def _section(self, run_id: str) -> EngineSection:
+        section = self._sections.get(run_id)
+        if section is None:
+            section = self._sections[run_id] = EngineSection(run_id)
+        return section
+
+    def forget_queued(self) -> None:
+        """Drop what was queued before the host said what it holds; the resume finds it again."""
+        self._sections = {}
+
+    def welcome(self, welcome: Welcome) -> None:
+        self._welcome = welcome
+        self.open = True
+
+    def keep_body(self, run: Run, fence: Fence) -> None:
+        """Queue Continue."""
+        self._section(run.run_id).continued = fence
+
+    def advance(self, run_id: str, advance: Advance) -> None:
+        """Queue an Advance. One that extends a queued one of the same body is merged into it."""
+        section = self._section(run_id)
+        queued = section.advance
+        if queued is not None and advance.start is None and queued.fence == advance.fence:
+            advance = Advance(
+                queued.fence, queued.entries + advance.entries, queued.start, advance.hold, False, queued.purpose
+            )
+        section.advance = advance
+
+    def execute(self, run_id: str, execute: Execute) -> None:
+        self._section(run_id).executes.append(execute)
+
+    def cancel(self, run_id: str, cancel: Cancel) -> None:
+        self._section(run_id).cancels.append(cancel)
+
+    def evict(self, run_id: str, fence: Fence) -> None:
+        section = self._section(run_id)
+        if section.evict is None or section.evict < fence:
+            section.evict = fence
+
+    def fault(self, fault: Fault) -> None:
+        """Queue a fault; without a run it is the last thing said on this stream."""
+        self._fault = fault
+        if not fault.run_id:
+            self.closing = True
+
+    def drain(self, deadline: float) -> None:
+        self._drain = Drain(deadline)
+
+    def goodbye(self, reason: str) -> None:
+        self._goodbye = Goodbye(reason)
+        self.closing = True
+
+    def take_frame(self) -> EngineFrame | None:
+        """Everything queued as one frame, or None. Numbers it and notes which leases it carries."""
+        said = self._fault or self._goodbye or self._drain
+        if not self.open and not said:
+            return None
+        acked = self.acks.settled
+        if not (self._sections or self._welcome or said or acked > self._acked_sent):
+            return None
+        self._number += 1
+        frame = EngineFrame(
+            number=self._number,
+            welcome=self._welcome,
+            acked_position=acked,
+            runs=list(self._sections.values()) if self.open else [],
+            drain=self._drain,
+            goodbye=self._goodbye,
+            fault=self._fault,
+        )
+        for section in frame.runs:
+            for execute in section.executes:
+                lease = self.leases.get((section.run_id, execute.path))
+                if lease is not None:
+                    lease.frame = self._number
+        if self.open:
+            self._sections = {}
+        self._acked_sent = acked
+        self._welcome = self._fault = self._drain = self._goodbye = None
+        return frame
+
+    # ---- books
+
+    def hold(self, lease: Lease) -> None:
+        """Note that the host has this attempt."""
+        self.leases[lease.step.run.run_id, lease.step.path] = lease
+        lease.step.lease = lease
+        lease.step.fence = lease.fence
+        lease.step.uncertain = False
+
+    def drop(self, lease: Lease) -> None:
+        """The host no longer has this attempt."""
+        self.leases.pop((lease.step.run.run_id, lease.step.path), None)
+        if lease.step.lease is lease:
+            lease.step.lease = None
+
+    def take_body(self, run: Run, fence: Fence) -> Body:
+        """Note that the host gets the run's body under this fence."""
+        body = Body(self.id, fence)
+        run.body = body
+        run.body_wanted = False
+        self.bodies[run.number] = run
+        return body
+
+    def drop_body(self, run: Run) -> None:
+        """The host no longer has the run's body, nor a use for its waiting closures."""
+        self.bodies.pop(run.number, None)
+        if self.closures:
+            for step in self.closures:
+                step.queued = step.queued and step.run is not run
+            self.closures = deque(step for step in self.closures if step.run is not run)
+        self.resumed_bodies.pop(run.number, None)
+        if run.body is not None and run.body.session_id == self.id:
+            run.body = None

@@ -1,0 +1,1 @@
+"""Durable storage behind one seam (`base.py`); every implementation passes the same conformance suite."""

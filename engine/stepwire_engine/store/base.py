@@ -1,0 +1,135 @@
+"""The seam between the engine and its durable storage (DESIGN 5).
+
+An implementation stores units and answers each with its own outcome; it decides nothing. A unit is one
+packed row of one run's journal and the side-table changes that belong to it. Units of one batch share a
+transaction but not their fate: a unit that does not fit is refused alone and changes nothing.
+Reads are blocking and are called from the engine's reader thread, `submit` from its loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from stepwire_engine.core.entries import Entry, RunState
+from stepwire_engine.core.units import InboxRow as InboxRow
+from stepwire_engine.core.units import Receipt as Receipt
+from stepwire_engine.core.units import RunRecord as RunRecord
+from stepwire_engine.core.units import SessionRecord as SessionRecord
+from stepwire_engine.core.units import Unit as Unit
+from stepwire_engine.core.units import UnitOutcome as UnitOutcome
+
+
+class JournalRow(msgspec.Struct, frozen=True):
+    """One committed row of a run's journal, verified against its CRC and chain value."""
+
+    seq: int
+    entries: tuple[Entry, ...]
+
+
+class RunPage(msgspec.Struct, frozen=True):
+    runs: tuple[RunRecord, ...]
+    next_page_token: str = ""
+
+
+class StoreError(Exception):
+    """Base of what a store raises; `exit_code` is what the engine process ends with."""
+
+    exit_code = 74
+
+
+class StoreLocked(StoreError):
+    """Another engine has this database."""
+
+    exit_code = 75
+
+
+class SchemaTooNew(StoreError):
+    """The database was written by a newer engine."""
+
+    exit_code = 65
+
+
+class StoreCorrupt(StoreError):
+    """A row fails its CRC, its chain value or its sequence; it is never served.
+
+    The message names the file, the row and the remedy.
+    """
+
+    exit_code = 65
+
+
+class StoreFailed(StoreError):
+    """An I/O error whose effect on a commit is unknown: the engine exits, restart decides."""
+
+    exit_code = 74
+
+
+class SchemaEdited(StoreError):
+    """The database was built by migrations that differ from those of this engine."""
+
+    exit_code = 65
+
+
+Receipts = Callable[[Sequence[Receipt]], None]
+
+Notify = Callable[[Callable[[], None]], None]
+"""Runs a callable on the engine's loop, for example `loop.call_soon_threadsafe`."""
+
+
+class Store(Protocol):
+    """Durable storage of one installation."""
+
+    @property
+    def accepting(self) -> bool:
+        """False while no space is left: every unit is REFUSED until a probe write of the store succeeds."""
+
+    def open(self) -> None:
+        """Open, lock and migrate.
+
+        Raises:
+            StoreLocked, SchemaTooNew, SchemaEdited, StoreCorrupt, StoreFailed, StoreError
+        """
+
+    def close(self) -> None:
+        """Commit what is queued, then release the lock. Idempotent."""
+
+    def claim(self, partition: int = 0) -> int:
+        """Take the partition: raise its stored claim epoch by one and return it."""
+
+    def submit(self, units: Sequence[Unit], done: Receipts) -> None:
+        """Queue units for the next commit; `done` is called once, with one receipt per unit, in order.
+
+        A unit with a `run` is judged against that run's last seq even if it writes no row, because it was
+        decided on that state. Values are taken at the time of the call. Batches are committed in the order of
+        submission. The store calls `done` through the `notify` function it was built with (once per commit),
+        on the engine's loop. After a StoreFailed nothing is answered any more.
+        """
+
+    def last_run_number(self) -> int:
+        """Highest run number in use; 0 if there is none."""
+
+    def open_runs(self) -> Iterator[RunRecord]:
+        """Records of every run that is not terminal, oldest first."""
+
+    def journal(self, run: int) -> Sequence[JournalRow]:
+        """The run's whole journal in order. Raises StoreCorrupt."""
+
+    def find_run(self, run_id: str) -> RunRecord | None: ...
+
+    def find_key(self, key: str) -> RunRecord | None:
+        """The run that holds this idempotency key."""
+
+    def list_runs(
+        self, *, flow: str = "", states: Sequence[RunState] = (), limit: int = 100, page_token: str = ""
+    ) -> RunPage:
+        """Newest first. `limit` 1..1000. Raises ValueError for a malformed page token."""
+
+    def sessions(self) -> Sequence[SessionRecord]: ...
+
+    def known_flows(self) -> frozenset[str]:
+        """Every flow any host ever registered (from the sessions that were written)."""
+
+    def inbox(self, after: int = 0) -> Sequence[InboxRow]: ...

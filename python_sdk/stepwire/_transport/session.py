@@ -1,0 +1,411 @@
+"""The host's side of a session, as a pure machine (DESIGN 3): numbering, retention until acked, resume, books.
+
+It knows which bodies and attempts this process holds and what the engine has not acked. It owns no
+thread, stream or clock; a transport feeds frames in and takes frames out, the runtime submits what user
+code produced. It is not thread-safe: whoever shares it holds a lock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from stepwire.protocol.frames import (
+    Advance,
+    AttemptInProgress,
+    BodyFailed,
+    Cancel,
+    Drain,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    Fault,
+    Goodbye,
+    Hello,
+    HostFrame,
+    HostSection,
+    LiveBody,
+    Reject,
+    RejectReason,
+    Report,
+    Result,
+    ResumeState,
+    Welcome,
+)
+from stepwire.protocol.plan import Fence, Plan, StepKind
+
+_Key = tuple[str, str]
+
+
+class _Attempt:
+    __slots__ = ("attempt", "fence", "since")
+
+    def __init__(self, attempt: int, fence: Fence, since: float) -> None:
+        self.attempt = attempt
+        self.fence = fence
+        self.since = since
+
+
+class _Body:
+    __slots__ = ("fence", "last_release", "next_plan_seq", "over")
+
+    def __init__(self, fence: Fence) -> None:
+        self.fence = fence
+        self.over = False
+        self.last_release = 0
+        self.next_plan_seq = 1
+
+
+class HostSession:
+    """Books of one host process.
+
+    Args:
+        hello: What this process serves; `resume` is filled in from the second stream on.
+    """
+
+    def __init__(self, hello: Hello) -> None:
+        self._hello = hello
+        self.slots = hello.slots
+        self.welcome: Welcome | None = None
+        self.refused: Fault | None = None
+        self.draining = False
+        self.loop_lag = 0.0
+        self._connected = False
+        self._hello_due = False
+        self._greeted = False
+        self._bodies: dict[str, _Body] = {}
+        self._attempts: dict[_Key, _Attempt] = {}
+        self._finished: dict[_Key, Result] = {}
+        self._queue: dict[str, HostSection] = {}
+        self._durable = False
+        self._position = 0
+        self._unacked: deque[tuple[int, list[HostSection]]] = deque()
+        self._resend: deque[tuple[int, list[HostSection]]] = deque()
+        self._engine_frame = 0
+        self._report_due = 0.0
+        self._drain: Drain | None = None
+        self._goodbye: Goodbye | None = None
+
+    # ---- reading
+
+    @property
+    def connected(self) -> bool:
+        """The engine welcomed the present stream."""
+        return self._connected and self.welcome is not None
+
+    @property
+    def free_slots(self) -> int:
+        return 0 if self.draining else self.slots - len(self._attempts)
+
+    @property
+    def attempts(self) -> int:
+        return len(self._attempts)
+
+    @property
+    def bodies(self) -> int:
+        return len(self._bodies)
+
+    @property
+    def unacked(self) -> int:
+        """Durable frames kept for the engine."""
+        return len(self._unacked)
+
+    @property
+    def settled(self) -> bool:
+        """Everything durable was sent and acked."""
+        return not self._unacked and not self._durable
+
+    # ---- streams
+
+    def connect(self) -> None:
+        """A new stream begins; its first frame is Hello."""
+        self._connected = True
+        self._hello_due = True
+        self.welcome = None
+        self.refused = None
+        self._engine_frame = 0
+        self._resend.clear()
+
+    def disconnect(self) -> None:
+        """The stream ended. Everything is kept."""
+        self._connected = False
+        self.welcome = None
+
+    def _resume(self, now: float) -> ResumeState | None:
+        if not self._greeted:
+            return None
+        attempts = [
+            AttemptInProgress(run_id, path, a.attempt, a.fence, max(0.0, now - a.since))
+            for (run_id, path), a in self._attempts.items()
+        ]
+        attempts += [
+            AttemptInProgress(run_id, path, r.attempt, r.fence, r.elapsed)
+            for (run_id, path), r in self._finished.items()
+        ]
+        bodies = [
+            LiveBody(run_id, b.fence, b.last_release, b.next_plan_seq) for run_id, b in self._bodies.items()
+        ]
+        return ResumeState(tuple(bodies), tuple(attempts), self._unacked[0][0] if self._unacked else 0)
+
+    # ---- frames in
+
+    def receive(self, frame: EngineFrame, now: float) -> list[EngineSection]:
+        """Book a frame of the engine.
+
+        Returns:
+            What the runtime must do: sections from which everything was removed that has no right here
+            any more, or that was refused or answered already.
+        """
+        self._engine_frame = frame.number
+        if frame.welcome is not None:
+            self.welcome = frame.welcome
+            self._greeted = True
+            self._report_due = now + frame.welcome.heartbeat_interval
+            self._resend = deque(self._unacked)
+        if frame.fault is not None and not frame.fault.run_id:
+            self.refused = frame.fault
+        self._forget(frame.acked_position)
+        return [s for s in (self._section(section, now) for section in frame.runs) if s is not None]
+
+    def _forget(self, acked: int) -> None:
+        while self._unacked and self._unacked[0][0] <= acked:
+            _, sections = self._unacked.popleft()
+            for section in sections:
+                self._forget_section(section)
+
+    def _forget_section(self, section: HostSection) -> None:
+        for result in section.results:
+            key = section.run_id, result.path
+            if self._finished.get(key) is result:
+                del self._finished[key]
+        # Its last words are on record; until now the body was still this host's to resume.
+        body = self._bodies.get(section.run_id)
+        if body is not None and _last_words(section) == body.fence:
+            del self._bodies[section.run_id]
+
+    def _section(self, section: EngineSection, now: float) -> EngineSection | None:
+        run_id = section.run_id
+        if section.evict is not None:
+            self._evict(run_id, section.evict)
+        if section.advance is not None and not self._advance(run_id, section.advance):
+            section.advance = None
+        section.executes = [e for e in section.executes if self._execute(run_id, e, now)]
+        section.cancels = [c for c in section.cancels if self._cancel(run_id, c)]
+        something = section.advance or section.executes or section.cancels or section.evict or section.continued
+        return section if something else None
+
+    def _advance(self, run_id: str, advance: Advance) -> bool:
+        body = self._bodies.get(run_id)
+        if advance.start is not None:
+            if body is not None and body.fence >= advance.fence:
+                return False
+            body = self._bodies[run_id] = _Body(advance.fence)
+            self._drop_plans(run_id)
+        elif body is None or body.fence != advance.fence:
+            self._say(run_id).need_snapshot = advance.fence
+            return False
+        elif body.over:
+            return False
+        for entry in advance.entries:
+            if isinstance(entry, Plan):
+                body.next_plan_seq = entry.plan_seq + 1
+            else:
+                body.last_release = max(body.last_release, entry.release_seq)
+        return True
+
+    def _execute(self, run_id: str, execute: Execute, now: float) -> bool:
+        key = run_id, execute.path
+        running = self._attempts.get(key)
+        if running is not None:
+            # Already executing it: the new right replaces the old one, the body of the step runs on.
+            if running.attempt == execute.attempt:
+                running.fence = max(running.fence, execute.fence)
+                return False
+            self._reject(run_id, execute, RejectReason.NO_SLOT)
+            return False
+        finished = self._finished.get(key)
+        if finished is not None and finished.attempt == execute.attempt:
+            again = msgspec.structs.replace(finished, fence=execute.fence)
+            self._finished[key] = again
+            self._say(run_id).results.append(again)
+            self._durable = True
+            return False
+        if execute.kind is StepKind.RUN and not self._has_body(run_id):
+            self._reject(run_id, execute, RejectReason.NO_BODY)
+            return False
+        if self.draining:
+            self._reject(run_id, execute, RejectReason.DRAINING)
+            return False
+        if len(self._attempts) >= self.slots:
+            self._reject(run_id, execute, RejectReason.NO_SLOT)
+            return False
+        self._attempts[key] = _Attempt(execute.attempt, execute.fence, now)
+        return True
+
+    def _has_body(self, run_id: str) -> bool:
+        body = self._bodies.get(run_id)
+        return body is not None and not body.over
+
+    def _cancel(self, run_id: str, cancel: Cancel) -> bool:
+        if not cancel.path:
+            return True
+        running = self._attempts.get((run_id, cancel.path))
+        return running is not None and running.fence <= cancel.fence
+
+    def _evict(self, run_id: str, fence: Fence) -> None:
+        body = self._bodies.get(run_id)
+        if body is not None and body.fence <= fence:
+            del self._bodies[run_id]
+            self._drop_plans(run_id)
+
+    def _drop_plans(self, run_id: str) -> None:
+        """Plans of an evicted body that were never sent have no right any more."""
+        section = self._queue.get(run_id)
+        if section is not None:
+            section.plans = []
+
+    # ---- what user code produced
+
+    def _say(self, run_id: str) -> HostSection:
+        section = self._queue.get(run_id)
+        if section is None:
+            section = self._queue[run_id] = HostSection(run_id, [], [], [])
+        return section
+
+    def start(self, run_id: str, path: str, fence: Fence, now: float) -> bool:
+        """Take a slot for attempt 1 of a step the body just planned. False: no slot is free."""
+        if self.free_slots <= 0:
+            return False
+        self._attempts[run_id, path] = _Attempt(1, fence, now)
+        return True
+
+    def attempt_fence(self, run_id: str, path: str) -> Fence | None:
+        """The right under which an attempt executes at the moment."""
+        attempt = self._attempts.get((run_id, path))
+        return attempt.fence if attempt is not None else None
+
+    def submit_plans(self, run_id: str, plans: Sequence[Plan]) -> bool:
+        """Queue a body's plans. False: the body was evicted meanwhile, they are void."""
+        body = self._bodies.get(run_id)
+        if body is None or body.over or not plans or body.fence != plans[0].fence:
+            return False
+        body.next_plan_seq = plans[-1].plan_seq + 1
+        body.over = plans[-1].body_ended is not None
+        self._say(run_id).plans.extend(plans)
+        self._durable = True
+        return True
+
+    def submit_result(self, run_id: str, result: Result) -> None:
+        """Queue the outcome of an attempt, under the right it has now, and free its slot."""
+        key = run_id, result.path
+        attempt = self._attempts.pop(key, None)
+        if attempt is not None and attempt.fence != result.fence:
+            result = msgspec.structs.replace(result, fence=attempt.fence)
+        self._finished[key] = result
+        self._say(run_id).results.append(result)
+        self._durable = True
+
+    def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
+        """Give an attempt back that was never begun."""
+        self._attempts.pop((run_id, execute.path), None)
+        self._reject(run_id, execute, reason)
+
+    def _reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
+        self._say(run_id).rejects.append(Reject(execute.path, execute.attempt, execute.fence, reason))
+
+    def give_back(self, run_id: str, fence: Fence) -> None:
+        """The live body is gone here; the engine places it again.
+
+        Its plans that are under way still count, so it stays this host's to resume until this is acked.
+        """
+        body = self._bodies.get(run_id)
+        if body is not None and body.fence == fence and not body.over:
+            body.over = True
+            self._say(run_id).need_snapshot = fence
+            self._durable = True
+
+    def fail_body(self, run_id: str, failed: BodyFailed) -> None:
+        """The body cannot go on."""
+        body = self._bodies.get(run_id)
+        if body is not None and body.fence == failed.fence and not body.over:
+            body.over = True
+            self._say(run_id).body_failed = failed
+            self._durable = True
+
+    def drain(self, deadline: float) -> None:
+        """No new work, please."""
+        self.draining = True
+        self._drain = Drain(deadline)
+
+    def say_goodbye(self, reason: str) -> None:
+        self.draining = True
+        self._goodbye = Goodbye(reason)
+
+    # ---- frames out
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Something is queued that may be sent now."""
+        if not self._connected:
+            return False
+        if self._hello_due:
+            return True
+        return self.welcome is not None and bool(self._resend or self._queue or self._drain or self._goodbye)
+
+    def next_report(self) -> float | None:
+        """When the next Report is due; None without a welcomed stream."""
+        return self._report_due if self.connected else None
+
+    def take_frame(self, now: float) -> HostFrame | None:
+        """Everything that may be sent now as one frame, or None. Call until it returns None."""
+        if not self._connected:
+            return None
+        if self._hello_due:
+            self._hello_due = False
+            return HostFrame(hello=msgspec.structs.replace(self._hello, resume=self._resume(now)))
+        if self.welcome is None:
+            return None
+        if self._resend:
+            position, sections = self._resend.popleft()
+            return HostFrame(position=position, runs=sections)
+        report = self._take_report(now)
+        if not (self._queue or report or self._drain or self._goodbye):
+            return None
+        frame = HostFrame(runs=list(self._queue.values()), report=report, drain=self._drain, goodbye=self._goodbye)
+        self._queue = {}
+        self._drain = self._goodbye = None
+        if self._durable:
+            self._durable = False
+            self._position += 1
+            frame.position = self._position
+            kept = [
+                HostSection(s.run_id, s.plans, s.results, [], s.need_snapshot, s.body_failed)
+                for s in frame.runs
+                if s.plans or s.results or s.body_failed or s.need_snapshot
+            ]
+            self._unacked.append((self._position, kept))
+        return frame
+
+    def _take_report(self, now: float) -> Report | None:
+        if now < self._report_due:
+            return None
+        assert self.welcome is not None
+        self._report_due = now + self.welcome.heartbeat_interval
+        attempts = tuple(
+            AttemptInProgress(run_id, path, a.attempt, a.fence, max(0.0, now - a.since))
+            for (run_id, path), a in self._attempts.items()
+        )
+        return Report(max(0, self.free_slots), len(self._bodies), self.loop_lag, self._engine_frame, attempts)
+
+
+def _last_words(section: HostSection) -> Fence | None:
+    """The fence of the body that ended, failed or was given back with this section, if one did."""
+    if section.body_failed is not None:
+        return section.body_failed.fence
+    if section.need_snapshot is not None:
+        return section.need_snapshot
+    if section.plans and section.plans[-1].body_ended is not None:
+        return section.plans[-1].fence
+    return None
