@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, Hello, HostFrame, Welcome
+from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, Hello, HostFrame, ResumeState, Welcome
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import machine
 from stepwire_engine.core.books import Books, Commit, Now, Reply
@@ -161,7 +161,7 @@ class EngineCore:
             if not session.acks.follows(frame.position):
                 self._fault(session, ErrorCode.PROTOCOL, f"frame position {frame.position} is out of order")
                 return
-            ticket = session.acks.begin(frame.position)
+            ticket = session.acks.begin(session, frame.position)
         if frame.hello is not None:
             self._fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
             return
@@ -179,8 +179,7 @@ class EngineCore:
             self._lose(session, "goodbye")
         elif frame.fault is not None and not frame.fault.run_id:
             session.closing = True
-        if ticket is not None:
-            ticket.release()
+        if ticket is not None and ticket.release():
             self._books.speak(session)
         self._dispatcher.pump(session)
 
@@ -335,7 +334,8 @@ class EngineCore:
             self._perform(commit.turn)
         self._books.replies.extend(commit.replies)
         for ticket in commit.tickets:
-            ticket.release()
+            if ticket.release():
+                self._books.speak(ticket.session)
 
     def _failed(self, commit: Commit, receipt: Receipt) -> None:
         """Nothing of this commit happened: the run leaves memory and is read again, its hosts start over."""
@@ -396,10 +396,10 @@ class EngineCore:
             )
         )
         session.draining = self._books.draining
-        resume = session.hello.resume
-        if resume is not None:
+        if stream > 1 or session.hello.resume is not None:
+            # Without a resume state this host never saw a Welcome, so it holds nothing of what was given to it.
             session.forget_queued()
-            self._liveness.resume(session, resume)
+            self._liveness.resume(session, session.hello.resume or ResumeState())
         self._liveness.instance_spoke(session.instance_id)
         self._books.speak(session)
         self._liveness.end_adoption()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.plan import BranchOutcome, GroupOpened, Plan, StepKind
+from stepwire.protocol.plan import BranchOutcome, FailPolicy, GroupOpened, Plan, StepKind
 from stepwire.protocol.verdict import group_verdict
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.model import Run
@@ -50,8 +50,8 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
                 f"group {group.path!r} has {group.branches} branches, limit {config.branches_per_group_max}",
                 ErrorCode.LIMIT_EXCEEDED,
             )
-        if group.quorum > group.branches:
-            raise _Refused(f"group {group.path!r}: quorum {group.quorum} exceeds {group.branches} branches")
+        if group.fail is FailPolicy.QUORUM and not 1 <= group.quorum <= group.branches:
+            raise _Refused(f"group {group.path!r}: quorum {group.quorum} of {group.branches} branches")
         depth = _scope_depth(run, opened, paths.parent(group.path)) + 1
         if depth > config.group_depth_max:
             raise _Refused(f"group {group.path!r} is nested {depth} deep, limit {config.group_depth_max}",

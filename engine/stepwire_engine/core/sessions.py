@@ -37,36 +37,38 @@ class AckLedger:
         """Whether `position` is the one that must come next."""
         return self.received is None or position == self.received + 1
 
-    def begin(self, position: int) -> AckTicket:
+    def begin(self, session: Session, position: int) -> AckTicket:
         """Note the arrival of frame `position`; it settles when every hold on it was released."""
         if self.received is None:
             self.settled = position - 1
         self.received = position
-        ticket = AckTicket(self, position)
+        ticket = AckTicket(session, self, position)
         self._open.append(ticket)
         return ticket
 
-    def advance(self) -> None:
-        """Move `settled` over the frames at the front that nothing holds any more."""
+    def advance(self) -> bool:
+        """Move `settled` over the frames at the front that nothing holds any more. True if it moved."""
+        before = self.settled
         while self._open and self._open[0].holds == 0:
             self.settled = self._open.popleft().position
+        return self.settled != before
 
 
 class AckTicket:
     """The claim of one frame on its ack."""
 
-    __slots__ = ("holds", "ledger", "position")
+    __slots__ = ("holds", "ledger", "position", "session")
 
-    def __init__(self, ledger: AckLedger, position: int) -> None:
+    def __init__(self, session: Session, ledger: AckLedger, position: int) -> None:
+        self.session = session
         self.ledger = ledger
         self.position = position
         self.holds = 1
 
-    def release(self) -> None:
-        """One commit that this frame waited for is done."""
+    def release(self) -> bool:
+        """One commit that this frame waited for is done. True if something can be acked now."""
         self.holds -= 1
-        if self.holds == 0:
-            self.ledger.advance()
+        return self.holds == 0 and self.ledger.advance()
 
 
 class Session:

@@ -230,6 +230,10 @@ class BodyJournal:
         self.next_plan_seq += 1
         return plan
 
+    def is_new(self, path: str) -> bool:
+        """Whether the step at `path` is not in the journal."""
+        return (Kind.STEP, path) not in self._recorded
+
     def mark_started(self, start: Iterable[str]) -> None:
         """Note on new, untaken steps that the host starts their first attempt itself."""
         chosen = set(start)
@@ -269,18 +273,17 @@ def _same(kind: Kind, expected: Decision, made: Decision) -> bool:
         case StepPlanned(), StepPlanned():
             return expected.kind is made.kind and expected.name == made.name
         case GroupOpened(), GroupOpened():
-            return (expected.branches, expected.mode, expected.fail, expected.quorum) == (
-                made.branches,
-                made.mode,
-                made.fail,
-                made.quorum,
-            )
+            return _group_identity(expected) == _group_identity(made)
         case BranchEnded(), BranchEnded():
             return expected.outcome is made.outcome
         case GroupEnded(), GroupEnded():
             return expected == made
         case _:
             return True
+
+
+def _group_identity(group: GroupOpened) -> tuple[object, ...]:
+    return group.branches, group.mode, group.fail, group.quorum, group.cancel_siblings
 
 
 def _describe(kind: Kind, path: str, decision: Decision) -> str:

@@ -1,0 +1,172 @@
+"""What `-o json` prints, as values: the schemas `stepwire.run/v1`, `stepwire.runs/v1` and `stepwire.step/v1`.
+
+Scripts depend on these fields; they are only added to. Everything the commands show, the tree included, is drawn
+from these values, so that people and scripts see the same facts. Times are the engine's, in UTC; durations are
+seconds. States and modes are spelt as everywhere (`SUCCEEDED`, `WAIT`); reasons, kinds and codes are lower case.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+
+from stepwire_engine.cli.terminal import safe_json
+
+RUN_SCHEMA = "stepwire.run/v1"
+RUNS_SCHEMA = "stepwire.runs/v1"
+STEP_SCHEMA = "stepwire.step/v1"
+FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """What went wrong, in a flow or an attempt."""
+
+    code: str
+    type: str
+    message: str
+    traceback: str = ""
+    cause: Failure | None = None
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One try at a step; `failure` is null for a success."""
+
+    number: int
+    elapsed_seconds: float
+    ended_at: datetime | None = None
+    host: str = ""
+    failure: Failure | None = None
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """A step; `reason` says why it does not move, `lost` counts tries whose host was lost."""
+
+    path: str
+    kind: str
+    name: str
+    state: str
+    reason: str | None = None
+    planned_at: datetime | None = None
+    ended_at: datetime | None = None
+    released_at: datetime | None = None
+    duration_seconds: float | None = None
+    lost: int = 0
+    attempts: tuple[Attempt, ...] = ()
+    output: msgspec.Raw | None = None
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """A group; `verdict` is `OK` or `FAILED`, and null while it is open."""
+
+    path: str
+    mode: str
+    branches: int
+    verdict: str | None = None
+
+
+class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """How much driving the run took."""
+
+    advances: int = 0
+    executes: int = 0
+    host_starts: int = 0
+    body_entries: int = 0
+    plans: int = 0
+    releases: int = 0
+
+
+class Listed(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as lists show it; `id` is the idempotency key it was started with."""
+
+    schema: str = RUN_SCHEMA
+    run_id: str
+    flow: str
+    id: str = ""
+    state: str
+    reason: str | None = None
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+    duration_seconds: float | None = None
+    failure: Failure | None = None
+
+    @property
+    def final(self) -> bool:
+        """Nothing about the run changes any more."""
+        return self.state in FINAL_STATES
+
+
+class Run(Listed, frozen=True, kw_only=True):
+    """A run with all that is known of it; steps are in order of planning."""
+
+    input: msgspec.Raw | None = None
+    output: msgspec.Raw | None = None
+    stats: Stats = Stats()
+    steps: tuple[Step, ...] = ()
+    groups: tuple[Group, ...] = ()
+
+
+class Runs(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs, newest first. `complete` is false if the limit left some out."""
+
+    schema: str = RUNS_SCHEMA
+    runs: tuple[Listed, ...]
+    complete: bool = True
+
+
+class StepChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `stepwire run -o jsonl`: a step as it is after a change."""
+
+    schema: str = STEP_SCHEMA
+    run_id: str
+    step: Step
+
+
+def line(document: msgspec.Struct | Mapping[str, object]) -> str:
+    """The document as JSON on one line."""
+    # Formatted, because a payload is what a host in any language wrote, line breaks included.
+    return _formatted(msgspec.json.encode(document), -1)
+
+
+def page(document: msgspec.Struct | Mapping[str, object]) -> str:
+    """The document as indented JSON."""
+    return _formatted(msgspec.json.encode(document), 2)
+
+
+def value(content: bytes, encoding: str) -> msgspec.Raw:
+    """A payload inside a document: JSON as it is, anything else as `{"encoding": ..., "base64": ...}`."""
+    if encoding == "json":
+        try:
+            msgspec.json.decode(content)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        else:
+            return msgspec.Raw(content)
+    other = {"encoding": encoding, "base64": base64.b64encode(content).decode()}
+    return msgspec.Raw(msgspec.json.encode(other))
+
+
+def value_text(content: msgspec.Raw | None) -> str:
+    """A value of a document as indented JSON; `null` if there is none."""
+    return _formatted(bytes(content), 2) if content is not None else "null"
+
+
+def value_line(content: msgspec.Raw | None) -> str:
+    """The same on one line; empty if there is none."""
+    return _formatted(bytes(content), 0) if content is not None else ""
+
+
+def _formatted(json: bytes, indent: int) -> str:
+    return safe_json(msgspec.json.format(json, indent=indent).decode())
+
+
+def moment(unix_ms: int | None) -> datetime | None:
+    """A time of the record, from milliseconds since the Unix epoch; 0 and None mean: not yet."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC) if unix_ms else None
+
+
+def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
+    """How long it took; None while one of both is unknown."""
+    return round((end - start).total_seconds(), 6) if start and end else None

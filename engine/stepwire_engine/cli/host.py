@@ -1,0 +1,56 @@
+"""`stepwire host`: a host process without a service around it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+from stepwire_engine.cli.options import duration, engine_option
+
+
+@click.command()
+@click.argument("target")
+@engine_option
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 10_000),
+    envvar="STEPWIRE_SLOTS",
+    show_envvar=True,
+    help="Steps it executes at once, instead of what the Host was made with.",
+)
+@click.option(
+    "--drain-timeout",
+    type=duration,
+    metavar="DURATION",
+    envvar="STEPWIRE_DRAIN_TIMEOUT",
+    show_envvar=True,
+    help="How long attempts in progress may go on after SIGTERM.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(("debug", "info", "warning", "error")),
+    default="info",
+    show_default=True,
+    envvar="STEPWIRE_LOG",
+    show_envvar=True,
+    help="Least severe level that is logged, if the module does not set up logging itself.",
+)
+def host(target: str, address: str, slots: int | None, drain_timeout: float | None, log_level: str) -> int:
+    """Run a host: it serves the flows and steps of TARGET.
+
+    TARGET is module:attr or file.py:attr; without attr it is the only stepwire.Host of the module. The host
+    dials the engine for as long as it lives. SIGTERM and Ctrl-C let attempts in progress end first.
+    """
+    from stepwire_engine.cli.target import load_host
+
+    found = load_host(target, Path.cwd())
+    # After the import, so that a module's own logging.basicConfig wins.
+    logging.basicConfig(
+        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s"
+    )
+    if slots is not None:
+        found.slots = slots
+    return found.run(engine=address, drain_timeout=drain_timeout)

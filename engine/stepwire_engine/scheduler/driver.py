@@ -1,0 +1,368 @@
+"""The loop around the core: events in, commits, frames and answers out, everything on one asyncio loop.
+
+It decides nothing and keeps no state of runs. The order is that of `core/engine.py`: events are fed, their
+commits submitted, and what they cause is performed after the receipts. LAW. There is no task per step and no
+lock: events only note that the core has something to say, and one `_pump` per turn of the loop takes it all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import EngineFrame, Fault, Hello, HostFrame
+from stepwire_engine.clock import Clock
+from stepwire_engine.core.books import Commit
+from stepwire_engine.core.config import CoreConfig
+from stepwire_engine.core.engine import EngineCore
+from stepwire_engine.core.model import Run
+from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.core.units import Receipt, UnitOutcome
+from stepwire_engine.scheduler.gauges import CommitLog, Gauges
+from stepwire_engine.scheduler.ports import Attached, Port
+from stepwire_engine.scheduler.reader import Reader
+from stepwire_engine.scheduler.runs import RunBounds, Runs
+from stepwire_engine.store.base import Store, StoreCorrupt, StoreError, StoreLocked
+from stepwire_engine.telemetry import Telemetry
+
+LAG_INTERVAL = 0.25
+"""Seconds between two looks at how late the loop is."""
+COMMITS_SETTLE_SECONDS = 5.0
+"""How long a stopping engine waits for commits in flight; what is not answered by then, hosts send again."""
+
+_log = logging.getLogger("stepwire.engine.driver")
+
+
+class Driver:
+    """One engine on one loop.
+
+    Args:
+        config: Of the core.
+        store: Not open yet; it must call back on the loop that runs `start`.
+        clock: Time and identifiers.
+        telemetry: Filled from the core's counters.
+        bounds: What is accepted from clients at once.
+        sessions_max: Hosts connected at once.
+        steady: Arm timers on the loop. Without it nothing happens by time: a virtual clock calls `tick`.
+        on_failed: Told that the store failed; the process must end with the error's `exit_code`.
+    """
+
+    def __init__(
+        self,
+        config: CoreConfig,
+        store: Store,
+        clock: Clock,
+        telemetry: Telemetry,
+        *,
+        bounds: RunBounds | None = None,
+        sessions_max: int = 1000,
+        steady: bool = True,
+        on_failed: Callable[[StoreError], None] | None = None,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._telemetry = telemetry
+        self._bounds = bounds or RunBounds(payload_bytes_max=config.payload_bytes_max)
+        self._sessions_max = sessions_max
+        self._steady = steady
+        self._on_failed = on_failed
+        self.commits = CommitLog()
+        self.store_failure: StoreError | None = None
+        self.draining = False
+        self._reader = Reader(store)
+        self._attached: dict[str, Attached] = {}
+        self._ack_due: set[Attached] = set()
+        self._deaf = False
+        self._stopped = False
+        self._woken = False
+        self._in_flight = 0
+        self._loading: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._no_attempts = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lag_timer: asyncio.TimerHandle | None = None
+
+    # ---- life
+
+    async def start(self) -> None:
+        """Open the store, claim it, and take over its open runs. Raises StoreError."""
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._core = await self._reader.read(self._recovered)
+        except BaseException:
+            self._reader.close()
+            await asyncio.to_thread(self._store.close)
+            raise
+        self.runs = Runs(self._core, self._store, self._reader, self._clock, self._bounds, self._wake)
+        self._gauges = Gauges(self._core, self._telemetry, self.commits)
+        if self._steady:
+            self._lag_due = self._loop.time() + LAG_INTERVAL
+            self._lag_timer = self._loop.call_at(self._lag_due, self._measure_lag)
+        self.tick()
+
+    def _recovered(self) -> EngineCore:
+        """Blocking, and before anything can reach the core."""
+        store = self._store
+        store.open()
+        epoch = store.claim()
+        now = self._clock.now()
+        core = EngineCore(self._config, epoch, store.last_run_number(), now)
+        core.known_flows.update(store.known_flows())
+        open_runs = list(store.open_runs())
+        journals = [(record.number, [row.entries for row in store.journal(record.number)]) for record in open_runs]
+        core.recover(journals, store.sessions(), self._clock.now())
+        if open_runs:
+            _log.info("took over %d open runs", len(open_runs))
+        return core
+
+    @property
+    def core(self) -> EngineCore:
+        """What this loop drives. Read only."""
+        return self._core
+
+    @property
+    def accepting(self) -> bool:
+        """The store takes commits."""
+        return self.store_failure is None and self._store.accepting
+
+    async def drain(self, deadline: float) -> None:
+        """Take no new work and wait until no attempt is in progress, at most `deadline` seconds."""
+        self.draining = True
+        self.runs.close_intake(CallRefused(ErrorCode.DRAINING, "engine is draining"))
+        self._core.drain(deadline, self._clock.now())
+        self._wake()
+        try:
+            async with asyncio.timeout(deadline):
+                await self._no_attempts.wait()
+        except TimeoutError:
+            _log.warning("%d attempts are still in progress after %g s; hosts keep them", self._attempts(), deadline)
+
+    async def stop(self) -> None:
+        """Finish the commits in flight, say goodbye to every host, close the store."""
+        self.draining = self._deaf = True
+        refusal = CallRefused(ErrorCode.DRAINING, "engine is draining")
+        self.runs.close_intake(refusal)
+        if self.store_failure is None:
+            try:
+                async with asyncio.timeout(COMMITS_SETTLE_SECONDS):
+                    await self.settled()
+            except TimeoutError:
+                _log.warning("commits are still in flight after %g s", COMMITS_SETTLE_SECONDS)
+        self.runs.end(refusal)
+        self._core.say_goodbye("engine stops")
+        self._send_frames()
+        for attached in list(self._attached.values()):
+            attached.port.close()
+        for timer in (self._timer, self._lag_timer):
+            if timer is not None:
+                timer.cancel()
+        self._stopped = True
+        self._gauges.detach()
+        self._reader.close()
+        await asyncio.to_thread(self._store.close)
+
+    async def settled(self) -> None:
+        """Wait until nothing is queued, being committed or being read."""
+        while not self.idle:
+            self._idle.clear()
+            await self._idle.wait()
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is queued, being committed or being read."""
+        return not (self._woken or self._in_flight or self._loading)
+
+    def store_failed(self, error: StoreError) -> None:
+        """The outcome of a commit is unknown: nothing is accepted or sent any more, restart decides."""
+        if self.store_failure is not None:
+            return
+        self.store_failure = error
+        self.draining = self._deaf = True
+        _log.critical("the store failed: %s", error)
+        self.runs.end(CallRefused(ErrorCode.STORE_UNAVAILABLE, "the store failed; it is unknown what was accepted"))
+        self._idle.set()
+        if self._on_failed is not None:
+            self._on_failed(error)
+
+    # ---- hosts
+
+    def connect(self, hello: Hello, port: Port) -> Attached | Fault:
+        """A stream said Hello: its session, or the Fault to refuse it with. Welcome follows through the port."""
+        refused = self._refusal(hello)
+        if refused is not None:
+            return refused
+        session = self._core.open_session(hello, self._clock.now())
+        if isinstance(session, Fault):
+            return session
+        replaced = self._attached.get(session.id)
+        if replaced is not None:
+            fault = Fault(ErrorCode.REPLACED, "session replaced by a newer stream of the same instance")
+            replaced.send(EngineFrame(number=replaced.last_number + 1, fault=fault))
+            replaced.port.close()
+        attached = self._attached[session.id] = Attached(session, session.stream, port)
+        _log.info("host %s connected, instance %s, stream %d", hello.service, hello.instance_id, session.stream)
+        self._wake()
+        return attached
+
+    def _refusal(self, hello: Hello) -> Fault | None:
+        if self.store_failure is not None:
+            return Fault(ErrorCode.STORE_UNAVAILABLE, "the store failed; nothing was accepted")
+        if self.draining:
+            return Fault(ErrorCode.DRAINING, "engine is draining")
+        if len(self._attached) >= self._sessions_max and hello.instance_id not in self._attached:
+            return Fault(
+                ErrorCode.LIMIT_EXCEEDED, f"{len(self._attached)} hosts are connected (sessions_max); try later"
+            )
+        return None
+
+    def receive(self, attached: Attached, frame: HostFrame) -> None:
+        """A frame of an attached stream; those of replaced streams and of a stopping engine are ignored."""
+        if self._deaf:
+            return
+        self._core.receive(attached.session, attached.stream, frame, self._clock.now())
+        if frame.position:
+            self._ack_due.add(attached)
+        if frame.fault is not None:
+            _log.warning("host %s: %s: %s", attached.session.service, frame.fault.code.slug, frame.fault.message)
+        if frame.goodbye is not None or (frame.fault is not None and not frame.fault.run_id):
+            attached.port.close()
+        self._wake()
+
+    def disconnected(self, attached: Attached) -> None:
+        """The stream ended, for whatever reason. Idempotent."""
+        self._ack_due.discard(attached)
+        if self._attached.get(attached.session.id) is attached:
+            del self._attached[attached.session.id]
+        self._core.close_stream(attached.session, attached.stream, self._clock.now())
+        _log.info("host %s disconnected, instance %s", attached.session.service, attached.session.instance_id)
+        self._wake()
+
+    # ---- the pump
+
+    def _wake(self) -> None:
+        """The core may have something to say: take it once, after everything else that is ready now."""
+        if not self._woken:
+            self._woken = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._woken = False
+        if self._stopped or self.store_failure is not None:
+            return
+        core = self._core
+        commits = core.take_commits()
+        if commits:
+            self._submit(commits)
+        for run in core.take_loads():
+            self._load(run)
+        self._send_frames()
+        self.runs.answer(core.take_replies())
+        self.runs.note_changed(core.take_changed())
+        self._arm()
+        if self.draining and not self._attempts():
+            self._no_attempts.set()
+        if self.idle:
+            self._idle.set()
+
+    def _submit(self, commits: list[Commit]) -> None:
+        self._in_flight += 1
+        try:
+            self._store.submit([commit.unit for commit in commits], lambda receipts: self._committed(commits, receipts))
+        except StoreError as error:
+            self.store_failed(error)
+
+    def _committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt]) -> None:
+        self._in_flight -= 1
+        now = self._clock.now()
+        for commit, receipt in zip(commits, receipts, strict=True):
+            if receipt.outcome is UnitOutcome.STALE_CLAIM:
+                self.store_failed(StoreLocked("another engine has claimed this database; this one ends"))
+                return
+            try:
+                self._core.committed((commit,), (receipt,), now)
+            except Exception:
+                # The others of this batch are committed too; what they caused must still happen.
+                _log.exception("the core failed on a receipt of run number %s", commit.unit.run)
+        self._wake()
+
+    def _load(self, run: Run) -> None:
+        task = self._loop.create_task(self._read_journal(run))
+        self._loading.add(task)
+        task.add_done_callback(self._loaded)
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        self._loading.discard(task)
+        self._wake()
+
+    async def _read_journal(self, run: Run) -> None:
+        try:
+            rows = await self._reader.journal(run.number)
+            self._core.journal_loaded(run, rows, self._clock.now())
+        except StoreCorrupt as error:
+            _log.error("run %s stays as it is: %s", run.run_id, error)
+        except StoreError as error:
+            self.store_failed(error)
+        except Exception:
+            _log.exception("the core failed on the journal of run %s", run.run_id)
+
+    def _send_frames(self) -> None:
+        for session, frame in self._core.take_frames():
+            attached = self._attached.get(session.id)
+            if attached is not None and attached.current and attached.session is session:
+                attached.send(frame)
+        self._send_acks()
+
+    def _send_acks(self) -> None:
+        """Acks that a commit settled and no other frame carried."""
+        for attached in list(self._ack_due):
+            session = attached.session
+            if attached.current and session.connected and session.open:
+                frame = session.take_frame()
+                if frame is not None:
+                    attached.send(frame)
+                if session.acks.settled != session.acks.received:
+                    continue
+            self._ack_due.discard(attached)
+
+    def _attempts(self) -> int:
+        return sum(len(session.leases) for session in self._core.sessions.values())
+
+    # ---- time
+
+    def tick(self) -> None:
+        """Time has passed."""
+        if self._deaf:
+            return
+        try:
+            self._core.tick(self._clock.now())
+        except Exception:
+            _log.exception("the core failed on a tick")
+        self._gauges.absorb()
+        self._wake()
+
+    def _arm(self) -> None:
+        """One timer for the core. It also beats when the core waits for nothing, so that a stall is seen as one."""
+        if not self._steady or self._deaf:
+            return
+        now = self._clock.now().mono
+        due = self._core.next_due()
+        wait = self._config.tick_interval if due is None else min(max(0.0, due - now), self._config.tick_interval)
+        when = self._loop.time() + wait
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        self.tick()
+
+    def _measure_lag(self) -> None:
+        now = self._loop.time()
+        self._telemetry.loop_lag_seconds.observe(max(0.0, now - self._lag_due))
+        self._lag_due = now + LAG_INTERVAL
+        self._lag_timer = self._loop.call_at(self._lag_due, self._measure_lag)

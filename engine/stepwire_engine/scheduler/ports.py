@@ -1,0 +1,49 @@
+"""The seam between the loop and whatever carries frames: a gRPC stream, or an in-process pair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from stepwire.protocol.frames import EngineFrame
+from stepwire_engine.core.sessions import Session
+
+
+class Port(Protocol):
+    """One stream to one host. Both methods return at once and raise nothing; after `close` frames are dropped."""
+
+    def send(self, frame: EngineFrame) -> None:
+        """Queue a frame; frames leave in this order."""
+
+    def close(self) -> None:
+        """End the stream when everything queued is sent. Idempotent."""
+
+
+@dataclass(slots=True, eq=False)
+class Attached:
+    """A stream that said Hello.
+
+    Attributes:
+        session: Of the instance; it survives its streams.
+        stream: Which of the session's streams this is.
+        last_number: Number of the last frame sent on it.
+        awaits_ack: It sent durable frames that may not be acked yet.
+    """
+
+    session: Session
+    stream: int
+    port: Port
+    last_number: int = 0
+    awaits_ack: bool = False
+
+    @property
+    def current(self) -> bool:
+        """No newer stream of the instance has replaced this one."""
+        return self.session.stream == self.stream
+
+    def send(self, frame: EngineFrame) -> None:
+        """Send a frame; the port is closed after the last words of a stream."""
+        self.last_number = frame.number
+        self.port.send(frame)
+        if self.session.closing and self.current:
+            self.port.close()

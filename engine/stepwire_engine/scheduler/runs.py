@@ -1,0 +1,288 @@
+"""What clients ask of the engine: start, read, list and resume runs, and wait for their changes.
+
+Calls that write are answered from the core's replies, so never before their commit. Reads go to the store
+in the reader thread; the run in memory only adds what is not journaled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.payload import Payload
+from stepwire_engine.clock import Clock
+from stepwire_engine.core.books import Reply
+from stepwire_engine.core.engine import EngineCore
+from stepwire_engine.core.entries import RunCreated, RunState
+from stepwire_engine.core.history import RunView, live_view, run_view
+from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.scheduler.reader import Reader
+from stepwire_engine.store.base import RunPage, RunRecord, Store, StoreError
+
+T = TypeVar("T")
+Changed = Callable[[], Awaitable[None]]
+"""Returns after the next commit that changed the run; one that happened since the last return counts."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunBounds:
+    """What is accepted at once.
+
+    Attributes:
+        runs_in_memory_max: Runs in progress.
+        starts_pending_max: Starts and resumes that wait for their commit.
+        reads_pending_max: Reads that wait for the reader thread.
+        payload_bytes_max: Longest input.
+    """
+
+    runs_in_memory_max: int = 100_000
+    starts_pending_max: int = 10_000
+    reads_pending_max: int = 1_000
+    payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX
+
+
+class _Watch:
+    """One client's wait for changes of one run."""
+
+    __slots__ = ("changed",)
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+
+
+class Runs:
+    """The clients' side of the engine. Used on the engine's loop only.
+
+    Args:
+        core: Asked and told; never read for what is not committed.
+        wake: Makes the loop take what the core has to say.
+    """
+
+    def __init__(
+        self, core: EngineCore, store: Store, reader: Reader, clock: Clock, bounds: RunBounds, wake: Callable[[], None]
+    ) -> None:
+        self._core = core
+        self._store = store
+        self._reader = reader
+        self._clock = clock
+        self._bounds = bounds
+        self._wake = wake
+        self._pending: set[asyncio.Future[Reply]] = set()
+        self._reading = 0
+        self._watches: dict[str, set[_Watch]] = {}
+        self._intake_closed: CallRefused | None = None
+        self._ended: CallRefused | None = None
+
+    # ---- calls
+
+    async def start(self, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
+        """Start a run, durably (MISSION T2).
+
+        Args:
+            key: Idempotency key; empty: none.
+
+        Returns:
+            The run's id, and whether it existed before under this key.
+
+        Raises:
+            CallRefused: UNKNOWN_FLOW, KEY_CONFLICT, PAYLOAD_TOO_LARGE, LIMIT_EXCEEDED, DRAINING, STORE_UNAVAILABLE.
+        """
+        self._admit()
+        if len(payload.data) > self._bounds.payload_bytes_max:
+            limit = self._bounds.payload_bytes_max
+            raise CallRefused(
+                ErrorCode.PAYLOAD_TOO_LARGE, f"input of {flow!r} is {len(payload.data)} bytes, limit {limit}"
+            )
+        if len(self._core.runs) >= self._bounds.runs_in_memory_max:
+            raise CallRefused(
+                ErrorCode.LIMIT_EXCEEDED, f"{len(self._core.runs)} runs are in progress (runs_in_memory_max); try later"
+            )
+        reply = await self._asked(
+            lambda token: self._core.start_run(
+                token,
+                run_id=self._clock.run_id(),
+                seed=self._clock.seed(),
+                flow=flow,
+                payload=payload,
+                key=key,
+                now=self._clock.now(),
+            )
+        )
+        if reply.key_taken_by:
+            return await self._existing(reply.key_taken_by, flow, payload, key)
+        _raise_refusal(reply)
+        return reply.run_id, reply.existing
+
+    async def resume(self, run_id: str) -> None:
+        """Let a paused run go on. Raises CallRefused (RUN_NOT_FOUND, WRONG_STATE, and as `start`)."""
+        self._admit()
+        reply = await self._asked(lambda token: self._core.resume_run(token, run_id, self._clock.now()))
+        if reply.code is ErrorCode.WRONG_STATE and run_id not in self._core.runs:
+            record = await self._record(run_id)
+            raise CallRefused(ErrorCode.WRONG_STATE, f"run {run_id} is {record.state.name}, not PAUSED")
+        _raise_refusal(reply)
+
+    async def view(self, run_id: str, *, include_steps: bool) -> RunView:
+        """The run as of its last commit. Raises CallRefused (RUN_NOT_FOUND, STORE_UNAVAILABLE)."""
+        now = self._clock.now().unix_ms
+        live = self._core.runs.get(run_id)
+        if live is not None and not include_steps:
+            seen = live_view(live, now_unix_ms=now, serves=self._serves)
+            if seen is not None:
+                return seen
+        record = await self._record(run_id)
+        rows = await self._read(self._reader.journal(record.number), f"run {run_id}")
+        return run_view(
+            record.number,
+            rows,
+            live=self._core.runs.get(run_id),
+            now_unix_ms=now,
+            include_steps=include_steps,
+            serves=self._serves,
+        )
+
+    async def list_runs(
+        self, *, flow: str = "", states: Sequence[RunState] = (), limit: int = 100, page_token: str = ""
+    ) -> RunPage:
+        """One page of runs, newest first; `limit` 1..1000. Raises CallRefused (INVALID_ARGUMENT)."""
+
+        def page() -> RunPage:
+            return self._store.list_runs(flow=flow, states=states, limit=limit, page_token=page_token)
+
+        try:
+            return await self._read(self._reader.read(page), "the list of runs")
+        except ValueError:
+            raise CallRefused(ErrorCode.INVALID_ARGUMENT, "page_token or page size is malformed") from None
+
+    @contextmanager
+    def changes(self, run_id: str) -> Iterator[Changed]:
+        """Watch a run: enter, read the run, then await the yielded function before each further read.
+
+        The function raises CallRefused (DRAINING, STORE_UNAVAILABLE) when the engine stops.
+        """
+        watch = _Watch()
+        self._watches.setdefault(run_id, set()).add(watch)
+
+        async def changed() -> None:
+            self._refuse_if_ended()
+            await watch.changed.wait()
+            watch.changed.clear()
+            self._refuse_if_ended()
+
+        try:
+            yield changed
+        finally:
+            watches = self._watches[run_id]
+            watches.discard(watch)
+            if not watches:
+                del self._watches[run_id]
+
+    # ---- what the loop tells
+
+    def answer(self, replies: Sequence[Reply]) -> None:
+        """Hand out the core's answers; a caller that has gone is skipped."""
+        for reply in replies:
+            token = reply.token
+            if isinstance(token, asyncio.Future) and not token.done():
+                token.set_result(reply)
+
+    def note_changed(self, run_ids: set[str]) -> None:
+        """Wake those who watch these runs."""
+        if self._watches:
+            for run_id in run_ids & self._watches.keys():
+                for watch in self._watches[run_id]:
+                    watch.changed.set()
+
+    def close_intake(self, refusal: CallRefused) -> None:
+        """From now on calls that write are refused with this."""
+        self._intake_closed = self._intake_closed or refusal
+
+    def end(self, refusal: CallRefused) -> None:
+        """Refuse everything, those who wait included."""
+        self._ended = refusal
+        self.close_intake(refusal)
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(refusal)
+        for watches in self._watches.values():
+            for watch in watches:
+                watch.changed.set()
+
+    @property
+    def pending(self) -> int:
+        """Callers that wait for a commit."""
+        return len(self._pending)
+
+    # ---- inside
+
+    def _admit(self) -> None:
+        if self._intake_closed is not None:
+            raise self._intake_closed
+        if not self._store.accepting:
+            raise CallRefused(ErrorCode.STORE_UNAVAILABLE, "the store has no space left; nothing was accepted")
+        if len(self._pending) >= self._bounds.starts_pending_max:
+            raise CallRefused(
+                ErrorCode.LIMIT_EXCEEDED, f"{len(self._pending)} calls wait for their commit; try again later"
+            )
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended is not None:
+            raise self._ended
+
+    async def _asked(self, ask: Callable[[object], None]) -> Reply:
+        """Put a question to the core; the future is its token."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._pending.add(future)
+        try:
+            ask(future)
+            self._wake()
+            return await future
+        finally:
+            self._pending.discard(future)
+
+    async def _existing(self, run_id: str, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
+        """The answer for a key of a run that is not in memory: the same run, if it is the same request."""
+        record = await self._record(run_id)
+        rows = await self._read(self._reader.journal(record.number), f"run {run_id}")
+        created = rows[0][0] if rows else None
+        if isinstance(created, RunCreated) and created.flow == flow and created.input == payload:
+            return run_id, True
+        raise CallRefused(ErrorCode.KEY_CONFLICT, f"id {key!r} is in use by run {run_id} with another flow or input")
+
+    async def _record(self, run_id: str) -> RunRecord:
+        record = await self._read(self._reader.read(lambda: self._store.find_run(run_id)), f"run {run_id}")
+        if record is None:
+            raise CallRefused(ErrorCode.RUN_NOT_FOUND, f"there is no run {run_id}")
+        return record
+
+    async def _read(self, reading: Awaitable[T], what: str) -> T:
+        self._refuse_if_ended()
+        if self._reading >= self._bounds.reads_pending_max:
+            raise CallRefused(ErrorCode.LIMIT_EXCEEDED, f"{self._reading} reads are waiting; try again later")
+        self._reading += 1
+        try:
+            return await reading
+        except StoreError as error:
+            _log.error("cannot read %s: %s", what, error)
+            raise CallRefused(
+                ErrorCode.STORE_UNAVAILABLE, f"{what} cannot be read; the engine's log says why"
+            ) from None
+        finally:
+            self._reading -= 1
+
+    def _serves(self, what: str, name: str) -> bool:
+        sessions = (s for s in self._core.sessions.values() if s.connected)
+        return any(name in (s.flows if what == "flow" else s.steps) for s in sessions)
+
+
+def _raise_refusal(reply: Reply) -> None:
+    if reply.code is not None:
+        raise CallRefused(reply.code, reply.message)

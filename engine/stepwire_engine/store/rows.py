@@ -1,0 +1,345 @@
+"""The stored form of a unit: packed, sealed, and checked when it is read back.
+
+SQLite's own checks let a flipped bit in a value pass, so every row carries a CRC over its identity and its
+content, and a chain value over all rows of the run before it. Payloads too large for the journal path are
+moved out of their entries into blobs and put back on reading. No SQL and no I/O here: every store uses it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+from zlib import crc32
+
+import msgspec
+
+from stepwire.protocol.limits import INLINE_BYTES_MAX
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import BodyEnded, Plan, StepPlanned
+from stepwire_engine.core.entries import AttemptEnded, Entry, Planned, RunCreated
+from stepwire_engine.store.base import InboxRow, JournalRow, RunRecord, SessionRecord, Unit
+
+INTEGER_MAX = 2**63 - 1
+"""Largest number a store can keep."""
+FIRST_CHAIN = 0
+"""Chain value before a run's first row."""
+
+StoredRow = tuple[int, int, int, bytes]
+"""(seq, crc, chain, body) as a store keeps it."""
+BlobKey = tuple[int, int]
+"""(seq, ordinal) of a blob within its run."""
+
+
+class Damaged(Exception):
+    """Stored bytes are not what was written. The store adds the file and the remedy."""
+
+
+class Blob(msgspec.Struct, frozen=True, gc=False):
+    """A large payload's bytes; `ordinal` counts the payloads of its row from 0."""
+
+    ordinal: int
+    encoding: str
+    data: bytes
+
+
+class BlobMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Left in a row for each payload that was moved out of it."""
+
+    ordinal: int
+    length: int
+
+
+class RowBody(msgspec.Struct, frozen=True, array_like=True):
+    """What `body` encodes."""
+
+    entries: tuple[Entry, ...]
+    moved: tuple[BlobMark, ...] = ()
+
+
+class PackedRow(msgspec.Struct, frozen=True):
+    """One journal row ready to be written; its chain value is known only when it is committed."""
+
+    run: int
+    seq: int
+    crc: int
+    body: bytes
+    blobs: tuple[Blob, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of user content this row adds to a commit."""
+        return len(self.body) + sum(len(blob.data) for blob in self.blobs)
+
+
+class PackedUnit(msgspec.Struct, frozen=True):
+    """A unit with its row packed. `refused` says why it can never be stored; `plain`: nothing but its row."""
+
+    unit: Unit
+    row: PackedRow | None
+    plain: bool
+    refused: str = ""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_body_decoder = msgspec.msgpack.Decoder(RowBody)
+_record_decoder = msgspec.msgpack.Decoder(RunRecord)
+_session_decoder = msgspec.msgpack.Decoder(SessionRecord)
+_inbox_decoder = msgspec.msgpack.Decoder(InboxRow)
+_identity = struct.Struct(">qq")
+_link = struct.Struct(">II")
+T = TypeVar("T")
+
+
+# ---- units
+
+
+def pack_unit(unit: Unit) -> PackedUnit:
+    """Pack a unit at the moment it is submitted, so that later changes to its values cannot reach the store.
+
+    Never raises: what cannot be stored is answered in its own receipt and does not hurt its neighbours.
+    """
+    plain = not (unit.record or unit.key or unit.release_key or unit.inbox or unit.inbox_done or _has_sessions(unit))
+    try:
+        row = None
+        if unit.entries:
+            if unit.run is None:
+                raise ValueError("entries need a run")
+            row = pack(unit.run, unit.expected_seq + 1, unit.entries)
+        if not plain:
+            _check_side_changes(unit)
+    except (ValueError, TypeError, OverflowError, struct.error) as error:
+        return PackedUnit(unit, None, plain, refused=f"the unit cannot be stored: {error}")
+    return PackedUnit(unit, row, plain)
+
+
+def _has_sessions(unit: Unit) -> bool:
+    return bool(unit.sessions or unit.sessions_gone)
+
+
+def _check_side_changes(unit: Unit) -> None:
+    """Raise for what a database would refuse: text that is not Unicode, numbers out of range, a foreign record."""
+    if unit.run is None and (unit.record or unit.key or unit.release_key):
+        raise ValueError("a record and a key need a run")
+    if unit.key and unit.record is None:
+        raise ValueError("a key is claimed together with the run's record")
+    if unit.record is not None and unit.record.number != unit.run:
+        raise ValueError(f"the record is that of run {unit.record.number}")
+    numbers = [*unit.inbox_done, *(row.run for row in unit.inbox)]
+    if unit.run is not None:
+        numbers.append(unit.run)
+    if unit.record is not None:
+        numbers.append(unit.record.partition)
+    if any(not 0 <= number <= INTEGER_MAX for number in numbers):
+        raise ValueError(f"a number is outside 0..{INTEGER_MAX}")
+    _encoder.encode((unit.record, unit.key, unit.release_key, unit.sessions, unit.sessions_gone, unit.inbox))
+
+
+# ---- journal rows
+
+
+def pack(run: int, seq: int, entries: tuple[Entry, ...]) -> PackedRow:
+    """Pack the entries of one commit of one run.
+
+    Args:
+        run: Number of the run, 1 or more.
+        seq: Position of the row in the run's journal, from 1.
+        entries: At least one.
+
+    Raises:
+        ValueError, TypeError, OverflowError, struct.error: a value cannot be encoded, such as text with a
+            lone surrogate.
+    """
+    body = _encoder.encode(RowBody(entries))
+    blobs: tuple[Blob, ...] = ()
+    if len(body) > INLINE_BYTES_MAX:  # otherwise no payload in it can be over the limit
+        body, blobs = _pack_large(entries, body)
+    return PackedRow(run, seq, row_crc(run, seq, body), body, blobs)
+
+
+def _pack_large(entries: tuple[Entry, ...], body: bytes) -> tuple[bytes, tuple[Blob, ...]]:
+    blobs: list[Blob] = []
+    ordinal = -1
+
+    def move_out(payload: Payload) -> Payload:
+        nonlocal ordinal
+        ordinal += 1
+        if len(payload.data) <= INLINE_BYTES_MAX:
+            return payload
+        blobs.append(Blob(ordinal, payload.encoding, payload.data))
+        return Payload(b"", payload.encoding)
+
+    emptied = tuple([map_payloads(entry, move_out) for entry in entries])
+    if not blobs:
+        return body, ()
+    marks = tuple([BlobMark(blob.ordinal, len(blob.data)) for blob in blobs])
+    return _encoder.encode(RowBody(emptied, marks)), tuple(blobs)
+
+
+def unpack(run: int, seq: int, body: bytes, blobs: Mapping[BlobKey, bytes]) -> tuple[Entry, ...]:
+    """The entries of a verified row, with the moved payloads put back.
+
+    Raises:
+        Damaged: the body is no row of this version, or a payload is missing or has another length.
+    """
+    try:
+        row = _body_decoder.decode(body)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Damaged(
+            f"row {seq} of run {run} is intact but unknown to this version of the engine ({error}); "
+            "a newer one may have written it"
+        ) from error
+    if not row.moved:
+        return row.entries
+    return _put_back(run, seq, row, blobs)
+
+
+def _put_back(run: int, seq: int, row: RowBody, blobs: Mapping[BlobKey, bytes]) -> tuple[Entry, ...]:
+    moved = {mark.ordinal: mark.length for mark in row.moved}
+    ordinal = -1
+
+    def put_back(payload: Payload) -> Payload:
+        nonlocal ordinal
+        ordinal += 1
+        if ordinal not in moved:
+            return payload
+        data = blobs.get((seq, ordinal))
+        if data is None or len(data) != moved[ordinal]:
+            raise Damaged(f"payload {ordinal} of row {seq} of run {run} is missing or cut")
+        return Payload(data, payload.encoding)
+
+    return tuple([map_payloads(entry, put_back) for entry in row.entries])
+
+
+def map_payloads(entry: Entry, change: Callable[[Payload], Payload]) -> Entry:
+    """`entry` with `change` applied to each of its payloads, in a fixed order.
+
+    A payload that this walk does not reach stays in the journal row; a test compares it with the types.
+    """
+    match entry:
+        case RunCreated():
+            return msgspec.structs.replace(entry, input=change(entry.input))
+        case AttemptEnded(output=Payload() as output):
+            return msgspec.structs.replace(entry, output=change(output))
+        case Planned():
+            return msgspec.structs.replace(entry, plan=_map_plan(entry.plan, change))
+        case _:
+            return entry
+
+
+def _map_plan(plan: Plan, change: Callable[[Payload], Payload]) -> Plan:
+    def step(planned: StepPlanned) -> StepPlanned:
+        return planned if planned.input is None else msgspec.structs.replace(planned, input=change(planned.input))
+
+    steps = tuple([step(planned) for planned in plan.steps])
+    match plan.body_ended:
+        case BodyEnded(output=Payload() as output) as ended:
+            body_ended: BodyEnded | None = msgspec.structs.replace(ended, output=change(output))
+        case ended:
+            body_ended = ended
+    return msgspec.structs.replace(plan, steps=steps, body_ended=body_ended)
+
+
+# ---- check values
+
+
+def row_crc(run: int, seq: int, body: bytes) -> int:
+    """CRC over the row's identity and content, so that a row served under another identity is noticed too."""
+    return crc32(body, crc32(_identity.pack(run, seq)))
+
+
+def blob_crc(run: int, seq: int, ordinal: int, data: bytes) -> int:
+    return crc32(data, crc32(ordinal.to_bytes(8, "big"), crc32(_identity.pack(run, seq))))
+
+
+def next_chain(chain: int, crc: int) -> int:
+    """Chain value of the row with `crc` that follows the row with `chain`."""
+    return crc32(_link.pack(chain, crc))
+
+
+def seal(*values: str | int | bytes) -> int:
+    """CRC of a side table's row, over the values that give it its meaning."""
+    return crc32(_encoder.encode(values))
+
+
+def check_seal(crc: int, what: str, *values: str | int | bytes) -> None:
+    """Raise Damaged, naming the row as `what`, unless `crc` seals `values`."""
+    _check(lambda: seal(*values) == crc, what)
+
+
+def check_blob(run: int, seq: int, ordinal: int, crc: int, data: bytes) -> None:
+    """Raise Damaged unless `crc` is that of this payload at this place."""
+    _check(lambda: blob_crc(run, seq, ordinal, data) == crc, f"payload {ordinal} of row {seq} of run {run}")
+
+
+def check_row(run: int, seq: int, crc: int, body: bytes) -> None:
+    """Raise Damaged unless `crc` is that of this row at this place."""
+    _check(lambda: row_crc(run, seq, body) == crc, f"row {seq} of run {run}")
+
+
+def _check(fits: Callable[[], bool], what: str) -> None:
+    try:
+        if fits():
+            return
+    except (TypeError, ValueError, OverflowError, struct.error):
+        pass  # a damaged database can give a value of any type
+    raise Damaged(f"{what} fails its CRC")
+
+
+def read_journal(
+    run: int, stored: Iterable[StoredRow], blobs: Mapping[BlobKey, bytes], head: tuple[int, int] = (0, FIRST_CHAIN)
+) -> tuple[JournalRow, ...]:
+    """Verify and unpack a run's rows.
+
+    Args:
+        run: Number of the run.
+        stored: All its rows in order.
+        blobs: Its moved payloads, each verified.
+        head: (seq, chain) that the run's record names: the journal must reach it.
+
+    Raises:
+        Damaged: a row fails its CRC, its chain value or its sequence, or the tail is missing.
+    """
+    rows: list[JournalRow] = []
+    chains = [FIRST_CHAIN]
+    for seq, crc, chain, body in stored:
+        if seq != len(chains):
+            raise Damaged(f"row {len(chains)} of run {run} is missing")
+        check_row(run, seq, crc, body)
+        if next_chain(chains[-1], crc) != chain:
+            raise Damaged(f"row {seq} of run {run} breaks the chain")
+        chains.append(chain)
+        rows.append(JournalRow(seq, unpack(run, seq, body, blobs)))
+    head_seq, head_chain = head
+    if len(rows) < head_seq or chains[head_seq] != head_chain:
+        raise Damaged(f"the journal of run {run} has {len(rows)} rows and its record names row {head_seq}")
+    return tuple(rows)
+
+
+# ---- records of side tables
+
+
+def encode_record(record: RunRecord | SessionRecord | InboxRow) -> bytes:
+    return _encoder.encode(record)
+
+
+def decode_run(record: bytes) -> RunRecord:
+    """Raises Damaged."""
+    return _decode(_record_decoder, record)
+
+
+def decode_session(record: bytes) -> SessionRecord:
+    """Raises Damaged."""
+    return _decode(_session_decoder, record)
+
+
+def decode_inbox(number: int, row: bytes) -> InboxRow:
+    """Raises Damaged."""
+    return msgspec.structs.replace(_decode(_inbox_decoder, row), number=number)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise Damaged(f"a record cannot be read: {error}") from error

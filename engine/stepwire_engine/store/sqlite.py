@@ -1,0 +1,291 @@
+"""Durable storage in one SQLite file (DESIGN 5): the store of one engine.
+
+Writes go to the journal thread, reads use a second connection and never wait for a commit. The file belongs to
+one engine at a time. Nothing that fails its check values is ever returned.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+
+from stepwire_engine.core.entries import RunState
+from stepwire_engine.store import rows
+from stepwire_engine.store.base import (
+    InboxRow,
+    JournalRow,
+    Notify,
+    Receipts,
+    RunPage,
+    RunRecord,
+    SessionRecord,
+    StoreError,
+    Unit,
+)
+from stepwire_engine.store.draft import NO_ROWS, Head, StoredRecord
+from stepwire_engine.store.file_lock import FileLock
+from stepwire_engine.store.migrate import Migration, check_owner, migrate
+from stepwire_engine.store.paging import check_limit, page_token_of, run_before
+from stepwire_engine.store.rows import BlobKey, Damaged
+from stepwire_engine.store.sqlite_connection import (
+    check_place,
+    check_whole,
+    connect,
+    connect_reader,
+    damaged,
+    explained,
+    make_durable,
+)
+from stepwire_engine.store.sqlite_journal import Counters, JournalThread, ObserveCommit
+
+_RECORD = "run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, crc"
+_OPEN_STATES = tuple(state for state in RunState if not state.terminal)
+_OPEN_RUNS_PAGE = 500
+
+
+class SqliteStore:
+    """The store in one file. Reads block and may be called from several threads; `submit` never waits.
+
+    Args:
+        path: The database file; it is created if its directory exists.
+        notify: Runs a callable on the engine's loop. Everything the store tells the engine goes through it.
+        on_failed: Told that the outcome of a commit is unknown; the engine must end with the error's `exit_code`.
+        observe_commit: Told (seconds, units, bytes) of each commit, on the journal thread.
+        migrations: For tests; None: those the engine was built with.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        notify: Notify,
+        on_failed: Callable[[StoreError], None],
+        observe_commit: ObserveCommit | None = None,
+        migrations: Sequence[Migration] | None = None,
+    ) -> None:
+        self._path = fspath(path)
+        self._notify = notify
+        self._on_failed = on_failed
+        self._observe_commit = observe_commit
+        self._migrations = migrations
+        self._lock = FileLock(self._path)
+        self._counters = Counters()
+        self._journal_thread: JournalThread | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._reader_lock = threading.Lock()
+
+    def open(self) -> None:
+        if self._journal_thread is not None:
+            raise StoreError(f"{self._path} is open already")
+        check_place(self._path)
+        self._lock.acquire()
+        try:
+            self._writer = writer = connect(self._path)
+            check_owner(writer, self._path)
+            check_whole(writer, self._path)
+            make_durable(writer, self._path)
+            migrate(writer, self._path, self._migrations)
+            self._reader = connect_reader(self._path)
+            thread = JournalThread(
+                self._path,
+                writer,
+                reopen=self._reopen,
+                notify=self._notify,
+                on_failed=self._on_failed,
+                observe_commit=self._observe_commit,
+            )
+        except BaseException as error:
+            self._close_connections()
+            self._lock.release()
+            match error:
+                case sqlite3.Error():
+                    raise explained(error, self._path) from error
+                case Damaged() | UnicodeDecodeError():
+                    raise damaged(self._path, str(error)) from error
+                case _:
+                    raise
+        self._counters = thread.counters
+        self._journal_thread = thread
+        thread.start()
+
+    def close(self) -> None:
+        thread, self._journal_thread = self._journal_thread, None
+        if thread is not None:
+            thread.stop()
+        with self._reader_lock:
+            self._close_connections()
+        self._lock.release()
+
+    def _close_connections(self) -> None:
+        reader, self._reader = self._reader, None
+        writer, self._writer = self._writer, None
+        for db in (reader, writer):
+            if db is not None:
+                db.close()
+
+    def _reopen(self) -> sqlite3.Connection:
+        """Replace the writing connection by one that remembers nothing. Called by the journal thread.
+
+        The reading connection stays: while it is there the WAL and its index stay, so this needs no space.
+        """
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = writer = connect(self._path)
+        make_durable(writer, self._path)
+        return writer
+
+    # ---- writing
+
+    @property
+    def accepting(self) -> bool:
+        return self._journal_thread is not None and self._journal_thread.accepting
+
+    @property
+    def commits(self) -> int:
+        """Commits since the store was opened."""
+        return self._counters.commits
+
+    @property
+    def rows(self) -> int:
+        """Journal rows written since the store was opened."""
+        return self._counters.rows
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of journal rows and blobs written since the store was opened."""
+        return self._counters.bytes
+
+    def claim(self, partition: int = 0) -> int:
+        return self._thread().claim(partition)
+
+    def submit(self, units: Sequence[Unit], done: Receipts) -> None:
+        self._thread().submit(units, done)
+
+    def _thread(self) -> JournalThread:
+        if self._journal_thread is None:
+            raise StoreError(f"{self._path} is not open")
+        return self._journal_thread
+
+    # ---- reading
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[sqlite3.Connection]:
+        """The reading connection in a transaction, so that several statements see one state."""
+        with self._reader_lock:
+            db = self._reader
+            if db is None:
+                raise StoreError(f"{self._path} is not open")
+            try:
+                db.execute("BEGIN")
+                yield db
+            except sqlite3.Error as error:
+                raise explained(error, self._path) from error
+            except (Damaged, UnicodeDecodeError) as error:  # SQLite's messages quote what it found
+                raise damaged(self._path, str(error)) from error
+            finally:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+
+    def last_run_number(self) -> int:
+        with self._snapshot() as db:
+            (last,) = db.execute(
+                "SELECT max(coalesce((SELECT max(run) FROM runs), 0), coalesce((SELECT max(run) FROM journal), 0))"
+            ).fetchone()
+            return int(last)
+
+    def open_runs(self) -> Iterator[RunRecord]:
+        after = 0
+        while records := self._open_runs_after(after):
+            yield from records
+            after = records[-1].number
+
+    def _open_runs_after(self, after: int) -> list[RunRecord]:
+        with self._snapshot() as db:
+            return _merged(db, "state = ? AND run > ?", [(s, after) for s in _OPEN_STATES], "ASC", _OPEN_RUNS_PAGE)
+
+    def journal(self, run: int) -> Sequence[JournalRow]:
+        with self._snapshot() as db:
+            found = db.execute("SELECT head_seq, head_chain FROM runs WHERE run = ?", (run,)).fetchone()
+            head = NO_ROWS if found is None else Head(*found)
+            stored = db.execute("SELECT seq, crc, chain, body FROM journal WHERE run = ? ORDER BY seq", (run,))
+            return rows.read_journal(run, stored, _blobs(db, run), head)
+
+    def find_run(self, run_id: str) -> RunRecord | None:
+        with self._snapshot() as db:
+            return _one(db, f"SELECT {_RECORD} FROM runs WHERE run_id = ?", run_id)
+
+    def find_key(self, key: str) -> RunRecord | None:
+        with self._snapshot() as db:
+            found = db.execute("SELECT run, crc FROM keys WHERE key = ?", (key,)).fetchone()
+            if found is None:
+                return None
+            run, crc = found
+            rows.check_seal(crc, f"the key {key!r}", key, run)
+            return _one(db, f"SELECT {_RECORD} FROM runs WHERE run = ?", run)
+
+    def list_runs(
+        self, *, flow: str = "", states: Sequence[RunState] = (), limit: int = 100, page_token: str = ""
+    ) -> RunPage:
+        check_limit(limit)
+        before = run_before(page_token)
+        wanted = sorted(set(states or RunState))
+        with self._snapshot() as db:
+            if flow:
+                places = [(flow, state, before) for state in wanted]
+                found = _merged(db, "flow = ? AND state = ? AND run < ?", places, "DESC", limit + 1)
+            elif states:
+                found = _merged(db, "state = ? AND run < ?", [(s, before) for s in wanted], "DESC", limit + 1)
+            else:
+                found = _merged(db, "run < ?", [(before,)], "DESC", limit + 1)
+        return RunPage(tuple(found[:limit]), page_token_of(found[limit - 1]) if len(found) > limit else "")
+
+    def sessions(self) -> Sequence[SessionRecord]:
+        with self._snapshot() as db:
+            found = []
+            for instance_id, crc, record in db.execute("SELECT * FROM sessions ORDER BY instance_id"):
+                rows.check_seal(crc, f"the session {instance_id!r}", instance_id, record)
+                found.append(rows.decode_session(record))
+            return found
+
+    def known_flows(self) -> frozenset[str]:
+        with self._snapshot() as db:
+            found = db.execute("SELECT flow, crc FROM flows").fetchall()
+            for flow, crc in found:
+                rows.check_seal(crc, f"the flow {flow!r}", flow)
+            return frozenset(flow for flow, _ in found)
+
+    def inbox(self, after: int = 0) -> Sequence[InboxRow]:
+        with self._snapshot() as db:
+            found = []
+            for number, run, crc, row in db.execute("SELECT * FROM inbox WHERE number > ? ORDER BY number", (after,)):
+                rows.check_seal(crc, f"the inbox row {number}", run, row)
+                found.append(rows.decode_inbox(number, row))
+            return found
+
+
+def _one(db: sqlite3.Connection, query: str, value: str | int) -> RunRecord | None:
+    found = db.execute(query, (value,)).fetchone()
+    return None if found is None else StoredRecord(*found).opened()
+
+
+def _merged(
+    db: sqlite3.Connection, condition: str, places: Sequence[tuple[object, ...]], order: str, limit: int
+) -> list[RunRecord]:
+    """Runs at any of `places`, ordered by number; each place is one walk along an index, at most `limit` long."""
+    walk = f"SELECT * FROM (SELECT {_RECORD} FROM runs WHERE {condition} ORDER BY run {order} LIMIT {limit})"
+    query = f"{' UNION ALL '.join([walk] * len(places))} ORDER BY run {order} LIMIT {limit}"
+    values = [value for place in places for value in place]
+    return [StoredRecord(*found).opened() for found in db.execute(query, values)]
+
+
+def _blobs(db: sqlite3.Connection, run: int) -> dict[BlobKey, bytes]:
+    found = db.execute("SELECT seq, ordinal, crc, data FROM blobs WHERE run = ?", (run,))
+    blobs: dict[BlobKey, bytes] = {}
+    for seq, ordinal, crc, data in found:
+        rows.check_blob(run, seq, ordinal, crc, data)
+        blobs[seq, ordinal] = data
+    return blobs

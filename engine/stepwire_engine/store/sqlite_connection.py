@@ -1,0 +1,170 @@
+"""Opens SQLite the one way the engine uses it, and gives its errors a meaning.
+
+The settings are read back, because a store that believes it is durable and is not loses acknowledged work.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import sqlite3
+
+from stepwire_engine.store.base import StoreCorrupt, StoreError, StoreFailed, StoreLocked
+
+LIBRARY_MIN = (3, 37, 0)
+"""The first SQLite with STRICT tables."""
+BUSY_SECONDS = 5.0
+"""How long to wait for a foreign program (a SQLite shell, a backup) that has the file locked."""
+CHECKPOINT_PAGES = 1000
+"""The WAL is recycled at about this size: appending to a growing one makes every commit half as dear again."""
+CACHE_KIB = 16 * 1024
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+"""A WAL that a burst made larger is cut back to this."""
+CHECKED_BYTES_MAX = 64 * 1024 * 1024
+"""Files up to this size are checked whole at every start, in about 0.2 s when cached."""
+
+_FULL_SYNC = 2
+_INCREMENTAL = 2
+
+
+class Trouble(enum.Enum):
+    """What an SQLite error means to a commit."""
+
+    NO_SPACE = enum.auto()
+    """A write did not fit, so the last page of the transaction, which makes it valid, is not in the WAL."""
+    UNAVAILABLE = enum.auto()
+    """Nothing was written; the next try may succeed."""
+    DEVICE = enum.auto()
+    """The file cannot be trusted to hold what was written."""
+    DAMAGED = enum.auto()
+    """The file is no database, or a broken one."""
+    CONTENT = enum.auto()
+    """What was to be written does not fit the schema."""
+
+
+_TROUBLES = {
+    sqlite3.SQLITE_FULL: Trouble.NO_SPACE,
+    sqlite3.SQLITE_BUSY: Trouble.UNAVAILABLE,
+    sqlite3.SQLITE_LOCKED: Trouble.UNAVAILABLE,
+    sqlite3.SQLITE_NOMEM: Trouble.UNAVAILABLE,
+    sqlite3.SQLITE_INTERRUPT: Trouble.UNAVAILABLE,
+    sqlite3.SQLITE_READONLY: Trouble.DEVICE,
+    sqlite3.SQLITE_PERM: Trouble.DEVICE,
+    sqlite3.SQLITE_AUTH: Trouble.DEVICE,
+    sqlite3.SQLITE_CANTOPEN: Trouble.DEVICE,
+    sqlite3.SQLITE_IOERR: Trouble.DEVICE,
+    sqlite3.SQLITE_CORRUPT: Trouble.DAMAGED,
+    sqlite3.SQLITE_NOTADB: Trouble.DAMAGED,
+}
+
+
+def trouble_of(error: sqlite3.Error) -> Trouble:
+    """Classify an error by its code; one without a known code is CONTENT."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return _TROUBLES.get(code & 0xFF, Trouble.CONTENT)
+
+
+def explained(error: sqlite3.Error, path: str) -> StoreError:
+    """The store's error for one that SQLite raised while opening or reading `path`."""
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    match trouble_of(error), code & 0xFF:
+        case Trouble.UNAVAILABLE, sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreLocked(f"{path} is locked by another program ({error}): close it and try again")
+        case Trouble.DEVICE, sqlite3.SQLITE_IOERR:
+            return StoreFailed(f"{path} cannot be read or written ({error}): check the disk, then start again")
+        case Trouble.DEVICE, _:
+            return _not_writable(path, str(error))
+        case ((Trouble.NO_SPACE | Trouble.UNAVAILABLE), _):
+            return StoreFailed(f"{path}: {error}: make room on its disk, then start again")
+        case _:
+            return damaged(path, str(error))
+
+
+def _not_writable(path: str, why: str) -> StoreError:
+    return StoreError(
+        f"{path} cannot be opened for writing ({why}): the engine needs to read and write the file and its directory"
+    )
+
+
+def damaged(path: str, what: str) -> StoreCorrupt:
+    """The error for content that is not what was written."""
+    return StoreCorrupt(
+        f"{path} is damaged or no Stepwire database: {what}. Nothing of it was served. Keep a copy of the file "
+        "with its -wal file, check the disk, and restore the last backup"
+    )
+
+
+def check_place(path: str) -> None:
+    """Raise StoreError unless a database can be kept at `path` with this SQLite library."""
+    if sqlite3.sqlite_version_info < LIBRARY_MIN:
+        wanted = ".".join(map(str, LIBRARY_MIN))
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: use a Python with SQLite {wanted} or newer")
+    folder = os.path.dirname(os.path.abspath(path))
+    if os.path.isdir(path):
+        raise StoreError(f"{path} is a directory: name a file in it")
+    if not os.path.isdir(folder):
+        raise StoreError(f"the directory {folder} does not exist: create it first")
+    # SQLite would open a file that can only be read, and fail at the first commit.
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
+        raise _not_writable(path, "permission denied")
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection in autocommit mode, used by one thread at a time. Raises sqlite3.Error."""
+    db = sqlite3.connect(
+        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
+    db.execute("PRAGMA cell_size_check = ON")
+    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    return db
+
+
+def connect_reader(path: str) -> sqlite3.Connection:
+    """A connection that cannot write. Raises sqlite3.Error."""
+    db = connect(path)
+    db.execute("PRAGMA query_only = ON")
+    return db
+
+
+def check_whole(db: sqlite3.Connection, path: str) -> None:
+    """Check a small database for what row CRCs cannot see: an index that no longer finds a row.
+
+    A larger one would keep the engine from starting for too long; there a damaged index can hide a row, but
+    never change one.
+
+    Raises:
+        StoreCorrupt: SQLite found something.
+        sqlite3.Error: the file cannot be read.
+    """
+    pages, page_bytes = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if pages * page_bytes <= CHECKED_BYTES_MAX:
+        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
+        if found != "ok":
+            raise damaged(path, found)
+
+
+def make_durable(db: sqlite3.Connection, path: str) -> None:
+    """Set what durability rests on, and read it back.
+
+    Args:
+        db: The connection that will write.
+        path: Named in errors.
+
+    Raises:
+        StoreError: a setting did not take, for example because the file system has no shared memory.
+        sqlite3.Error: the file cannot be read or written.
+    """
+    if db.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):  # setting it writes, even if it is set already
+        db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect only before the first table
+    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
+    (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
+    (auto_vacuum,) = db.execute("PRAGMA auto_vacuum").fetchone()
+    found = (mode, synchronous, auto_vacuum)
+    if found != ("wal", _FULL_SYNC, _INCREMENTAL):
+        raise StoreError(
+            f"{path} does not take the settings that durability needs (journal_mode, synchronous, auto_vacuum are "
+            f"{found}): keep the database on a local disk and do not change its settings"
+        )

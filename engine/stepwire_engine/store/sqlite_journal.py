@@ -1,0 +1,322 @@
+"""The journal thread: the only writer of the database, and its group commit.
+
+Whatever is queued when the previous commit ends becomes the next transaction; there is no delay timer. One
+callback per commit goes back to the engine. Nothing is answered before COMMIT returned, and a COMMIT whose
+effect is unknown is never answered at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from queue import Empty, SimpleQueue
+from time import perf_counter
+
+import msgspec
+
+from stepwire_engine.store import rows
+from stepwire_engine.store.base import Notify, Receipt, Receipts, StoreError, StoreFailed, Unit
+from stepwire_engine.store.draft import Draft, refused
+from stepwire_engine.store.rows import Damaged, PackedUnit
+from stepwire_engine.store.sqlite_connection import Trouble, damaged, trouble_of
+from stepwire_engine.store.sqlite_tables import SqliteTables
+
+COMMIT_BYTES_TARGET = 1024 * 1024
+"""A commit takes no further batch once it has this much: everything behind it would wait for the disk."""
+PROBE_SECONDS = 1.0
+"""How often the thread asks for space while the disk is full."""
+_PROBE_BYTES = 64 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """What one `submit` brought."""
+
+    units: list[PackedUnit]
+    done: Receipts
+    size: int
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """A partition to claim; the epoch or the error goes into `epoch`."""
+
+    partition: int
+    epoch: Future[int]
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Ends the thread after everything queued before it."""
+
+
+class Counters(msgspec.Struct):
+    """What the thread did since it was started; written by it alone."""
+
+    commits: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+ObserveCommit = Callable[[float, int, int], None]
+"""Told (seconds, units, bytes) of each commit, on the journal thread."""
+
+
+class JournalThread:
+    """Takes batches from a queue and commits them.
+
+    Args:
+        path: The database, named in errors.
+        db: The connection that writes, used by nobody else from `start` to `stop`.
+        reopen: Closes `db` and returns a new connection for writing.
+        notify: Runs a callable on the engine's loop.
+        on_failed: Told once, through `notify`, that the outcome of a commit is unknown: the engine must exit.
+        observe_commit: Told of each commit, on the thread itself.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        db: sqlite3.Connection,
+        *,
+        reopen: Callable[[], sqlite3.Connection],
+        notify: Notify,
+        on_failed: Callable[[StoreError], None],
+        observe_commit: ObserveCommit | None,
+    ) -> None:
+        self.counters = Counters()
+        self.accepting = True
+        self._path = path
+        self._db = db
+        self._tables = SqliteTables(db)
+        self._reopen = reopen
+        self._notify = notify
+        self._on_failed = on_failed
+        self._observe_commit = observe_commit
+        self._queue: SimpleQueue[Batch | Claim | Stop] = SimpleQueue()
+        self._ahead: Claim | Stop | None = None
+        """Taken from the queue while a commit was collected; it comes next."""
+        self._thread = threading.Thread(target=self._main, name="stepwire-journal", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, units: Sequence[Unit], done: Receipts) -> None:
+        """Pack units and queue them. Callable from any thread."""
+        packed = [rows.pack_unit(unit) for unit in units]
+        self._queue.put(Batch(packed, done, sum([unit.row.size for unit in packed if unit.row is not None])))
+
+    def claim(self, partition: int) -> int:
+        """Claim a partition and wait for it. Raises StoreError."""
+        epoch: Future[int] = Future()
+        self._queue.put(Claim(partition, epoch))
+        return epoch.result()
+
+    def stop(self) -> None:
+        """Commit what is queued and end the thread."""
+        self._queue.put(Stop())
+        self._thread.join()
+
+    # ---- the loop
+
+    def _main(self) -> None:
+        try:
+            self._work()
+        except StoreError as error:
+            self._fail(error)
+        except Exception as error:  # an answer nobody gets would stop the engine silently
+            _log.exception("the journal thread failed")
+            self._fail(StoreFailed(f"{self._path}: the journal thread failed: {error!r}"))
+
+    def _work(self) -> None:
+        while True:
+            item = self._next()
+            if not self.accepting:
+                self._probe()
+            match item:
+                case Batch():
+                    self._commit(self._everything_queued(item))
+                case Claim():
+                    self._claim(item)
+                case Stop():
+                    return
+                case None:
+                    pass
+
+    def _next(self) -> Batch | Claim | Stop | None:
+        """The next item; None when it is time to ask for space."""
+        if (ahead := self._ahead) is not None:
+            self._ahead = None
+            return ahead
+        try:
+            return self._queue.get(timeout=None if self.accepting else PROBE_SECONDS)
+        except Empty:
+            return None
+
+    def _everything_queued(self, first: Batch) -> list[Batch]:
+        batches = [first]
+        size = first.size
+        take = self._queue.get_nowait
+        try:
+            while size < COMMIT_BYTES_TARGET:
+                match take():
+                    case Batch() as batch:
+                        batches.append(batch)
+                        size += batch.size
+                    case other:
+                        self._ahead = other
+                        break
+        except Empty:
+            pass
+        return batches
+
+    # ---- one commit
+
+    def _commit(self, batches: list[Batch]) -> None:
+        receipts = iter(self._store([unit for batch in batches for unit in batch.units]))
+        answers = [(batch.done, list(islice(receipts, len(batch.units)))) for batch in batches]
+        self._tell(lambda: _call_all(answers))
+
+    def _store(self, units: list[PackedUnit]) -> list[Receipt]:
+        """Judge units and commit those that fit in one transaction. Raises StoreError if the outcome is unknown."""
+        if not self.accepting:
+            return _all_refused(units, "the disk is full: nothing is taken until there is space")
+        started = perf_counter()
+        draft = Draft(self._tables)
+        try:
+            receipts = [draft.add(unit) for unit in units]
+            if draft.units:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._tables.write(draft)
+        except Exception as error:
+            self._rollback()
+            return self._refuse(units, error)
+        if draft.units:
+            if not self._is_committed(draft):
+                return _all_refused(units, "the disk is full: the commit was not stored")
+            self._count(draft, perf_counter() - started)
+        return receipts
+
+    def _is_committed(self, draft: Draft) -> bool:
+        """COMMIT, and whether it happened. Raises StoreError if that cannot be known."""
+        try:
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if trouble_of(error) is not Trouble.NO_SPACE:
+                raise StoreFailed(
+                    f"{self._path}: a commit has an unknown outcome ({error}): restart decides"
+                ) from error
+            return self._read_back(draft)
+        self._tables.adopt(draft)
+        return True
+
+    def _read_back(self, draft: Draft) -> bool:
+        """After a COMMIT that reported a full disk: what the file says is the truth."""
+        rowless_before = self._tables.rowless_commits
+        self.accepting = False
+        try:
+            self._db = self._reopen()
+            self._tables = SqliteTables(self._db)
+            stored = self._tables.has_committed(draft, rowless_before)
+            if stored:
+                _sync(self._path + "-wal")
+        except (sqlite3.Error, Damaged, OSError) as error:
+            raise StoreFailed(f"{self._path}: full disk, and the last commit cannot be read back ({error})") from error
+        _log.warning("%s: the disk is full; nothing is taken until a write succeeds", self._path)
+        return stored
+
+    def _refuse(self, units: list[PackedUnit], error: Exception) -> list[Receipt]:
+        """What to answer to a transaction that failed before COMMIT: nothing of it is stored."""
+        match trouble_of(error) if isinstance(error, sqlite3.Error) else Trouble.CONTENT:
+            case Trouble.DEVICE:
+                raise StoreFailed(f"{self._path} cannot be written ({error}): restart decides") from error
+            case Trouble.DAMAGED:
+                raise damaged(self._path, str(error)) from error
+            case Trouble.CONTENT if len(units) > 1:
+                # One of them does not fit the tables: alone, each gets its own fate.
+                return [receipt for unit in units for receipt in self._store([unit])]
+            case Trouble.NO_SPACE:
+                return _all_refused(units, "not stored: the disk is full")
+            case _:
+                return _all_refused(units, f"not stored: {error}")
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def _count(self, draft: Draft, seconds: float) -> None:
+        counters = self.counters
+        counters.commits += 1
+        counters.rows += len(draft.journal)
+        counters.bytes += draft.size
+        if self._observe_commit is not None:
+            self._observe_commit(seconds, draft.units, draft.size)
+
+    # ---- answers
+
+    def _tell(self, callback: Callable[[], None]) -> None:
+        try:
+            self._notify(callback)
+        except RuntimeError as error:  # the engine's loop is closed: nobody is left to be told
+            _log.warning("the engine's loop does not take receipts any more: %s", error)
+
+    def _claim(self, claim: Claim) -> None:
+        try:
+            claim.epoch.set_result(self._tables.claim(claim.partition))
+        except sqlite3.Error as error:
+            claim.epoch.set_exception(StoreFailed(f"{self._path}: partition {claim.partition} not claimed: {error}"))
+
+    def _probe(self) -> None:
+        """Write something of a useful size; take units again if that worked."""
+        try:
+            for statement in (
+                f"INSERT OR REPLACE INTO bookkeeping VALUES ('probe', zeroblob({_PROBE_BYTES}))",
+                "DELETE FROM bookkeeping WHERE name = 'probe'",
+            ):
+                self._db.execute(statement)  # each is its own transaction
+        except sqlite3.Error as error:
+            self._rollback()
+            if trouble_of(error) not in (Trouble.NO_SPACE, Trouble.UNAVAILABLE):
+                raise StoreFailed(f"{self._path} cannot be written ({error}): restart decides") from error
+            return
+        self.accepting = True
+        _log.warning("%s: there is space again", self._path)
+
+    def _fail(self, error: StoreError) -> None:
+        """Tell the engine, then drop whatever still comes: its outcome is for the restart to find."""
+        self.accepting = False
+        self._tell(lambda: self._on_failed(error))
+        item = self._ahead or self._queue.get()
+        while not isinstance(item, Stop):
+            if isinstance(item, Claim):
+                item.epoch.set_exception(error)
+            item = self._queue.get()
+
+
+def _all_refused(units: list[PackedUnit], reason: str) -> list[Receipt]:
+    return [refused(reason)] * len(units)
+
+
+def _call_all(answers: list[tuple[Receipts, list[Receipt]]]) -> None:
+    """Call each; one that raises does not keep the others from their answers."""
+    errors: list[Exception] = []
+    for done, receipts in answers:
+        try:
+            done(receipts)
+        except Exception as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _sync(path: str) -> None:
+    if os.path.exists(path):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

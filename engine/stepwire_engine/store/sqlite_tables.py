@@ -1,0 +1,183 @@
+"""The statements of the journal thread: what a draft asks of the tables, and how it is written to them.
+
+Owned by one thread. The hot case, many runs with one row each, is one `executemany`, and heads come from memory.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import OrderedDict
+
+from stepwire_engine.store import rows
+from stepwire_engine.store.draft import NO_ROWS, Draft, Head, KeyOwner
+
+HEADS_KEPT = 65_536
+"""Runs whose end is remembered; of any other the last row is read and verified."""
+
+
+class SqliteTables:
+    """The tables as their only writer sees them. Implements `draft.Facts`; raises sqlite3.Error and Damaged."""
+
+    def __init__(self, db: sqlite3.Connection, heads_kept: int = HEADS_KEPT) -> None:
+        self._db = db
+        self._heads: OrderedDict[int, Head] = OrderedDict()
+        self._heads_kept = heads_kept
+        self._highest_run: int = db.execute("SELECT coalesce(max(run), 0) FROM journal").fetchone()[0]
+        self._rowless: int = self._rowless_commits()
+        self._epochs: dict[int, int] = {}
+        for partition, epoch, crc in db.execute("SELECT partition, claim_epoch, crc FROM partitions"):
+            rows.check_seal(crc, f"the claim epoch of partition {partition}", partition, epoch)
+            self._epochs[partition] = epoch
+
+    # ---- what a draft asks
+
+    def claim_epoch(self, partition: int) -> int:
+        return self._epochs.get(partition, 0)
+
+    def head(self, run: int) -> Head:
+        if (head := self._heads.get(run)) is not None:
+            self._heads.move_to_end(run)
+            return head
+        if run > self._highest_run:
+            return NO_ROWS
+        head = self._read_head(run)
+        self._remember(run, head)
+        return head
+
+    def key_owner(self, key: str) -> KeyOwner | None:
+        found = self._db.execute(
+            "SELECT keys.run, keys.crc, coalesce(runs.run_id, '') FROM keys LEFT JOIN runs USING (run) WHERE key = ?",
+            (key,),
+        ).fetchone()
+        if found is None:
+            return None
+        run, crc, run_id = found
+        rows.check_seal(crc, f"the key {key!r}", key, run)
+        return KeyOwner(run, run_id)
+
+    def number_of(self, run_id: str) -> int | None:
+        found = self._db.execute("SELECT run FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+        return None if found is None else found[0]
+
+    def _read_head(self, run: int) -> Head:
+        found = self._db.execute(
+            "SELECT seq, crc, chain, body FROM journal WHERE run = ? ORDER BY seq DESC LIMIT 1", (run,)
+        ).fetchone()
+        if found is None:
+            return NO_ROWS
+        seq, crc, chain, body = found
+        rows.check_row(run, seq, crc, body)
+        return Head(seq, chain)
+
+    def _remember(self, run: int, head: Head) -> None:
+        self._heads[run] = head
+        self._heads.move_to_end(run)
+        if len(self._heads) > self._heads_kept:
+            self._heads.popitem(last=False)
+
+    # ---- writing
+
+    def claim(self, partition: int) -> int:
+        """Raise the stored claim epoch of a partition by one and return it. The statement is its own transaction."""
+        epoch = self.claim_epoch(partition) + 1
+        self._db.execute(
+            "INSERT INTO partitions (partition, claim_epoch, crc) VALUES (?1, ?2, ?3) "
+            "ON CONFLICT (partition) DO UPDATE SET claim_epoch = ?2, crc = ?3",
+            (partition, epoch, rows.seal(partition, epoch)),
+        )
+        self._epochs[partition] = epoch
+        return epoch
+
+    def write(self, draft: Draft) -> None:
+        """Write a draft inside the open transaction."""
+        many = self._db.executemany
+        if draft.journal:
+            many("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", draft.journal)
+        else:
+            self._db.execute("UPDATE bookkeeping SET value = value + 1 WHERE name = 'rowless_commits'")
+        if draft.blobs:
+            many("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?)", _blob_rows(draft))
+        if draft.records:
+            many(_WRITE_RECORD, draft.records.values())
+        if draft.keys:
+            self._write_keys(draft)
+        if draft.sessions:
+            self._write_sessions(draft)
+        if draft.inbox:
+            sealed = [(run, rows.seal(run, body), body) for run, body in draft.inbox]
+            many("INSERT INTO inbox (run, crc, row) VALUES (?, ?, ?)", sealed)
+        if draft.inbox_done:
+            many("DELETE FROM inbox WHERE number = ?", [(number,) for number in draft.inbox_done])
+
+    def _write_keys(self, draft: Draft) -> None:
+        self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in draft.keys])
+        owners = [(key, owner.run) for key, owner in draft.keys.items() if owner is not None]
+        claimed = [(key, run, rows.seal(key, run)) for key, run in owners]
+        self._db.executemany("INSERT INTO keys VALUES (?, ?, ?)", claimed)
+
+    def _write_sessions(self, draft: Draft) -> None:
+        self._db.executemany("DELETE FROM sessions WHERE instance_id = ?", [(key,) for key in draft.sessions])
+        encoded = [(key, rows.encode_record(record)) for key, record in draft.sessions.items() if record is not None]
+        sealed = [(key, rows.seal(key, record), record) for key, record in encoded]
+        self._db.executemany("INSERT INTO sessions VALUES (?, ?, ?)", sealed)
+        flows = [(flow, rows.seal(flow)) for flow in draft.flows]
+        self._db.executemany("INSERT OR IGNORE INTO flows VALUES (?, ?)", flows)
+
+    # ---- after COMMIT
+
+    def adopt(self, draft: Draft) -> None:
+        """Take in that `draft` is committed."""
+        for run, head in draft.heads.items():
+            self._remember(run, head)
+        if draft.heads:
+            self._highest_run = max(self._highest_run, max(draft.heads))
+        else:
+            self._rowless += 1
+
+    def has_committed(self, draft: Draft, rowless_before: int) -> bool:
+        """Whether the transaction that wrote `draft` is in the file.
+
+        Args:
+            draft: What COMMIT was called for.
+            rowless_before: `rowless_commits` of the tables that wrote it.
+
+        Raises:
+            Damaged: a part of the transaction is there and a part is not.
+        """
+        if not draft.journal:
+            return self._rowless > rowless_before
+        found = {self._has_row(row.run, row.seq, row.crc) for row in draft.journal}
+        if len(found) > 1:
+            raise rows.Damaged("a commit was stored in part")
+        return found.pop()
+
+    @property
+    def rowless_commits(self) -> int:
+        """How many commits wrote no journal row: the proof of such a commit."""
+        return self._rowless
+
+    def _has_row(self, run: int, seq: int, crc: int) -> bool:
+        found = self._db.execute("SELECT crc FROM journal WHERE run = ? AND seq = ?", (run, seq)).fetchone()
+        return found is not None and bool(found[0] == crc)
+
+    def _rowless_commits(self) -> int:
+        found = self._db.execute("SELECT value FROM bookkeeping WHERE name = 'rowless_commits'").fetchone()
+        if found is None or not isinstance(found[0], int):
+            raise rows.Damaged("the table bookkeeping has lost a row")
+        return found[0]
+
+
+_WRITE_RECORD = """
+INSERT INTO runs (run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, crc)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+ON CONFLICT (run) DO UPDATE SET run_id = ?2, flow = ?3, state = ?4, namespace = ?5, partition = ?6, build_id = ?7,
+    head_seq = ?8, head_chain = ?9, record = ?10, crc = ?11
+"""
+
+
+def _blob_rows(draft: Draft) -> list[tuple[int, int, int, int, str, bytes]]:
+    found = [(row.run, row.seq, blob) for row in draft.blobs for blob in row.blobs]
+    return [
+        (run, seq, blob.ordinal, rows.blob_crc(run, seq, blob.ordinal, blob.data), blob.encoding, blob.data)
+        for run, seq, blob in found
+    ]

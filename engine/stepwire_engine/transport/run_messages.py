@@ -1,0 +1,118 @@
+"""Records of runs as protobuf messages, kept below the size that clients receive.
+
+A run's own output always fits. What does not, in this order, is left out and can be told from its absence:
+outputs of steps over 64 KiB, and, once 65 MiB are full, inputs, other outputs, tracebacks and causes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stepwire.protocol import limits
+from stepwire.protocol.failure import Failure
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.wire import duration_to_pb, failure_to_pb, payload_to_pb, timestamp_to_pb
+from stepwire.v1 import failure_pb2, payload_pb2, run_pb2
+from stepwire_engine.core.history import AttemptView, RunView, StepView
+from stepwire_engine.store.base import RunRecord
+
+_MIB = 1024 * 1024
+ANSWER_BYTES_MAX = 66 * _MIB
+"""Largest message of RunService; clients receive at least this much."""
+STEP_OUTPUT_BYTES_MAX = limits.INLINE_BYTES_MAX
+"""Outputs of steps over this are not part of a record."""
+_CONTENT_BYTES_MAX = 65 * _MIB
+
+
+class _Room:
+    """What is left of a message for payloads and failures, in bytes."""
+
+    def __init__(self) -> None:
+        self._left = _CONTENT_BYTES_MAX
+
+    def takes(self, size: int) -> bool:
+        fits = size <= self._left
+        if fits:
+            self._left -= size
+        return fits
+
+
+def run_to_pb(view: RunView, target: run_pb2.Run) -> None:
+    """Fill `target`."""
+    message: Any = target  # the stubs want their own enum classes, the runtime takes any int
+    room = _Room()
+    message.run_id = view.run_id
+    message.flow = view.flow
+    message.state = view.state
+    message.id = view.id
+    message.reason = view.reason or 0
+    timestamp_to_pb(view.created_at_ms, target.created_at)
+    if view.ended_at_ms is not None:
+        timestamp_to_pb(view.ended_at_ms, target.ended_at)
+    if view.output is not None:
+        _payload_to_pb(view.output, target.output, room)
+    if view.failure is not None:
+        _failure_to_pb(view.failure, target.failure, room)
+    _payload_to_pb(view.input, target.input, room)
+    for name in view.stats.__struct_fields__:
+        setattr(target.stats, name, getattr(view.stats, name))
+    for step in view.steps:
+        _step_to_pb(step, message.steps.add(), room)
+    for group in view.groups:
+        added = message.groups.add()
+        added.path = group.path
+        added.mode = group.mode
+        added.branches = group.branches
+        added.verdict = group.verdict or 0
+
+
+def record_to_pb(record: RunRecord, target: run_pb2.Run) -> None:
+    """Fill `target` with a line of a listing: no payloads, no steps."""
+    message: Any = target
+    message.run_id = record.run_id
+    message.flow = record.flow
+    message.state = record.state
+    message.id = record.id
+    timestamp_to_pb(record.created_at_ms, target.created_at)
+    if record.ended_at_ms is not None:
+        timestamp_to_pb(record.ended_at_ms, target.ended_at)
+
+
+def _step_to_pb(step: StepView, message: Any, room: _Room) -> None:
+    message.path = step.path
+    message.kind = step.kind
+    message.name = step.name
+    message.state = step.state
+    message.reason = step.reason or 0
+    message.lost = step.lost
+    timestamp_to_pb(step.planned_at_ms, message.planned_at)
+    if step.ended_at_ms is not None:
+        timestamp_to_pb(step.ended_at_ms, message.ended_at)
+    if step.released_at_ms is not None:
+        timestamp_to_pb(step.released_at_ms, message.released_at)
+    for attempt in step.attempts:
+        _attempt_to_pb(attempt, message.attempts.add(), room)
+    if step.output is not None and len(step.output.data) <= STEP_OUTPUT_BYTES_MAX:
+        _payload_to_pb(step.output, message.output, room)
+
+
+def _attempt_to_pb(attempt: AttemptView, message: Any, room: _Room) -> None:
+    message.number = attempt.number
+    message.host = attempt.host
+    message.elapsed.SetInParent()
+    duration_to_pb(attempt.elapsed, message.elapsed)
+    timestamp_to_pb(attempt.ended_at_ms, message.ended_at)
+    if attempt.failure is not None:
+        _failure_to_pb(attempt.failure, message.failure, room)
+
+
+def _payload_to_pb(payload: Payload, target: payload_pb2.Payload, room: _Room) -> None:
+    if room.takes(len(payload.data)):
+        payload_to_pb(payload, target)
+
+
+def _failure_to_pb(failure: Failure, target: failure_pb2.Failure, room: _Room) -> None:
+    failure_to_pb(failure, target)
+    if not room.takes(target.ByteSize()):
+        target.ClearField("traceback")
+        target.ClearField("cause")

@@ -1,0 +1,221 @@
+"""RunService: how clients start and watch runs (`proto/stepwire/v1/run_service.proto`).
+
+It checks what a request says, asks the driver, and answers. It decides nothing about runs, keeps no state
+of its own, and tells a peer never more than a code, a stable message and a reference to the engine's log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.payload import NULL, Payload
+from stepwire.protocol.wire import WireError, cut_text, payload_from_pb
+from stepwire.v1 import run_service_pb2 as pb
+from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.history import RunView
+from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.store.base import RunPage
+from stepwire_engine.store.paging import LIMIT_MAX, run_before
+from stepwire_engine.transport.run_messages import ANSWER_BYTES_MAX, record_to_pb, run_to_pb
+from stepwire_engine.transport.status import STATUS
+
+SERVICE = "stepwire.v1.RunService"
+CODE_KEY = "stepwire-code"
+"""Trailing metadata: slug of the ErrorCode."""
+REF_KEY = "stepwire-ref"
+"""Trailing metadata: what the engine's log calls this error."""
+PAGE_SIZE_DEFAULT = 100
+_MESSAGE_BYTES_MAX = 1024
+"""A status travels in headers, which are small."""
+_log = logging.getLogger("stepwire.engine.calls")
+
+Changed = Callable[[], Awaitable[None]]
+"""Returns after the next commits that changed the run; several in the meantime count as one."""
+Context = grpc.aio.ServicerContext[bytes, bytes]
+Answer = TypeVar("Answer", bound=Message)
+
+
+class RunPort(Protocol):
+    """What the service asks of the engine. Every method raises CallRefused for what cannot be done."""
+
+    async def start(self, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
+        """Start a run, or find the one that has the key: (run_id, existing), once that is durable."""
+
+    async def view(self, run_id: str, *, include_steps: bool) -> RunView:
+        """The run as of its last commit; RUN_NOT_FOUND."""
+
+    async def list_runs(self, *, flow: str, states: Sequence[RunState], limit: int, page_token: str) -> RunPage:
+        """One page, newest first. `limit` and `page_token` are checked already."""
+
+    async def resume(self, run_id: str) -> None:
+        """Let a PAUSED run go on; RUN_NOT_FOUND, WRONG_STATE."""
+
+    def changes(self, run_id: str) -> AbstractContextManager[Changed]:
+        """Watch a run: no commit after entering is missed. An unknown run never changes."""
+
+
+class RunService:
+    """The handlers of the service.
+
+    Args:
+        port: The engine.
+        payload_bytes_max: Longest input of a run, in bytes.
+        new_ref: Makes references to the log, e.g. 12 random characters.
+    """
+
+    def __init__(self, port: RunPort, *, payload_bytes_max: int, new_ref: Callable[[], str]) -> None:
+        self._port = port
+        self._payload_bytes_max = payload_bytes_max
+        self._new_ref = new_ref
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What to add to a grpc.aio server. Its receive limit must admit an input and 64 KiB more."""
+        handlers: dict[str, Any] = {
+            "Start": self._unary("Start", pb.StartRequest, self._start),
+            "Get": self._unary("Get", pb.GetRequest, self._get),
+            "List": self._unary("List", pb.ListRequest, self._list),
+            "Resume": self._unary("Resume", pb.ResumeRequest, self._resume),
+            "Cancel": self._unary("Cancel", pb.CancelRequest, self._not_implemented),
+            "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._not_implemented),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    # ---- calls
+
+    async def _start(self, request: pb.StartRequest) -> pb.StartResponse:
+        _check_text("flow", request.flow)
+        if request.id:
+            _check_text("id", request.id)
+        payload = payload_from_pb(request.input, self._payload_bytes_max) if request.HasField("input") else NULL
+        _check_text("input.encoding", payload.encoding)
+        run_id, existing = await self._port.start(request.flow, payload, request.id)
+        return pb.StartResponse(run_id=run_id, existing=existing)
+
+    async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
+        _check_text("run_id", request.run_id)
+        view = await self._port.view(request.run_id, include_steps=request.include_steps)
+        answer = pb.GetResponse()
+        run_to_pb(view, answer.run)
+        return answer
+
+    async def _list(self, request: pb.ListRequest) -> pb.ListResponse:
+        if request.flow:
+            _check_text("flow", request.flow)
+        if request.page_size > LIMIT_MAX:
+            _refuse(f"page_size is {request.page_size}; 1..{LIMIT_MAX} are allowed")
+        try:
+            run_before(request.page_token)
+        except ValueError:
+            _refuse("page_token was not made by this service")
+        page = await self._port.list_runs(
+            flow=request.flow,
+            states=_states(request.states),
+            limit=request.page_size or PAGE_SIZE_DEFAULT,
+            page_token=request.page_token,
+        )
+        answer = pb.ListResponse(next_page_token=page.next_page_token)
+        for record in page.runs:
+            record_to_pb(record, answer.runs.add())
+        return answer
+
+    async def _resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
+        _check_text("run_id", request.run_id)
+        await self._port.resume(request.run_id)
+        return pb.ResumeResponse()
+
+    async def _not_implemented(self, request: Message) -> Message:
+        raise CallRefused(ErrorCode.NOT_IMPLEMENTED, "this engine does not do that yet")
+
+    async def _watch(self, data: bytes, context: Context) -> None:
+        try:
+            request = _parsed(pb.WatchRequest, data)
+            _check_text("run_id", request.run_id)
+            with self._port.changes(request.run_id) as changed:
+                await self._send_changes(request, changed, context)
+        except Exception as problem:
+            await self._abort("Watch", problem, context)
+
+    async def _send_changes(self, request: pb.WatchRequest, changed: Changed, context: Context) -> None:
+        """Send the run now and after changes. `write` returns when the peer took it, so nothing piles up."""
+        sent: RunView | None = None
+        while True:
+            view = await self._port.view(request.run_id, include_steps=request.include_steps)
+            if view != sent:
+                answer = pb.WatchResponse()
+                run_to_pb(view, answer.run)
+                await context.write(_serialized(answer))
+                sent = view
+            if view.state.terminal:
+                return
+            await changed()
+
+    # ---- wrapping
+
+    def _unary(self, name: str, request_type: type[Any], call: Callable[[Any], Awaitable[Message]]) -> Any:
+        async def answer(data: bytes, context: Context) -> bytes:
+            try:
+                return _serialized(await call(_parsed(request_type, data)))
+            except Exception as problem:
+                await self._abort(name, problem, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    async def _abort(self, name: str, problem: Exception, context: Context) -> NoReturn:
+        ref = self._new_ref()
+        match problem:
+            case CallRefused():
+                code, message = problem.code, problem.message
+                _log.info("%s refused with %s: %s (ref %s)", name, code.slug, message, ref)
+            case WireError():
+                code, message = problem.code, str(problem)
+                _log.info("%s refused with %s: %s (ref %s)", name, code.slug, message, ref)
+            case _:
+                code, message = ErrorCode.INTERNAL, f"the engine failed; its log has the details under ref {ref}"
+                _log.error("%s failed (ref %s)", name, ref, exc_info=problem)
+        trailers = ((CODE_KEY, code.slug), (REF_KEY, ref))
+        await context.abort(STATUS[code].grpc, cut_text(message, _MESSAGE_BYTES_MAX), trailers)
+
+
+Request = TypeVar("Request", bound=Message)
+
+
+def _parsed(request_type: type[Request], data: bytes) -> Request:
+    try:
+        return request_type.FromString(data)
+    except DecodeError:
+        name = request_type.DESCRIPTOR.name
+        raise CallRefused(ErrorCode.UNDECODABLE, f"the request is not a {name} of this protocol") from None
+
+
+def _serialized(answer: Message) -> bytes:
+    size = answer.ByteSize()
+    if size > ANSWER_BYTES_MAX:
+        message = f"the answer has {size} bytes, the limit is {ANSWER_BYTES_MAX}; ask without include_steps"
+        raise CallRefused(ErrorCode.LIMIT_EXCEEDED, message)
+    return answer.SerializeToString()
+
+
+def _refuse(message: str) -> NoReturn:
+    raise CallRefused(ErrorCode.INVALID_ARGUMENT, message)
+
+
+def _check_text(field: str, value: str) -> None:
+    size = len(value.encode())
+    if not 1 <= size <= limits.NAME_BYTES_MAX:
+        _refuse(f"{field} has {size} bytes; 1..{limits.NAME_BYTES_MAX} are allowed")
+
+
+def _states(numbers: Sequence[int]) -> tuple[RunState, ...]:
+    try:
+        return tuple(RunState(number) for number in numbers)
+    except ValueError:
+        _refuse("states has a value this engine does not know")

@@ -1,0 +1,79 @@
+"""What flow code awaits: futures of steps and groups that know whether they were awaited and by which line."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stepwire._runtime.body import LiveBody
+    from stepwire._runtime.scope import Scope
+
+
+class DurableFuture(asyncio.Future[Any]):
+    """The outcome of a step or group, resolved by a release.
+
+    Attributes:
+        path: Of the step or group.
+        scope: Where it was made.
+        awaited: Somebody waits, or waited, for it.
+        blocks: The line of control that waits for it directly, so that nothing else of it can run.
+        on_cancel: Called when user code cancels it: the durable decision is to abandon it.
+    """
+
+    path: str
+    scope: Scope
+    awaited: bool
+    blocks: Scope | None
+    on_cancel: Callable[[], None]
+
+    def __init__(self, body: LiveBody, path: str, scope: Scope, on_cancel: Callable[[], None]) -> None:
+        super().__init__(loop=body.loop)
+        self.path = path
+        self.scope = scope
+        self.awaited = False
+        self.blocks = None
+        self.on_cancel = on_cancel
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self.mark_awaited()
+        body = self.scope.body
+        if not self.done() and body.journal.replaying and asyncio.current_task() is self.scope.line:
+            body.block(self)
+        return (yield from super().__await__())
+
+    __iter__ = __await__
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Any = None) -> None:
+        self.mark_awaited()
+        super().add_done_callback(fn, context=context)
+
+    def mark_awaited(self) -> None:
+        """Somebody waits for it."""
+        if not self.awaited:
+            self.awaited = True
+            self.scope.body.unawaited.discard(self)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        if not super().cancel(msg):
+            return False
+        self.scope.body.unblock(self)
+        self.on_cancel()
+        return True
+
+    def resolve(self, value: Any) -> None:
+        """Hand over a value, unless user code gave up on it."""
+        if not self.done():
+            self.scope.body.unblock(self)
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Hand over an error, unless user code gave up on it."""
+        if not self.done():
+            self.scope.body.unblock(self)
+            self.set_exception(error)
+
+    def silence(self) -> None:
+        """Nobody will look at it any more, and that is no news."""
+        self._log_traceback = False

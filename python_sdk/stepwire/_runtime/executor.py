@@ -1,0 +1,383 @@
+"""The runtime of a host: it carries what the engine says to bodies and attempts, and what they produce back.
+
+Bodies and async steps live on the application's loop. Everything they produce within one tick leaves as one
+frame: plans first, then results, and the transport is told once the loop has nothing more to add.
+Outcomes of sync steps go from their thread to the session without touching the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
+from typing import Any
+
+from stepwire._runtime.attempts import Attempts, RunningAttempt, StepCall
+from stepwire._runtime.body import LiveBody
+from stepwire._runtime.telemetry import HostTelemetry
+from stepwire._runtime.threads import BranchThreads
+from stepwire._transport.port import SessionPort
+from stepwire.codec import Codec
+from stepwire.context import Context, ContextSync
+from stepwire.errors import InvalidInput, failure_from_exception
+from stepwire.flow import FlowFunction, StepFunction
+from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.frames import (
+    Advance,
+    BodyFailed,
+    Cancel,
+    EngineSection,
+    Execute,
+    RejectReason,
+    Result,
+    Welcome,
+)
+from stepwire.protocol.payload import NULL
+from stepwire.protocol.plan import Fence, ParallelMode, StepKind
+
+logger = logging.getLogger("stepwire.host")
+
+QUIET_TICKS_MAX = 12
+"""Ticks of the loop that a frame waits for more, while every tick brings something."""
+
+
+class HostRuntime:
+    """Bodies and attempts of one host process.
+
+    Args:
+        port: The shared session.
+        flows, steps: What this host serves, by name.
+        parallel_mode: Of groups whose flow names none.
+        body_stall_timeout: Seconds a replaying body may spend in user code without progress.
+    """
+
+    def __init__(
+        self,
+        port: SessionPort,
+        flows: Mapping[str, FlowFunction[..., Any]],
+        steps: Mapping[str, StepFunction[..., Any]],
+        *,
+        loop: asyncio.AbstractEventLoop,
+        codec: Codec,
+        parallel_mode: ParallelMode,
+        branch_threads: int,
+        body_stall_timeout: float,
+        telemetry: HostTelemetry,
+    ) -> None:
+        self.loop = loop
+        self.threads = BranchThreads(branch_threads)
+        self.codec = codec
+        self.limits = Welcome("")
+        self._port = port
+        self._flows = flows
+        self._steps = steps
+        self._parallel_mode = parallel_mode
+        self._stall_timeout = body_stall_timeout
+        self._telemetry = telemetry
+        self._attempts = Attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
+        self._bodies: dict[str, LiveBody] = {}
+        self._dirty: dict[int, LiveBody] = {}
+        self._waiting: dict[tuple[str, str], Execute] = {}
+        self._results: list[tuple[str, Result]] = []
+        self._loop_thread = threading.get_ident()
+        self._flushing = False
+        self._activity = 0
+        self._context = copy_context()
+        self.stubs: Mapping[str, Any] = {}
+        """What steps do instead of their function, by name; for tests."""
+
+    @property
+    def busy(self) -> int:
+        """Attempts in progress."""
+        return self._attempts.count
+
+    @property
+    def idle(self) -> bool:
+        """No attempt runs, nothing waits to be flushed, and every body waits for a release."""
+        return not (
+            self._attempts.count or self._flushing or self._dirty or any(b.lines_running for b in self._bodies.values())
+        )
+
+    # ---- from the engine
+
+    def welcome(self, welcome: Welcome) -> None:
+        """Limits of this engine."""
+        self.limits = welcome
+        self._attempts.payload_bytes_max = welcome.payload_bytes_max
+
+    def handle(self, sections: Sequence[EngineSection]) -> None:
+        """Do what a frame says. On the loop."""
+        self._loop_thread = threading.get_ident()
+        for section in sections:
+            run_id = section.run_id
+            if section.evict is not None:
+                body = self._bodies.get(run_id)
+                if body is not None and body.journal.fence <= section.evict:
+                    self._drop(body)
+            if section.advance is not None:
+                self._advance(run_id, section.advance)
+            for cancel in section.cancels:
+                self._cancel(run_id, cancel)
+            for execute in section.executes:
+                self._execute(run_id, execute)
+        self._schedule()
+
+    def _advance(self, run_id: str, advance: Advance) -> None:
+        body = self._bodies.get(run_id)
+        if advance.start is not None:
+            if body is not None:
+                self._drop(body)
+            flow = self._flows.get(advance.start.flow)
+            if flow is None:
+                self._port.give_back(run_id, advance.fence)
+                return
+            body = self._bodies[run_id] = LiveBody(self, run_id, flow, advance)
+            self._telemetry.body_entries += 1
+            if advance.entries:
+                self._telemetry.replays += 1
+            body.enter(self._context_of)
+        elif body is None:
+            self._port.give_back(run_id, advance.fence)
+            return
+        elif not body.feed(advance):
+            self.body_gone(body)
+            return
+        self.touch(body)
+
+    def _context_of(self, body: LiveBody) -> Context | ContextSync:
+        mode = body.flow.parallel_mode or self._parallel_mode
+        return Context(body, mode) if body.flow.is_async else ContextSync(body, mode)
+
+    def _execute(self, run_id: str, execute: Execute) -> None:
+        if execute.kind is StepKind.TASK:
+            self._execute_task(run_id, execute)
+            return
+        body = self._bodies.get(run_id)
+        if body is None or body.over:
+            self._port.reject(run_id, execute, RejectReason.NO_BODY)
+        elif execute.path in body.steps:
+            self._start_closure(body, execute)
+        else:
+            self._waiting[run_id, execute.path] = execute
+
+    def _execute_task(self, run_id: str, execute: Execute) -> None:
+        step = self._steps.get(execute.name)
+        if step is None:
+            self._port.reject(run_id, execute, RejectReason.NOT_SERVED)
+            return
+        try:
+            args, kwargs = step.decode_input(execute.input or NULL)
+        except InvalidInput as error:
+            failure = failure_from_exception(error)
+            self._results.append((run_id, Result(execute.path, execute.attempt, execute.fence, None, failure)))
+            self._schedule()
+            return
+        call = StepCall(
+            StepKind.TASK, step.fn, args, kwargs, step.returns, step.codec, step.retries, step.is_async
+        )
+        call = self._stubbed(execute.name, call)
+        self._attempts.start(
+            run_id, execute.path, execute.attempt, execute.fence, call, self._context, execute.timeout
+        )
+
+    def _start_closure(self, body: LiveBody, execute: Execute) -> None:
+        step = body.steps[execute.path]
+        call = self._stubbed(step.name, step.call)
+        self._attempts.start(
+            body.run_id, execute.path, execute.attempt, execute.fence, call, step.context, execute.timeout
+        )
+
+    def _stubbed(self, name: str, call: StepCall) -> StepCall:
+        if name not in self.stubs:
+            return call
+        stub = self.stubs[name]
+
+        def fn(*args: Any, **kwargs: Any) -> Any:
+            if isinstance(stub, BaseException):
+                raise stub
+            return stub(*args, **kwargs) if callable(stub) else stub
+
+        return StepCall(call.kind, fn, call.args, call.kwargs, call.returns, call.codec, call.retries, False)
+
+    def _cancel(self, run_id: str, cancel: Cancel) -> None:
+        if not cancel.path:
+            self._attempts.cancel_run(run_id, cancel.reason)
+            return
+        waiting = self._waiting.pop((run_id, cancel.path), None)
+        if waiting is not None:
+            self._port.reject(run_id, waiting, RejectReason.NO_BODY)
+        self._attempts.cancel(run_id, cancel.path, cancel.reason)
+
+    # ---- from bodies
+
+    def touch(self, body: LiveBody) -> None:
+        """The body decided something or received something; look at it at the end of this tick."""
+        self._dirty[id(body)] = body
+        self._schedule()
+
+    def reached(self, body: LiveBody, path: str) -> None:
+        """An Execute may have come before the body planned its step."""
+        if self._waiting:
+            execute = self._waiting.pop((body.run_id, path), None)
+            if execute is not None:
+                self.loop.call_soon(self._reached_later, body, execute)
+
+    def _reached_later(self, body: LiveBody, execute: Execute) -> None:
+        if body.over or execute.path not in body.steps:
+            self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+            self._schedule()
+        else:
+            self._start_closure(body, execute)
+
+    def body_failed(self, body: LiveBody, failure: Failure) -> None:
+        """The body cannot go on; the engine pauses the run."""
+        logger.warning("run %s of flow %s cannot go on: %s", body.run_id, body.flow.name, failure.message)
+        self._port.fail_body(body.run_id, BodyFailed(body.journal.fence, failure))
+        self._drop(body)
+        self._schedule()
+
+    def body_gone(self, body: LiveBody) -> None:
+        """Something of the live copy is missing; the engine sends a snapshot."""
+        self._port.give_back(body.run_id, body.journal.fence)
+        self._drop(body)
+        self._schedule()
+
+    def throw_away(self, run_id: str) -> None:
+        """Give a live body back, as if memory had been needed."""
+        body = self._bodies.get(run_id)
+        if body is not None:
+            self.body_gone(body)
+
+    def _drop(self, body: LiveBody) -> None:
+        if self._bodies.get(body.run_id) is body:
+            del self._bodies[body.run_id]
+        body.evict()
+        for run_id, path in [key for key in self._waiting if key[0] == body.run_id]:
+            self._port.reject(run_id, self._waiting.pop((run_id, path)), RejectReason.NO_BODY)
+
+    # ---- from attempts
+
+    def _finish(self, running: RunningAttempt, result: Result, value: Any) -> None:
+        run_id = running.info.run_id
+        body = self._bodies.get(run_id)
+        if body is not None and result.failure is None:
+            body.outputs[result.path] = value
+        if threading.get_ident() == self._loop_thread:
+            self._results.append((run_id, result))
+            self._schedule()
+        else:
+            self._port.submit_results([(run_id, result)])
+            self._port.ring()
+
+    # ---- the end of a tick
+
+    def _schedule(self) -> None:
+        self._activity += 1
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush, 0, -1)
+
+    def _flush(self, ticks: int, seen: int) -> None:
+        """Carry everything of this tick to the session; ring once a tick brought nothing more."""
+        if seen != self._activity and ticks < QUIET_TICKS_MAX:
+            seen = self._activity
+            self._look_at_bodies()
+            if self._results:
+                results, self._results = self._results, []
+                self._port.submit_results(results)
+            self.loop.call_soon(self._flush, ticks + 1, seen)
+            return
+        if self._dirty or self._results:
+            self._look_at_bodies()
+            results, self._results = self._results, []
+            self._port.submit_results(results)
+        self._flushing = False
+        if self._dirty:
+            self._schedule()
+        self._port.ring()
+
+    def _look_at_bodies(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for body in dirty.values():
+            body.go_on()
+            if body.over:
+                continue
+            started = self._self_start(body)
+            plans = body.journal.take_plans()
+            if plans and not self._port.submit_plans(body.run_id, plans):
+                self._drop(body)
+                continue
+            for path in started:
+                self._run_started(body, path)
+            self._watch_stall(body)
+            if body.ended and body.journal.caught_up:
+                self._retire(body)
+
+    def _self_start(self, body: LiveBody) -> list[str]:
+        """Choose new steps whose first attempt this host starts itself (DESIGN 3, rule 5)."""
+        fresh, body.fresh = body.fresh, []
+        if body.hold or not fresh or not body.journal.caught_up:
+            return []
+        fence = body.journal.fence
+        alone = len(fresh) == 1
+        started = []
+        for path in fresh:
+            step = body.steps.get(path)
+            if step is None or not body.journal.is_new(path):
+                continue
+            planned = step.planned
+            served = planned.kind is StepKind.RUN or (alone and planned.name in self._steps)
+            if served and self._port.start(body.run_id, path, fence):
+                started.append(path)
+        if started:
+            body.journal.mark_started(started)
+        return started
+
+    def _run_started(self, body: LiveBody, path: str) -> None:
+        step = body.steps[path]
+        if step.planned.kind is StepKind.TASK:
+            # User code of a registered step always sees arguments decoded from the journaled bytes.
+            fence: Fence = body.journal.fence
+            self._execute_task(
+                body.run_id,
+                Execute(
+                    path, 1, fence, StepKind.TASK, step.planned.name, step.planned.input, step.planned.timeout
+                ),
+            )
+            return
+        self._attempts.start(
+            body.run_id, path, 1, body.journal.fence, self._stubbed(step.name, step.call), step.context,
+            step.planned.timeout,
+        )
+
+    def _retire(self, body: LiveBody) -> None:
+        """The flow ended and said so."""
+        if self._bodies.get(body.run_id) is body:
+            del self._bodies[body.run_id]
+        body.over = True
+
+    def _watch_stall(self, body: LiveBody) -> None:
+        if not body.journal.replaying or body.ended:
+            body.stalled_since = None
+            return
+        body.stalled_since = self._port.clock()
+        self.loop.call_later(self._stall_timeout, self._check_stall, body, body.stalled_since)
+
+    def _check_stall(self, body: LiveBody, since: float) -> None:
+        if body.over or body.stalled_since != since or not body.journal.replaying:
+            return
+        message = (
+            f"replay made no progress for {self._stall_timeout:g} s of user code; expected {body.journal.missing()}"
+        )
+        self.body_failed(body, Failure(ErrorCode.BODY_STALLED, "BodyStalled", message, retryable=Retryable.NO))
+
+    # ---- shutting down
+
+    def close(self) -> None:
+        """Stop everything that still runs."""
+        for body in list(self._bodies.values()):
+            self._drop(body)
+        self._attempts.close()
+        self.threads.close()

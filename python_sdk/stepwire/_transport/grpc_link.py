@@ -1,0 +1,171 @@
+"""The session over gRPC, on threads of its own (docs/adr/0003).
+
+The stream is the synchronous one: a blocked application loop loses neither heartbeats nor results of sync
+steps, and the SDK puts no grpc.aio loop into the user's process. One thread reads, gRPC's own thread writes
+what it takes from the session, and the loop gets one hand-over per received frame.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from stepwire._transport.port import SessionPort
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import EngineFrame
+from stepwire.protocol.wire import EngineFrameDecoder, WireError, encode_host_frame
+
+logger = logging.getLogger("stepwire.host")
+
+METHOD = "/stepwire.v1.HostService/Session"
+_QUICK_SECONDS = 10.0
+_QUICK_CAP = 0.5
+_SLOW_CAP = 5.0
+_OPTIONS = (
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # Every reconnect dials anew; a shared subchannel would sit out gRPC's own backoff.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+_FINAL = frozenset({ErrorCode.VERSION, ErrorCode.FEATURE, ErrorCode.INVALID_NAME})
+
+
+class GrpcLink:
+    """Keeps one stream to one engine, for ever.
+
+    Args:
+        address: host:port.
+        port: The shared session.
+        on_frame: Called on the reader thread with every frame, after the session booked it.
+        on_reconnect: Called when a stream ended and the next is due.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: SessionPort,
+        on_frame: Callable[[EngineFrame, list[Any]], None],
+        on_reconnect: Callable[[], None],
+    ) -> None:
+        self.address = address
+        self.refused = threading.Event()
+        self._port = port
+        self._on_frame = on_frame
+        self._on_reconnect = on_reconnect
+        self._bell = threading.Condition()
+        self._rung = False
+        self._stopping = threading.Event()
+        self._stream = 0
+        self._thread = threading.Thread(target=self._run, name="stepwire-session", daemon=True)
+        self._call: Any = None
+        self._random = random.Random()
+        port.bell = self._ring
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End the stream and the thread; what was queued before is sent first."""
+        self._stopping.set()
+        self._ring()
+        call = self._call
+        self._thread.join(timeout)
+        if self._thread.is_alive() and call is not None:
+            call.cancel()
+            self._thread.join(1.0)
+
+    def _ring(self) -> None:
+        with self._bell:
+            self._rung = True
+            self._bell.notify_all()
+
+    # ---- the reader thread
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while not self._stopping.is_set():
+            alive = self._one_stream()
+            if self._stopping.is_set() or self.refused.is_set():
+                return
+            now = time.monotonic()
+            if alive:
+                began = now
+                self._on_reconnect()
+                continue
+            cap = _QUICK_CAP if now - began < _QUICK_SECONDS else _SLOW_CAP
+            self._stopping.wait(self._random.uniform(0, cap))
+            self._on_reconnect()
+
+    def _one_stream(self) -> bool:
+        """Dial and serve one stream. True if the engine welcomed it."""
+        welcomed = False
+        decoder = EngineFrameDecoder(limits.PAYLOAD_BYTES_MAX * 16)
+        with grpc.insecure_channel(self.address, options=_OPTIONS) as channel:
+            dial: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
+            self._stream += 1
+            self._port.connect()
+            try:
+                self._call = dial(self._outgoing(self._stream))
+                for data in self._call:
+                    frame = decoder.decode(data)
+                    if frame is None:
+                        continue
+                    sections = self._port.receive(frame)
+                    welcomed = welcomed or frame.welcome is not None
+                    self._on_frame(frame, sections)
+                    if frame.fault is not None and not frame.fault.run_id:
+                        self._fault(frame.fault.code, frame.fault.message)
+                        break
+            except grpc.RpcError as error:
+                self._log_end(error)
+            except WireError as error:
+                logger.error("engine %s sent what cannot be decoded: %s", self.address, error)
+            finally:
+                self._stream += 1
+                self._port.disconnect()
+                self._ring()
+                if self._call is not None:
+                    self._call.cancel()
+        return welcomed
+
+    def _fault(self, code: ErrorCode, message: str) -> None:
+        logger.warning("engine %s closed the session (%s): %s", self.address, code.slug, message)
+        if code in _FINAL:
+            self.refused.set()
+
+    def _log_end(self, error: grpc.RpcError) -> None:
+        if not self._stopping.is_set():
+            code = error.code() if hasattr(error, "code") else None
+            details = error.details() if hasattr(error, "details") else str(error)
+            logger.info("stream to engine %s ended (%s): %s; dialling again", self.address, code, details)
+
+    # ---- gRPC's writer thread
+
+    def _outgoing(self, stream: int) -> Iterator[bytes]:
+        while stream == self._stream:
+            frame = self._port.take_frame()
+            if frame is None:
+                if self._stopping.is_set():
+                    return
+                self._sleep()
+                continue
+            yield from encode_host_frame(frame)
+
+    def _sleep(self) -> None:
+        """Until something may be sent or a Report is due."""
+        due = self._port.session.next_report()
+        timeout = 1.0 if due is None else min(1.0, max(0.0, due - self._port.clock()))
+        with self._bell:
+            if not self._rung:
+                self._bell.wait(timeout)
+            self._rung = False

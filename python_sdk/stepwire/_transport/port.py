@@ -1,0 +1,82 @@
+"""The session core shared between the threads of a host: a lock, and a bell for whoever writes the stream."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+from stepwire._transport.session import HostSession
+from stepwire.protocol.frames import BodyFailed, EngineFrame, EngineSection, Execute, HostFrame, RejectReason, Result
+from stepwire.protocol.plan import Fence, Plan
+
+
+class SessionPort:
+    """Thread-safe access to one HostSession.
+
+    Args:
+        session: The pure core.
+        clock: Seconds, monotonic.
+    """
+
+    def __init__(self, session: HostSession, clock: Callable[[], float]) -> None:
+        self.session = session
+        self.clock = clock
+        self.lock = threading.RLock()
+        self.bell: Callable[[], None] = _silent
+
+    def ring(self) -> None:
+        """Tell the transport that something may be sent."""
+        self.bell()
+
+    # ---- for the runtime
+
+    def start(self, run_id: str, path: str, fence: Fence) -> bool:
+        with self.lock:
+            return self.session.start(run_id, path, fence, self.clock())
+
+    def attempt_fence(self, run_id: str, path: str) -> Fence | None:
+        with self.lock:
+            return self.session.attempt_fence(run_id, path)
+
+    def submit_plans(self, run_id: str, plans: Sequence[Plan]) -> bool:
+        with self.lock:
+            return self.session.submit_plans(run_id, plans)
+
+    def submit_results(self, results: Sequence[tuple[str, Result]]) -> None:
+        with self.lock:
+            for run_id, result in results:
+                self.session.submit_result(run_id, result)
+
+    def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
+        with self.lock:
+            self.session.reject(run_id, execute, reason)
+
+    def give_back(self, run_id: str, fence: Fence) -> None:
+        with self.lock:
+            self.session.give_back(run_id, fence)
+
+    def fail_body(self, run_id: str, failed: BodyFailed) -> None:
+        with self.lock:
+            self.session.fail_body(run_id, failed)
+
+    # ---- for the transport
+
+    def connect(self) -> None:
+        with self.lock:
+            self.session.connect()
+
+    def disconnect(self) -> None:
+        with self.lock:
+            self.session.disconnect()
+
+    def receive(self, frame: EngineFrame) -> list[EngineSection]:
+        with self.lock:
+            return self.session.receive(frame, self.clock())
+
+    def take_frame(self) -> HostFrame | None:
+        with self.lock:
+            return self.session.take_frame(self.clock())
+
+
+def _silent() -> None:
+    pass

@@ -1,0 +1,240 @@
+"""Calls of RunService over a synchronous gRPC channel: the mapping of requests, answers and errors.
+
+Channels are made at the first call and again in a forked child, whose copies of them are unusable. There is
+no grpc.aio here: its loop would compete with that of the user's process (DESIGN 6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from stepwire._transport.run_record import RECEIVE_BYTES_MAX, Run, RunState, run_from_pb, state_number
+from stepwire.codec import Codec
+from stepwire.errors import (
+    EngineUnavailable,
+    InvalidInput,
+    KeyConflict,
+    PayloadTooLarge,
+    ProtocolError,
+    RunError,
+    RunNotFound,
+    StepwireError,
+    UnknownFlow,
+)
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.wire import WireError, payload_to_pb
+from stepwire.v1 import run_service_pb2 as pb
+
+CALL_SECONDS = 30.0
+"""How long a call may take, a watch apart."""
+_SERVICE = "/stepwire.v1.RunService/"
+_CODE_KEY = "stepwire-code"
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # The engine's server permits a ping per 5 s; without any, a peer that vanished is noticed after minutes.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+T = TypeVar("T")
+Answer = TypeVar("Answer", bound=Message)
+
+
+class Pending(Generic[T]):
+    """A call on its way. Either `result` or `wait` gives its answer."""
+
+    def __init__(self, future: Any, read: Callable[[bytes], T], address: str) -> None:
+        self._future = future
+        self._read = read
+        self._address = address
+
+    def result(self) -> T:
+        """Block until the answer is here. Raises StepwireError."""
+        try:
+            data = self._future.result()
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._address) from None
+        return readable(self._read, data)
+
+    async def wait(self) -> T:
+        """The same for a coroutine; cancelling it cancels the call. Raises StepwireError."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def notify(_: object) -> None:
+            try:
+                loop.call_soon_threadsafe(done.set)
+            except RuntimeError:
+                pass  # the loop was closed; nobody waits any more
+
+        self._future.add_done_callback(notify)
+        try:
+            await done.wait()
+        finally:
+            self._future.cancel()  # of no effect once it is done
+        return self.result()
+
+
+class RunCalls:
+    """The calls one client makes.
+
+    Args:
+        address: "host:port" of the engine.
+        codec: What reads payloads of records.
+    """
+
+    def __init__(self, address: str, codec: Codec) -> None:
+        self.address = address
+        self._codec = codec
+        self._lock = threading.Lock()
+        self._channels: dict[str, grpc.Channel] = {}
+        self._pid = 0
+        self._closed = False
+
+    def start(self, flow: str, payload: Payload, id: str) -> Pending[tuple[str, bool]]:
+        """(run_id, existing)."""
+        request = pb.StartRequest(flow=flow, id=id)
+        request.input.SetInParent()
+        payload_to_pb(payload, request.input)
+
+        def read(data: bytes) -> tuple[str, bool]:
+            answer = pb.StartResponse.FromString(data)
+            return answer.run_id, answer.existing
+
+        return self._call("Start", request, read)
+
+    def get(self, run_id: str, steps: bool) -> Pending[Run]:
+        request = pb.GetRequest(run_id=run_id, include_steps=steps)
+        return self._call("Get", request, lambda data: run_from_pb(pb.GetResponse.FromString(data).run, self._codec))
+
+    def list(self, flow: str, states: Sequence[RunState], size: int, token: str) -> Pending[tuple[list[Run], str]]:
+        """One page, and the token of the next; an empty one is the last."""
+        request: Any = pb.ListRequest(flow=flow, page_size=size, page_token=token)
+        request.states.extend(map(state_number, states))
+
+        def read(data: bytes) -> tuple[list[Run], str]:
+            answer = pb.ListResponse.FromString(data)
+            return [run_from_pb(run, self._codec) for run in answer.runs], answer.next_page_token
+
+        return self._call("List", request, read)
+
+    def resume(self, run_id: str) -> Pending[None]:
+        return self._call("Resume", pb.ResumeRequest(run_id=run_id), lambda data: None)
+
+    def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool) -> Any:
+        """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds."""
+        request = pb.WatchRequest(run_id=run_id, include_steps=steps).SerializeToString()
+        stream: Any = self._open("watches").unary_stream(_SERVICE + "Watch")
+        return stream(request, timeout=timeout, wait_for_ready=wait_for_ready)
+
+    def watched(self, data: bytes) -> Run:
+        """The record in one message of `watch`. Raises ProtocolError."""
+        return readable(lambda d: run_from_pb(pb.WatchResponse.FromString(d).run, self._codec), data)
+
+    def close(self) -> None:
+        """Close the channels, for good; what is on its way fails. Idempotent."""
+        with self._lock:
+            channels, self._channels, self._closed = self._channels, {}, True
+        if self._pid == os.getpid():
+            for channel in channels.values():
+                channel.close()
+
+    def _call(self, name: str, request: Message, read: Callable[[bytes], T]) -> Pending[T]:
+        method: Any = self._open("calls").unary_unary(_SERVICE + name)
+        future = method.future(request.SerializeToString(), timeout=CALL_SECONDS)
+        return Pending(future, read, self.address)
+
+    def _open(self, use: str) -> grpc.Channel:
+        """A connection per use: the streams of one are limited, and watches must not keep calls waiting."""
+        with self._lock:
+            if self._closed:
+                raise RunError("this client was closed", hint="make a new one")
+            if self._pid != os.getpid():
+                self._channels, self._pid = {}, os.getpid()
+            channel = self._channels.get(use)
+            if channel is None:
+                channel = self._channels[use] = grpc.insecure_channel(self.address, options=_OPTIONS)
+            return channel
+
+
+def readable(read: Callable[[bytes], T], data: bytes) -> T:
+    """What `read` makes of an answer. Raises ProtocolError if it cannot."""
+    try:
+        return read(data)
+    except (DecodeError, WireError) as problem:
+        raise ProtocolError("the engine's answer cannot be read", why=str(problem)) from None
+
+
+# ---- errors
+
+_CLASSES: dict[ErrorCode, type[StepwireError]] = {
+    ErrorCode.UNKNOWN_FLOW: UnknownFlow,
+    ErrorCode.RUN_NOT_FOUND: RunNotFound,
+    ErrorCode.KEY_CONFLICT: KeyConflict,
+    ErrorCode.PAYLOAD_TOO_LARGE: PayloadTooLarge,
+    ErrorCode.INVALID_INPUT: InvalidInput,
+    ErrorCode.STORE_UNAVAILABLE: EngineUnavailable,
+    ErrorCode.DRAINING: EngineUnavailable,
+    ErrorCode.PROTOCOL: ProtocolError,
+    ErrorCode.UNDECODABLE: ProtocolError,
+    ErrorCode.VERSION: ProtocolError,
+    ErrorCode.FEATURE: ProtocolError,
+}
+"""Classes of refused calls; every other code is a RunError that carries it."""
+_CODES = {code.slug: code for code in ErrorCode}
+_HINTS = {
+    ErrorCode.WRONG_STATE: "see its state with `stepwire runs show`",
+    ErrorCode.INTERNAL: "read the engine's log; report this as a bug",
+    ErrorCode.DRAINING: "try again: the engine is being stopped or restarted",
+    ErrorCode.STORE_UNAVAILABLE: "try again; if it goes on, read the engine's log",
+    ErrorCode.NOT_IMPLEMENTED: "run a newer engine",
+}
+
+
+def code_of(error: grpc.RpcError) -> ErrorCode | None:
+    """The engine's code for a failed call; None if it was not the engine that answered."""
+    trailers: Any = error.trailing_metadata()  # pairs, whatever the stubs say
+    for key, value in trailers or ():
+        if key == _CODE_KEY:
+            return _CODES.get(value, ErrorCode.INTERNAL)
+    return None
+
+
+def error_from_rpc(error: grpc.RpcError, address: str) -> StepwireError:
+    """The exception users see for a failed call."""
+    code = code_of(error)
+    details = (error.details() or "").strip()
+    if code is None:
+        return _transport_error(error.code(), details, address)
+    cls = _CLASSES.get(code, RunError)
+    if issubclass(cls, InvalidInput | PayloadTooLarge):
+        return cls(details)
+    refused = cls(details, hint=_HINTS.get(code, ""))
+    refused.code = code
+    return refused
+
+
+def _transport_error(status: grpc.StatusCode, details: str, address: str) -> StepwireError:
+    match status:
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return EngineUnavailable(
+                f"the engine at {address} did not answer within {CALL_SECONDS:g} s",
+                why="it is overloaded, or the network drops packets; what was asked may still have been done",
+            )
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return ProtocolError(f"what answers at {address} does not know this call", why=details)
+        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
+            return PayloadTooLarge(details)
+        case _:
+            return EngineUnavailable(f"no engine answers at {address}", why=details or status.name)

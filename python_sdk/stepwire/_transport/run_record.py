@@ -1,0 +1,258 @@
+"""Runs as clients read them: plain values, times as aware datetimes, payloads decoded when asked for.
+
+`stepwire.client` exports these. Numbers of the wire become names here; nothing here talks to anybody.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from stepwire.codec import Codec
+from stepwire.errors import ProtocolError
+from stepwire.protocol.failure import Failure
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import ParallelMode, StepKind, Verdict
+from stepwire.protocol.wire import duration_from_pb, failure_from_pb, payload_from_pb, timestamp_from_pb
+from stepwire.v1 import payload_pb2, run_pb2
+
+RECEIVE_BYTES_MAX = 67 * 1024 * 1024
+"""Longest answer a client takes: a payload of the largest limit, and room for the rest of the record."""
+
+
+class RunState(enum.StrEnum):
+    """States of a run."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    WAITING = "WAITING"
+    PAUSED = "PAUSED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the run has ended."""
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED)
+
+
+class StepState(enum.StrEnum):
+    """States of a step."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    BACKOFF = "BACKOFF"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class WaitReason(enum.StrEnum):
+    """Why a run or step does not move."""
+
+    NO_HOST = "no_host"
+    NO_SLOT = "no_slot"
+    BACKOFF_UNTIL = "backoff_until"
+    SLEEPING_UNTIL = "sleeping_until"
+    EVENT = "event"
+    SIBLING_IN_WAVE = "sibling_in_wave"
+    GROUP_LIMIT = "group_limit"
+    LIMIT_KEY = "limit_key"
+    PAUSED = "paused"
+    LEASE_OF_HOST = "lease_of_host"
+    USER_CODE = "user_code"
+    ADOPTION = "adoption"
+    OTHER = "other"
+    """One that this version of the SDK does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One try at a step. `elapsed` in seconds; `failure` None for success."""
+
+    number: int
+    elapsed: float
+    ended_at: datetime
+    failure: Failure | None = None
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """One step of a run.
+
+    Attributes:
+        kind: As in the protocol, lower case, e.g. "run" or "task".
+        lost: Tries whose host was lost; they consume no retry.
+        output_payload: The stored output. None if there is none, or if it has more than 64 KiB: such
+            outputs are not part of a record.
+    """
+
+    path: str
+    kind: str
+    name: str
+    state: StepState
+    planned_at: datetime | None = None
+    ended_at: datetime | None = None
+    released_at: datetime | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    reason: WaitReason | None = None
+    lost: int = 0
+    output_payload: Payload | None = None
+    codec: Codec = field(repr=False, compare=False)
+
+    @property
+    def output(self) -> Any:
+        """The output as plain JSON value; None also if it is not part of the record."""
+        return None if self.output_payload is None else self.codec.decode(self.output_payload)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRecord:
+    """One group; `mode` is "WAIT" or "RACE", `verdict` "OK", "FAILED", or None while it is open."""
+
+    path: str
+    mode: str
+    branches: int
+    verdict: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStats:
+    """How much driving a run took; `body_entries` is 1 while its host stays."""
+
+    advances: int = 0
+    executes: int = 0
+    host_starts: int = 0
+    body_entries: int = 0
+    plans: int = 0
+    releases: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A run as of its last commit.
+
+    Attributes:
+        id: The idempotency key it was started with.
+        failure: Of a FAILED run, or why a PAUSED one was paused.
+        reason: Why it does not move at this moment.
+        steps: In order of planning; empty unless asked for, like `groups`.
+        input_payload, output_payload: Stored bytes; listings have none.
+    """
+
+    run_id: str
+    flow: str
+    state: RunState
+    created_at: datetime
+    ended_at: datetime | None = None
+    id: str = ""
+    failure: Failure | None = None
+    reason: WaitReason | None = None
+    stats: RunStats = RunStats()
+    steps: tuple[StepRecord, ...] = ()
+    groups: tuple[GroupRecord, ...] = ()
+    input_payload: Payload | None = None
+    output_payload: Payload | None = None
+    codec: Codec = field(repr=False, compare=False)
+
+    @property
+    def input(self) -> Any:
+        """The input as plain JSON value; None if the record has none."""
+        return None if self.input_payload is None else self.codec.decode(self.input_payload)
+
+    @property
+    def output(self) -> Any:
+        """The output as plain JSON value; None if the record has none."""
+        return None if self.output_payload is None else self.codec.decode(self.output_payload)
+
+
+# ---- from the wire
+
+M = TypeVar("M", bound=enum.Enum)
+_RUN_STATES = dict(enumerate(RunState, 1))
+_STEP_STATES = dict(enumerate(StepState, 1))
+_REASONS: dict[int, WaitReason | None] = {0: None, **dict(enumerate(list(WaitReason)[:-1], 1))}
+_NUMBERS = {state: number for number, state in _RUN_STATES.items()}
+
+
+def state_number(state: RunState) -> int:
+    """The number of `state` on the wire."""
+    return _NUMBERS[state]
+
+
+def run_from_pb(message: run_pb2.Run, codec: Codec) -> Run:
+    """The record. Raises ProtocolError for states of a newer engine, WireError for what is malformed."""
+    stats = message.stats
+    return Run(
+        run_id=message.run_id,
+        flow=message.flow,
+        state=_member(_RUN_STATES, message.state, "run"),
+        created_at=_time(message.created_at),
+        ended_at=_time(message.ended_at) if message.HasField("ended_at") else None,
+        id=message.id,
+        failure=failure_from_pb(message.failure) if message.HasField("failure") else None,
+        reason=_REASONS.get(message.reason, WaitReason.OTHER),
+        stats=RunStats(
+            stats.advances, stats.executes, stats.host_starts, stats.body_entries, stats.plans, stats.releases
+        ),
+        steps=tuple(_step_from_pb(step, codec) for step in message.steps),
+        groups=tuple(
+            GroupRecord(g.path, _name(ParallelMode, g.mode), g.branches, _name(Verdict, g.verdict) or None)
+            for g in message.groups
+        ),
+        input_payload=_payload(message.input) if message.HasField("input") else None,
+        output_payload=_payload(message.output) if message.HasField("output") else None,
+        codec=codec,
+    )
+
+
+def _step_from_pb(message: run_pb2.Step, codec: Codec) -> StepRecord:
+    return StepRecord(
+        path=message.path,
+        kind=_name(StepKind, message.kind).lower(),
+        name=message.name,
+        state=_member(_STEP_STATES, message.state, "step"),
+        planned_at=_time(message.planned_at) if message.HasField("planned_at") else None,
+        ended_at=_time(message.ended_at) if message.HasField("ended_at") else None,
+        released_at=_time(message.released_at) if message.HasField("released_at") else None,
+        attempts=tuple(
+            AttemptRecord(
+                attempt.number,
+                duration_from_pb(attempt.elapsed),
+                _time(attempt.ended_at),
+                failure_from_pb(attempt.failure) if attempt.HasField("failure") else None,
+                attempt.host,
+            )
+            for attempt in message.attempts
+        ),
+        reason=_REASONS.get(message.reason, WaitReason.OTHER),
+        lost=message.lost,
+        output_payload=_payload(message.output) if message.HasField("output") else None,
+        codec=codec,
+    )
+
+
+def _time(value: Any) -> datetime:
+    return datetime.fromtimestamp(timestamp_from_pb(value) / 1000, UTC)
+
+
+def _payload(value: payload_pb2.Payload) -> Payload:
+    return payload_from_pb(value, RECEIVE_BYTES_MAX)
+
+
+def _name(members: type[enum.IntEnum], number: int) -> str:
+    """Name of a member; empty for 0, the number itself for one of a newer engine."""
+    if not number:
+        return ""
+    return members(number).name if number in set(members) else str(number)
+
+
+def _member(members: dict[int, M], number: int, what: str) -> M:
+    member = members.get(number)
+    if member is None:
+        raise ProtocolError(f"the engine names {what} state {number}, which this SDK does not know")
+    return member

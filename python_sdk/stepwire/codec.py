@@ -1,0 +1,584 @@
+"""Values of user code to payloads and back: JSON by default, typed by annotation (DESIGN 6, MISSION P14).
+
+User code always gets a value decoded from the stored bytes, so live and replay see equal, unaliased values.
+What would silently change on the way is an error at the step. Without an annotation a value comes back as
+plain JSON: tuples and sets as lists, dataclasses as dicts, dates, UUIDs, Decimals and bytes as text.
+
+This module does no I/O. Pydantic is used only for types that mention its models, hence never imported for others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from functools import lru_cache, partial
+from itertools import repeat
+from types import FunctionType
+from typing import Any, NoReturn, Protocol, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from stepwire.errors import ConfigurationError, InvalidInput, OutputUnserializable, ProtocolError
+from stepwire.protocol.payload import JSON, NULL, Payload
+
+DEPTH_MAX = 64
+"""Levels of lists and objects in one value."""
+INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+_TYPES_CACHED_MAX = 4096
+
+
+class Codec(Protocol):
+    """Turns values into payloads and back.
+
+    A codec of your own wraps JsonCodec: it encrypts or compresses the bytes JsonCodec made, names the
+    result in `Payload.encoding`, and hands `type` through as it is.
+    """
+
+    def encode(self, value: Any, type: Any = Any) -> Payload:
+        """The payload of `value`, which comes back as `type`. Raises OutputUnserializable."""
+
+    def decode(self, payload: Payload, type: Any = Any) -> Any:
+        """The value as `type`. Raises InvalidInput."""
+
+    def round_trip(self, value: Any, type: Any = Any) -> tuple[Payload, Any]:
+        """`encode` and the value that `decode` makes of it, for the price of one decode."""
+
+
+class JsonCodec:
+    """UTF-8 JSON through msgspec; Pydantic models through their TypeAdapter."""
+
+    __slots__ = ()
+
+    def encode(self, value: Any, type: Any = Any) -> Payload:
+        """Encode `value`; with `type` also check that it comes back as that.
+
+        Raises:
+            OutputUnserializable: names the place, e.g. `$.a[3]`.
+        """
+        return self.round_trip(value, type)[0]
+
+    def round_trip(self, value: Any, type: Any = Any) -> tuple[Payload, Any]:
+        """Encode `value` and decode it again as `type`.
+
+        Raises:
+            OutputUnserializable: names the place, e.g. `$.a[3]`.
+            ConfigurationError: `type` cannot be decoded at all.
+        """
+        try:
+            data, back = _round_trip(value, _UNTYPED if type is Any else decoder_of(type))
+        except _NotPortable as problem:
+            raise OutputUnserializable(f"not portable JSON: {problem}") from None
+        except msgspec.MsgspecError as misfit:
+            raise OutputUnserializable(f"does not fit {_type_name(type)}: {misfit}") from None
+        return Payload(data), back
+
+    def decode(self, payload: Payload, type: Any = Any) -> Any:
+        """Decode a payload as `type`.
+
+        Raises:
+            InvalidInput: the value does not fit; names the field.
+            ProtocolError: the payload has another encoding.
+            ConfigurationError: `type` cannot be decoded at all.
+        """
+        if payload.encoding != JSON and payload.encoding:
+            raise ProtocolError(
+                f"the payload is encoded as {payload.encoding!r}, this codec reads {JSON!r}",
+                hint="give the host the codec that the payload was written with",
+            )
+        try:
+            return (_UNTYPED if type is Any else decoder_of(type))(payload.data)
+        except msgspec.MsgspecError as misfit:
+            raise InvalidInput(f"does not fit {_type_name(type)}: {misfit}") from None
+
+
+JSON_CODEC = JsonCodec()
+
+
+# ---- calls of registered steps and inputs of flows
+
+
+def encode_call(
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    fn: Callable[..., Any] | None = None,
+    *,
+    codec: Codec = JSON_CODEC,
+) -> Payload:
+    """The input of a registered step: `[args, kwargs]`.
+
+    Args:
+        fn: The step's function, if this process has it: the call is checked against its annotations, and
+            they bring back what plain JSON would change (int keys, for example).
+
+    Raises:
+        InvalidInput: an argument does not survive the round trip, or the call does not fit `fn`.
+    """
+    return _encode_input([list(args), dict(kwargs)], Any if fn is None else call_types(fn), codec)
+
+
+def decode_call(
+    payload: Payload, fn: Callable[..., Any], *, codec: Codec = JSON_CODEC
+) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and named arguments for `fn`, each decoded by its annotation.
+
+    Raises:
+        InvalidInput: names the argument and the place in it.
+    """
+    args, kwargs = codec.decode(payload, call_types(fn))
+    return args, kwargs
+
+
+def encode_flow_input(
+    args: Sequence[Any], fn: Callable[..., Any] | None = None, *, codec: Codec = JSON_CODEC
+) -> Payload:
+    """The input of a flow: its one argument after the context, or null.
+
+    Raises:
+        InvalidInput: it does not survive the round trip, does not fit `fn`, or is more than one argument.
+    """
+    if len(args) > 1:
+        raise InvalidInput(f"a flow takes one input, not {len(args)}; put the values into one dataclass or dict")
+    if not args:
+        return NULL
+    types = None if fn is None else flow_types(fn)
+    if types is not None and not types.input:
+        raise InvalidInput(f"the flow {types.name} takes no input")
+    return _encode_input(args[0], Any if types is None else types.input[0], codec)
+
+
+def decode_flow_input(payload: Payload, fn: Callable[..., Any], *, codec: Codec = JSON_CODEC) -> tuple[Any, ...]:
+    """Arguments of a flow after its context: none, or the input decoded by its annotation.
+
+    Null is no input, where the flow takes none or has a default.
+
+    Raises:
+        InvalidInput: names the flow and the place.
+    """
+    types = flow_types(fn)
+    if not types.input or types.optional:
+        if codec.decode(payload) is None:
+            return ()
+        if not types.input:
+            raise InvalidInput(f"the flow {types.name} takes no input")
+    return (codec.decode(payload, types.input[0]),)
+
+
+def return_type(fn: Callable[..., Any]) -> Any:
+    """What `fn` returns by its annotation (what it awaits to, if it returns an awaitable); Any without one.
+
+    Raises:
+        ConfigurationError: the annotation cannot be resolved.
+    """
+    inner = getattr(fn, "__func__", fn)
+    if isinstance(inner, FunctionType):
+        if "return" not in inner.__annotations__:
+            return Any
+        if inner.__closure__ is None:  # a cached closure would keep what it closes over alive
+            return _cached_return_type(inner)
+    return _returned(_hints(fn))
+
+
+@lru_cache(_TYPES_CACHED_MAX)
+def _cached_return_type(fn: Callable[..., Any]) -> Any:
+    return _returned(_hints(fn))
+
+
+def _encode_input(value: Any, type: Any, codec: Codec) -> Payload:
+    try:
+        return codec.encode(value, type)
+    except OutputUnserializable as problem:
+        raise InvalidInput(problem.message) from None
+
+
+class CallTypes:
+    """The signature of one function, ready to decode its calls; stands where a type stands.
+
+    Raises:
+        ConfigurationError: an annotation cannot be resolved or decoded, so that registration shows it.
+    """
+
+    __slots__ = ("_arguments", "_by_name", "_positional", "_required", "_signature", "name")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        hints = _hints(fn)
+        self.name = _function_name(fn)
+        self._signature = inspect.signature(fn)
+        parameters = self._signature.parameters.values()
+        self._arguments = {p.name: decoder_of(hints.get(p.name, Any)) for p in parameters}
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self._positional = [(p.name, self._arguments[p.name]) for p in positional]
+        self._required = sum(p.default is p.empty for p in positional)
+        if any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters):
+            self._required = len(positional) + 1  # no call without names fits
+
+    def decode(self, data: bytes) -> list[Any]:
+        """`[args, kwargs]` of the call.
+
+        Raises:
+            msgspec.ValidationError: names the argument and the place in it.
+        """
+        args, kwargs = _RAW_CALL.decode(data)
+        if not kwargs and self._required <= len(args) <= len(self._positional):
+            return [[_argument(*at, raw) for at, raw in zip(self._positional, args, strict=False)], {}]
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as misfit:
+            raise msgspec.ValidationError(str(misfit)) from None
+        for name, raw in bound.arguments.items():
+            bound.arguments[name] = self._bound(name, raw)
+        return [list(bound.args), bound.kwargs]
+
+    def _bound(self, name: str, raw: Any) -> Any:
+        """Decode what one parameter was given: a value, or several for `*args` and `**kwargs`."""
+        decode = self._arguments[name]
+        match raw:
+            case tuple():
+                return tuple(_argument(f"{name}[{i}]", decode, item) for i, item in enumerate(raw))
+            case dict():
+                return {key: _argument(key, decode, item) for key, item in raw.items()}
+            case _:
+                return _argument(name, decode, raw)
+
+
+def _argument(name: str, decode: Callable[[Any], Any], raw: Any) -> Any:
+    try:
+        return decode(raw)
+    except msgspec.MsgspecError as misfit:
+        raise msgspec.ValidationError(f"argument {name!r}: {misfit}") from None
+
+
+_RAW_CALL = msgspec.json.Decoder(tuple[list[msgspec.Raw], dict[str, msgspec.Raw]])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlowTypes:
+    """What a flow takes after its context: nothing, or one input, which may have a default."""
+
+    name: str
+    input: tuple[Any, ...]
+    optional: bool
+
+
+@lru_cache(_TYPES_CACHED_MAX)
+def call_types(fn: Callable[..., Any]) -> CallTypes:
+    """The signature of a registered step, introspected once. Raises ConfigurationError."""
+    return CallTypes(fn)
+
+
+@lru_cache(_TYPES_CACHED_MAX)
+def flow_types(fn: Callable[..., Any]) -> FlowTypes:
+    """The input of a flow, introspected once. Raises ConfigurationError."""
+    hints = _hints(fn)
+    name = _function_name(fn)
+    parameters = list(inspect.signature(fn).parameters.values())[1:]
+    if len(parameters) > 1:
+        raise ConfigurationError(
+            f"the flow {name} takes {len(parameters)} inputs", why="a flow takes its context and at most one input"
+        )
+    for parameter in parameters:
+        tp = hints.get(parameter.name, Any)
+        decoder_of(tp)
+        return FlowTypes(name, (tp,), parameter.default is not parameter.empty)
+    return FlowTypes(name, (), False)
+
+
+def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
+    target: Any = inspect.unwrap(fn)
+    while isinstance(target, partial):
+        target = inspect.unwrap(target.func)
+    if isinstance(target, type):
+        return {}
+    if not inspect.isroutine(target):
+        target = type(target).__call__
+    names = None
+    if inspect.isfunction(inner := getattr(target, "__func__", target)):
+        names = dict(inspect.getclosurevars(inner).nonlocals) if inner.__closure__ else None
+    try:
+        return get_type_hints(target, localns=names, include_extras=True)
+    except NameError as unknown:
+        raise ConfigurationError(
+            f"an annotation of {_function_name(fn)} cannot be resolved: {unknown}",
+            hint="import or define the name at module level, not under `if TYPE_CHECKING:` or inside a function",
+        ) from None
+    except TypeError:  # a builtin or a C function has none
+        return {}
+
+
+def _returned(hints: dict[str, Any]) -> Any:
+    tp = hints.get("return", Any)
+    if get_origin(tp) in (Awaitable, Coroutine):
+        tp = get_args(tp)[-1]
+    return Any if tp is NoReturn else tp
+
+
+def _function_name(fn: Callable[..., Any]) -> str:
+    name: str = getattr(fn, "__qualname__", type(fn).__name__)
+    return name.replace("<locals>.", "")
+
+
+# ---- types
+
+
+def decoder_of(tp: Any) -> Callable[[Any], Any]:
+    """What decodes JSON bytes as `tp`; raises msgspec.MsgspecError on a misfit.
+
+    Raises:
+        ConfigurationError: no value of `tp` can be decoded.
+    """
+    try:
+        return _cached_decoder(tp)
+    except TypeError:  # unhashable metadata of an Annotated
+        return _new_decoder(tp)
+
+
+def _new_decoder(tp: Any) -> Callable[[Any], Any]:
+    if isinstance(tp, CallTypes):
+        return tp.decode
+    try:
+        if "pydantic" in sys.modules and _mentions_model(tp, set()):
+            return _pydantic_decoder(tp)
+        return msgspec.json.Decoder(tp).decode
+    except Exception as problem:  # msgspec, pydantic and forward references each raise their own
+        raise ConfigurationError(
+            f"values of type {_type_name(tp)} cannot be decoded: {problem}",
+            hint="annotate with JSON types, dataclasses, TypedDicts, msgspec Structs or Pydantic models",
+        ) from None
+
+
+_cached_decoder = lru_cache(_TYPES_CACHED_MAX)(_new_decoder)
+
+
+def _mentions_model(tp: Any, seen: set[int]) -> bool:
+    if id(tp) in seen:
+        return False
+    seen.add(id(tp))
+    if hasattr(tp, "__pydantic_validator__"):
+        return True
+    members = list(get_args(tp))
+    if isinstance(tp, type) and (dataclasses.is_dataclass(tp) or hasattr(tp, "__total__")):
+        members += get_type_hints(tp).values()
+    return any(_mentions_model(member, seen) for member in members)
+
+
+def _pydantic_decoder(tp: Any) -> Callable[[Any], Any]:
+    import pydantic  # type: ignore[import-not-found, unused-ignore]
+
+    validate = pydantic.TypeAdapter(tp).validate_json
+
+    def decode(data: Any) -> Any:
+        try:
+            return validate(bytes(data))
+        except pydantic.ValidationError as misfit:
+            first = misfit.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = "".join(_part(part) for part in first["loc"])
+            raise msgspec.ValidationError(f"{first['msg']} - at `${place}`") from None
+
+    return decode
+
+
+def _type_name(tp: Any) -> str:
+    if tp is Any:
+        return "JSON"
+    match tp:
+        case CallTypes():
+            return f"the call of {tp.name}"
+        case type() if not get_args(tp):
+            return tp.__name__
+        case _:
+            return str(tp).replace("typing.", "")
+
+
+# ---- portability
+
+
+class _NotPortable(Exception):
+    """A value would not survive the round trip. The place is completed on the way out of the value."""
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(what)
+        self._what, self._advice, self._place = what, advice, ""
+
+    def inside(self, part: str) -> _NotPortable:
+        self._place = part + self._place
+        return self
+
+    def __str__(self) -> str:
+        return f"{self._what} at ${self._place}{self._advice}"
+
+
+class _TooDeep(_NotPortable):
+    def __str__(self) -> str:
+        return f"nested deeper than {DEPTH_MAX} levels, or contains itself"
+
+
+def _round_trip(value: Any, decode: Callable[[Any], Any]) -> tuple[bytes, Any]:
+    """Encode, decode and compare, which costs less than looking at every member from Python.
+
+    Whatever JSON changes silently (NaN, keys that are not strings) makes the decoded value differ; only
+    then, and for ints and depths that JSON carries but others may not, are the members visited.
+    """
+    try:
+        data = _encode(value)
+    except Exception as problem:  # of msgspec, or of the user's types
+        _visit(value, _UNKNOWN, 0)
+        raise _NotPortable(str(problem)) from None
+    if len(data) > 2 * DEPTH_MAX and _too_deep(data):
+        raise _TooDeep("")
+    if len(data) >= len(_LONG_INT) and _LONG_INT in data.translate(_DIGITS_TO_ZERO):
+        _visit(value, _UNKNOWN, 0)
+    try:
+        back = decode(data)
+    except msgspec.MsgspecError:
+        _visit(value, _UNKNOWN, 0)  # NaN explains more than "expected float, got null"
+        raise
+    try:
+        same = value == back
+    except Exception:  # an __eq__ of user code
+        same = False
+    if same is not True:
+        _visit(value, back, 0)
+    return data, back
+
+
+def _encode_other(value: Any) -> Any:
+    if hasattr(type(value), "__pydantic_validator__"):
+        return value.model_dump(mode="json", by_alias=True)
+    raise TypeError(f"an object of type {type(value).__name__}")
+
+
+_encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
+_UNTYPED = msgspec.json.Decoder().decode
+_LONG_INT = b"0" * 19
+_DIGITS_TO_ZERO = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
+_ONE_BRACKET = bytes({ord("{"): ord("["), ord("}"): ord("]")}.get(i, i) for i in range(256))
+_NO_BRACKETS = bytes(i for i in range(256) if chr(i) not in "[]{}")
+
+
+def _too_deep(data: bytes) -> bool:
+    """Peel the innermost brackets level by level, and count exactly if that does not end in time.
+
+    Brackets inside text may hide a level from the peeling, which is harmless: the limit is a courtesy to
+    other parsers, and msgspec has one of its own.
+    """
+    brackets = data.translate(_ONE_BRACKET, _NO_BRACKETS)
+    if brackets.count(b"[") <= DEPTH_MAX:
+        return False
+    for _ in range(DEPTH_MAX):
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets) and _depth(_UNTYPED(data)) > DEPTH_MAX
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for item in level if type(item) in (dict, list)]:
+        depth += 1
+        level = [member for item in level for member in (item.values() if type(item) is dict else item)]
+    return depth
+
+
+_UNKNOWN = object()
+"""Stands for a decoded value that cannot be paired with the given one; its keys are not compared."""
+
+
+def _visit(value: Any, back: Any, depth: int) -> None:
+    """Raise _NotPortable for the first member of `value` that is not portable.
+
+    Args:
+        back: What `value` was decoded to, or _UNKNOWN.
+    """
+    match value:
+        case None | bool():
+            return
+        case str():
+            _check_text(value)
+        case int():
+            if not INT_MIN <= value <= INT_MAX:
+                raise _NotPortable("an integer beyond 64 bits")
+        case float():
+            if not math.isfinite(value):
+                raise _NotPortable(str(value))
+        case _ if depth >= DEPTH_MAX:
+            raise _TooDeep("")
+        case list() | tuple():
+            _visit_list(value, back, depth)
+        case Mapping():
+            _visit_mapping(value, back, depth)
+        case AbstractSet():
+            _visit_list(list(value), _UNKNOWN, depth)
+        case _:
+            _visit_object(value, back, depth)
+
+
+def _visit_list(value: Sequence[Any], back: Any, depth: int) -> None:
+    paired = back if isinstance(back, list | tuple) and len(back) == len(value) else repeat(_UNKNOWN)
+    for i, (member, known) in enumerate(zip(value, paired, strict=False)):
+        try:
+            _visit(member, known, depth + 1)
+        except _NotPortable as problem:
+            raise problem.inside(f"[{i}]") from None
+
+
+def _visit_mapping(value: Mapping[Any, Any], back: Any, depth: int) -> None:
+    paired = isinstance(back, Mapping)
+    for key, member in value.items():
+        if isinstance(key, str):
+            _check_text(key)
+        elif paired and key not in back:
+            kind = type(key).__name__
+            advice = f" would come back as text; use text keys, or annotate as dict[{kind}, ...]"
+            raise _NotPortable(f"a key of type {kind}", advice)
+        elif not isinstance(key, int | float):
+            _check_leaf({key: None})
+        try:
+            _visit(member, back.get(key, _UNKNOWN) if paired else _UNKNOWN, depth + 1)
+        except _NotPortable as problem:
+            raise problem.inside(_part(key)) from None
+
+
+def _visit_object(value: Any, back: Any, depth: int) -> None:
+    members = _fields(value)
+    if members is None:
+        return _check_leaf(value)
+    for name in members:
+        known = back.get(name, _UNKNOWN) if isinstance(back, dict) else getattr(back, name, _UNKNOWN)
+        try:
+            _visit(getattr(value, name), known, depth + 1)
+        except _NotPortable as problem:
+            raise problem.inside(_part(name)) from None
+
+
+def _fields(value: Any) -> Iterable[str] | None:
+    """Names of the fields of an object that is encoded by fields; None for any other."""
+    cls = type(value)
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    if dataclasses.is_dataclass(cls):
+        return (field.name for field in dataclasses.fields(cls))
+    if hasattr(cls, "__attrs_attrs__"):
+        return (attribute.name for attribute in cls.__attrs_attrs__)
+    return list(value.__dict__) if hasattr(cls, "__pydantic_validator__") else None
+
+
+def _check_text(text: str) -> None:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise _NotPortable("text with a lone surrogate") from None
+
+
+def _check_leaf(value: Any) -> None:
+    try:
+        _encode(value)
+    except Exception as problem:
+        raise _NotPortable(str(problem)) from None
+
+
+def _part(key: object) -> str:
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!a}]"

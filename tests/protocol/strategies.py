@@ -1,0 +1,211 @@
+"""Hypothesis strategies for every frame value, within the bounds of `proto/README.md`."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+from stepwire.protocol import frames, plan
+from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.payload import Payload
+
+T = TypeVar("T")
+
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+COUNT = st.integers(1, 2**32 - 1)
+NUMBER = st.integers(1, 2**64 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+SECONDS = st.one_of(st.just(0.0), st.integers(1, 10**15).map(lambda nanos: nanos / 1e9))
+TIMEOUT = st.none() | st.integers(1, 10**15).map(lambda nanos: nanos / 1e9)
+TIME_MS = st.integers(0, 253_402_300_799_999)
+NAMES = st.lists(TEXT, max_size=3).map(tuple)
+
+PAYLOADS = st.builds(Payload, st.binary(max_size=40), st.sampled_from(["json", "cbor", "x-sealed"]))
+FENCES = st.builds(plan.Fence, NUMBER, U64)
+RETRIES = st.builds(
+    plan.RetryPolicy,
+    max_attempts=COUNT,
+    backoff=st.sampled_from(plan.Backoff),
+    delay=SECONDS,
+    factor=st.floats(1, 1000),
+    cap=SECONDS,
+    jitter=st.floats(0, 1),
+    non_retryable_types=NAMES,
+)
+
+
+def _failures(cause: st.SearchStrategy[Failure | None]) -> st.SearchStrategy[Failure]:
+    return st.builds(
+        Failure,
+        code=st.sampled_from(ErrorCode),
+        type=TEXT,
+        message=TEXT,
+        traceback=TEXT,
+        retryable=st.sampled_from(Retryable),
+        retry_after=st.none() | SECONDS,
+        cause=cause,
+    )
+
+
+FAILURES = _failures(st.none() | _failures(st.none() | _failures(st.none())))
+
+
+def either(build: type[T]) -> st.SearchStrategy[T]:
+    """`build` with an output or with a failure."""
+    return st.builds(build, output=PAYLOADS) | st.builds(build, failure=FAILURES)
+
+
+STEPS = st.builds(
+    plan.StepPlanned,
+    path=NAME,
+    kind=st.sampled_from(plan.StepKind),
+    name=TEXT,
+    input=st.none() | PAYLOADS,
+    retry=st.none() | RETRIES,
+    timeout=TIMEOUT,
+    started=st.booleans(),
+    concurrent=st.booleans(),
+)
+GROUPS = st.builds(
+    plan.GroupOpened,
+    path=NAME,
+    branches=U32,
+    mode=st.sampled_from(plan.ParallelMode),
+    fail=st.sampled_from(plan.FailPolicy),
+    quorum=U32,
+    cancel_siblings=st.booleans(),
+    limit=U32,
+    concurrent=st.booleans(),
+    names=NAMES,
+)
+BRANCHES = st.builds(
+    plan.BranchEnded, NAME, st.sampled_from([plan.BranchOutcome.OK, plan.BranchOutcome.CANCELLED])
+) | st.builds(plan.BranchEnded, NAME, st.just(plan.BranchOutcome.FAILED), FAILURES)
+GROUP_ENDS = st.builds(
+    plan.GroupEnded,
+    path=NAME,
+    verdict=st.sampled_from(plan.Verdict),
+    winner=U32,
+    losers=st.lists(U32, max_size=3).map(tuple),
+)
+PLANS = st.builds(
+    plan.Plan,
+    plan_seq=NUMBER,
+    after_release=U64,
+    fence=FENCES,
+    groups=st.lists(GROUPS, max_size=2).map(tuple),
+    steps=st.lists(STEPS, max_size=3).map(tuple),
+    abandoned=st.lists(NAME, max_size=2).map(tuple),
+    branches_ended=st.lists(BRANCHES, max_size=2).map(tuple),
+    groups_ended=st.lists(GROUP_ENDS, max_size=2).map(tuple),
+    body_ended=st.none() | either(plan.BodyEnded),
+)
+
+RESULTS = st.builds(
+    frames.Result, path=NAME, attempt=COUNT, fence=FENCES, output=PAYLOADS, elapsed=SECONDS
+) | st.builds(frames.Result, path=NAME, attempt=COUNT, fence=FENCES, failure=FAILURES, elapsed=SECONDS)
+ATTEMPTS = st.lists(st.builds(frames.AttemptInProgress, NAME, NAME, COUNT, FENCES, SECONDS), max_size=2).map(tuple)
+BODIES = st.lists(st.builds(frames.LiveBody, NAME, FENCES, U64, U64), max_size=2).map(tuple)
+FEATURES = st.lists(st.integers(1, 9), max_size=2).map(tuple)
+HELLOS = st.builds(
+    frames.Hello,
+    service=TEXT,
+    instance_id=NAME,
+    flows=NAMES,
+    steps=NAMES,
+    slots=U32,
+    bodies=U32,
+    protocol_min=st.integers(1, 9),
+    protocol_max=st.integers(1, 9),
+    required_features=FEATURES,
+    build_id=TEXT,
+    sdk_language=TEXT,
+    sdk_version=TEXT,
+    resume=st.none() | st.builds(frames.ResumeState, BODIES, ATTEMPTS, U64),
+)
+HOST_SECTIONS = st.builds(
+    frames.HostSection,
+    run_id=NAME,
+    plans=st.lists(PLANS, max_size=2),
+    results=st.lists(RESULTS, max_size=3),
+    rejects=st.lists(st.builds(frames.Reject, NAME, COUNT, FENCES, st.sampled_from(frames.RejectReason)), max_size=2),
+    need_snapshot=st.none() | FENCES,
+    body_failed=st.none() | st.builds(frames.BodyFailed, FENCES, FAILURES),
+)
+DRAINS = st.none() | st.builds(frames.Drain, SECONDS)
+GOODBYES = st.none() | st.builds(frames.Goodbye, TEXT)
+FAULTS = st.none() | st.builds(frames.Fault, st.sampled_from(ErrorCode), TEXT, TEXT)
+HOST_FRAMES = st.builds(
+    frames.HostFrame,
+    position=U64,
+    hello=st.none() | HELLOS,
+    runs=st.lists(HOST_SECTIONS, max_size=2),
+    report=st.none() | st.builds(frames.Report, U32, U32, SECONDS, U64, ATTEMPTS),
+    drain=DRAINS,
+    goodbye=GOODBYES,
+    fault=FAULTS,
+)
+
+OUTCOMES = (
+    st.builds(frames.StepOutcome, path=NAME, output=PAYLOADS)
+    | st.builds(frames.StepOutcome, path=NAME, failure=FAILURES)
+    | st.builds(frames.StepOutcome, path=NAME, held=st.just(True))
+)
+RELEASES = st.builds(frames.Release, NUMBER, TIME_MS, st.lists(OUTCOMES, max_size=3).map(tuple))
+ADVANCES = st.builds(
+    frames.Advance,
+    fence=FENCES,
+    entries=st.lists(PLANS | RELEASES, max_size=3).map(tuple),
+    start=st.none() | st.builds(frames.BodyStart, NAME, PAYLOADS, U64, TIME_MS),
+    hold=st.booleans(),
+    more=st.booleans(),
+    purpose=st.sampled_from(frames.Purpose),
+)
+EXECUTES = st.builds(
+    frames.Execute,
+    path=NAME,
+    attempt=COUNT,
+    fence=FENCES,
+    kind=st.sampled_from(plan.StepKind),
+    name=TEXT,
+    input=st.none() | PAYLOADS,
+    timeout=TIMEOUT,
+    flow=TEXT,
+)
+ENGINE_SECTIONS = st.builds(
+    frames.EngineSection,
+    run_id=NAME,
+    continued=st.none() | FENCES,
+    advance=st.none() | ADVANCES,
+    executes=st.lists(EXECUTES, max_size=2),
+    cancels=st.lists(st.builds(frames.Cancel, TEXT, FENCES, st.sampled_from(frames.CancelReason), SECONDS), max_size=2),
+    evict=st.none() | FENCES,
+)
+WELCOMES = st.builds(
+    frames.Welcome,
+    session_id=TEXT,
+    protocol=st.integers(1, 9),
+    features=FEATURES,
+    heartbeat_interval=SECONDS,
+    session_ttl=SECONDS,
+    payload_bytes_max=U64,
+    steps_per_run_max=U32,
+    branches_per_group_max=U32,
+    group_depth_max=U32,
+    default_retry=RETRIES,
+    peers=NAMES,
+    engine_version=TEXT,
+)
+ENGINE_FRAMES = st.builds(
+    frames.EngineFrame,
+    number=U64,
+    welcome=st.none() | WELCOMES,
+    acked_position=U64,
+    runs=st.lists(ENGINE_SECTIONS, max_size=2),
+    drain=DRAINS,
+    goodbye=GOODBYES,
+    fault=FAULTS,
+)

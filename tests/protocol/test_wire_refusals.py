@@ -1,0 +1,214 @@
+"""What is refused, with which code, and that a decoder gives a value or a WireError whatever the bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stepwire.protocol import limits, wire
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import EngineFrame, HostFrame, HostSection, Result
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import Fence
+from stepwire.v1 import host_service_pb2 as pb
+from stepwire.v1 import payload_pb2, plan_pb2
+from tests.protocol.strategies import ENGINE_FRAMES, HOST_FRAMES
+
+MALFORMED = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+FENCE = Fence(1, 1)
+
+
+def mutated(data: bytes, seed: int) -> bytes:
+    """`data` with a few bytes flipped, removed, doubled or inserted."""
+    rng = random.Random(seed)
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(changed) + 1)
+        match rng.randrange(4):
+            case 0 if at < len(changed):
+                changed[at] ^= 1 << rng.randrange(8)
+            case 1:
+                del changed[at : at + rng.randint(1, 4)]
+            case 2:
+                changed[at:at] = changed[max(0, at - 8) : at]
+            case _:
+                changed[at:at] = rng.randbytes(rng.randint(1, 3))
+    return bytes(changed)
+
+
+def accepts_or_refuses(decode: Callable[[bytes], object], data: bytes) -> None:
+    try:
+        decode(data)
+    except wire.WireError as error:
+        assert error.code in (ErrorCode.UNDECODABLE, ErrorCode.PAYLOAD_TOO_LARGE)
+        assert str(error)
+
+
+@MALFORMED
+@given(frame=HOST_FRAMES, seed=st.integers(0, 2**32))
+def test_mutated_host_messages(frame: HostFrame, seed: int) -> None:
+    for message in wire.encode_host_frame(frame):
+        accepts_or_refuses(wire.HostFrameDecoder().decode, mutated(message, seed))
+
+
+@MALFORMED
+@given(frame=ENGINE_FRAMES, seed=st.integers(0, 2**32))
+def test_mutated_engine_messages(frame: EngineFrame, seed: int) -> None:
+    for message in wire.encode_engine_frame(frame):
+        accepts_or_refuses(wire.EngineFrameDecoder().decode, mutated(message, seed))
+
+
+@MALFORMED
+@given(st.binary(max_size=200))
+def test_random_bytes(data: bytes) -> None:
+    accepts_or_refuses(wire.HostFrameDecoder().decode, data)
+    accepts_or_refuses(wire.EngineFrameDecoder().decode, data)
+
+
+def a_host_message() -> pb.HostFrame:
+    message = pb.HostFrame(position=1)
+    result = message.runs.add(run_id="r").results.add(path="a", attempt=1)
+    result.fence.claim_epoch = 1
+    result.output.data = b"1"
+    plan = message.runs[0].plans.add(plan_seq=1)
+    plan.fence.claim_epoch = 1
+    plan.steps.add(path="a", kind=1)
+    return message
+
+
+# `Any`: most of these calls return nothing, which a lambda may not say.
+HOST_CASES: dict[str, Callable[[Any], Any]] = {
+    "no run_id": lambda m: m.runs[0].ClearField("run_id"),
+    "no path": lambda m: m.runs[0].results[0].ClearField("path"),
+    "path too long": lambda m: setattr(m.runs[0].results[0], "path", "x" * (limits.PATH_BYTES_MAX + 1)),
+    "attempt 0": lambda m: m.runs[0].results[0].ClearField("attempt"),
+    "no fence": lambda m: m.runs[0].results[0].ClearField("fence"),
+    "neither output nor failure": lambda m: m.runs[0].results[0].ClearField("output"),
+    "output and failure": lambda m: m.runs[0].results[0].failure.SetInParent(),
+    "unset error code": lambda m: (
+        m.runs[0].results[0].ClearField("output"),
+        m.runs[0].results[0].failure.SetInParent(),
+    ),
+    "negative duration": lambda m: setattr(m.runs[0].results[0].elapsed, "seconds", -1),
+    "negative nanoseconds": lambda m: setattr(m.runs[0].results[0].elapsed, "nanos", -1),
+    "more than a second of nanoseconds": lambda m: setattr(m.runs[0].results[0].elapsed, "nanos", 10**9),
+    "duration over 100 years": lambda m: setattr(m.runs[0].results[0].elapsed, "seconds", 2**60),
+    "unknown transfer": lambda m: m.runs[0].results[0].output.CopyFrom(payload_pb2.Payload(transfer_id=5)),
+    "plan_seq 0": lambda m: m.runs[0].plans[0].ClearField("plan_seq"),
+    "unset step kind": lambda m: m.runs[0].plans[0].steps[0].ClearField("kind"),
+    "unknown step kind": lambda m: setattr(m.runs[0].plans[0].steps[0], "kind", 99),
+    "unset mode": lambda m: m.runs[0].plans[0].groups.add(path="g", fail=1),
+    "retry without attempts": lambda m: m.runs[0].plans[0].steps[0].retry.SetInParent(),
+    "jitter over 1": lambda m: (
+        m.runs[0]
+        .plans[0]
+        .steps[0]
+        .retry.MergeFrom(plan_pb2.RetryPolicy(max_attempts=1, backoff="BACKOFF_FIXED", jitter=1.5))
+    ),
+    "empty end of a body": lambda m: m.runs[0].plans[0].body_ended.SetInParent(),
+    "failure of a branch that succeeded": lambda m: (
+        m.runs[0].plans[0].branches_ended.add(path="g/[0]", outcome=1, failure={"code": 1, "retryable": 1})
+    ),
+    "reject without reason": lambda m: m.runs[0].rejects.add(path="a", attempt=1, fence={"claim_epoch": 1}),
+    "empty Hello": lambda m: m.hello.SetInParent(),
+    "fault without code": lambda m: m.fault.SetInParent(),
+    "chunk without number": lambda m: m.chunks.add(data=b"x"),
+    "empty chunk": lambda m: m.chunks.add(transfer_id=1),
+    "chunk over 128 KiB": lambda m: m.chunks.add(transfer_id=1, data=bytes(limits.CHUNK_BYTES_MAX + 1)),
+    "frame in chunks beside something else": lambda m: m.chunks.add(transfer_id=1, data=b"x", last=True, frame=True),
+    "chunk after the last": lambda m: (
+        m.chunks.add(transfer_id=1, data=b"x", last=True),
+        m.chunks.add(transfer_id=1, data=b"x"),
+    ),
+    "chunk of another sort": lambda m: (
+        m.chunks.add(transfer_id=1, data=b"x"),
+        m.chunks.add(transfer_id=1, data=b"x", frame=True),
+    ),
+}
+
+
+def refusal(decoder: wire.HostFrameDecoder | wire.EngineFrameDecoder, *messages: bytes) -> wire.WireError:
+    with pytest.raises(wire.WireError) as caught:
+        for message in messages:
+            decoder.decode(message)
+    return caught.value
+
+
+def test_the_unchanged_message_is_accepted() -> None:
+    assert wire.HostFrameDecoder().decode(a_host_message().SerializeToString()) is not None
+
+
+@pytest.mark.parametrize("case", HOST_CASES)
+def test_host_messages_are_refused(case: str) -> None:
+    message = a_host_message()
+    HOST_CASES[case](message)
+    assert refusal(wire.HostFrameDecoder(), message.SerializeToString()).code is ErrorCode.UNDECODABLE
+
+
+ENGINE_CASES: dict[str, dict[str, Any]] = {
+    "advance without purpose": {"advance": {"fence": {"claim_epoch": 1}}},
+    "empty entry": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "entries": [{}]}},
+    "release_seq 0": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "entries": [{"release": {}}]}},
+    "held with output": {
+        "advance": {
+            "fence": {"claim_epoch": 1},
+            "purpose": 1,
+            "entries": [{"release": {"release_seq": 1, "outcomes": [{"path": "a", "held": True, "output": {}}]}}],
+        }
+    },
+    "start without flow": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "start": {"input": {}}}},
+    "start before 1970": {
+        "advance": {
+            "fence": {"claim_epoch": 1},
+            "purpose": 1,
+            "start": {"flow": "f", "input": {}, "created_at": {"seconds": -1}},
+        }
+    },
+    "cancel without reason": {"cancels": [{"fence": {"claim_epoch": 1}}]},
+    "evict without fence": {"evict": {}},
+    "execute without kind": {"executes": [{"path": "a", "attempt": 1, "fence": {"claim_epoch": 1}}]},
+}
+
+
+@pytest.mark.parametrize("case", ENGINE_CASES)
+def test_engine_messages_are_refused(case: str) -> None:
+    message = pb.EngineFrame(number=1, runs=[{"run_id": "r", **ENGINE_CASES[case]}])
+    assert refusal(wire.EngineFrameDecoder(), message.SerializeToString()).code is ErrorCode.UNDECODABLE
+
+
+def messages_of(size: int) -> list[bytes]:
+    result = Result("a", 1, FENCE, Payload(bytes(size)))
+    return wire.encode_host_frame(HostFrame(1, runs=[HostSection("r", results=[result])]))
+
+
+def test_a_payload_over_the_limit_is_refused_while_it_arrives() -> None:
+    decoder = wire.HostFrameDecoder(payload_bytes_max=200_000)
+    messages = messages_of(500_000)
+    assert refusal(decoder, *messages[:2]).code is ErrorCode.PAYLOAD_TOO_LARGE
+
+
+def test_open_transfers_are_bounded_in_bytes_and_number() -> None:
+    chunk = {"data": bytes(100)}
+    over_bytes = [pb.HostFrame(chunks=[{"transfer_id": n, **chunk}]).SerializeToString() for n in (1, 2, 3)]
+    assert refusal(wire.HostFrameDecoder(open_bytes_max=250), *over_bytes).code is ErrorCode.PAYLOAD_TOO_LARGE
+    many = pb.HostFrame()
+    for number in range(1, limits.TRANSFERS_OPEN_MAX + 2):
+        many.chunks.add(transfer_id=number, data=b"x")
+    assert refusal(wire.HostFrameDecoder(), many.SerializeToString()).code is ErrorCode.PAYLOAD_TOO_LARGE
+
+
+def test_an_inline_payload_over_64_kib_is_refused() -> None:
+    message = a_host_message()
+    message.runs[0].results[0].output.data = bytes(limits.INLINE_BYTES_MAX + 1)
+    assert refusal(wire.HostFrameDecoder(), message.SerializeToString()).code is ErrorCode.PAYLOAD_TOO_LARGE
+
+
+def test_a_frame_in_chunks_holds_no_chunks() -> None:
+    inner = pb.HostFrame(chunks=[{"transfer_id": 2, "data": b"x"}]).SerializeToString()
+    outer = pb.HostFrame(chunks=[{"transfer_id": 1, "data": inner, "last": True, "frame": True}])
+    assert refusal(wire.HostFrameDecoder(), outer.SerializeToString()).code is ErrorCode.UNDECODABLE

@@ -1,0 +1,238 @@
+"""The values of the golden frames. Append only: a vector's value never changes."""
+
+from __future__ import annotations
+
+from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.frames import (
+    Advance,
+    AttemptInProgress,
+    BodyFailed,
+    BodyStart,
+    Cancel,
+    CancelReason,
+    Drain,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    Fault,
+    Goodbye,
+    Hello,
+    HostFrame,
+    HostSection,
+    LiveBody,
+    Reject,
+    RejectReason,
+    Release,
+    Report,
+    Result,
+    ResumeState,
+    StepOutcome,
+    Welcome,
+)
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import (
+    Backoff,
+    BodyEnded,
+    BranchEnded,
+    BranchOutcome,
+    FailPolicy,
+    Fence,
+    GroupEnded,
+    GroupOpened,
+    ParallelMode,
+    Plan,
+    RetryPolicy,
+    StepKind,
+    StepPlanned,
+    Verdict,
+)
+
+BODY = Fence(1, 7)
+RETRY = RetryPolicy(3, Backoff.LINEAR, 0.25, 0.0, 5.0, 0.5, ("Fatal",))
+FAILED = Failure(
+    ErrorCode.USER_ERROR,
+    "PaymentDeclined",
+    "card expired",
+    "at charge (orders:17)",
+    Retryable.NO,
+    1.5,
+    Failure(ErrorCode.TIMEOUT, "Timeout", "no answer in 10 s", retryable=Retryable.YES),
+)
+
+P1 = Plan(
+    1,
+    0,
+    BODY,
+    (GroupOpened("parallel", 2),),
+    (StepPlanned("parallel/[0]/a", started=True), StepPlanned("parallel/[1]/x", started=True)),
+)
+REL1 = Release(
+    1, 1_790_000_000_123, (StepOutcome("parallel/[0]/a", held=True), StepOutcome("parallel/[1]/x", held=True))
+)
+P2 = Plan(
+    2,
+    1,
+    BODY,
+    steps=(StepPlanned("parallel/[0]/b", started=True), StepPlanned("parallel/[1]/y", started=True)),
+)
+P3 = Plan(
+    3,
+    2,
+    BODY,
+    branches_ended=(BranchEnded("parallel/[0]", BranchOutcome.OK), BranchEnded("parallel/[1]", BranchOutcome.OK)),
+    groups_ended=(GroupEnded("parallel", Verdict.OK),),
+    body_ended=BodyEnded(output=Payload(b"[1,2]")),
+)
+
+
+def _result(path: str, data: bytes) -> Result:
+    return Result(path, 1, BODY, Payload(data), elapsed=0.002)
+
+
+FRAMES: dict[str, HostFrame | EngineFrame] = {
+    "host-hello": HostFrame(
+        hello=Hello(
+            "orders",
+            "5f0c9e",
+            ("checkout",),
+            ("charge", "refund"),
+            16,
+            200,
+            required_features=(1,),
+            build_id="v42",
+            sdk_language="go",
+            sdk_version="0.1.0",
+        )
+    ),
+    "host-hello-resume": HostFrame(
+        hello=Hello(
+            "orders",
+            "5f0c9e",
+            ("checkout",),
+            resume=ResumeState(
+                (LiveBody("run-1", BODY, 1, 3),),
+                (AttemptInProgress("run-1", "parallel/[1]/y", 1, BODY, 3.0),),
+                4,
+            ),
+        )
+    ),
+    "engine-welcome": EngineFrame(1, Welcome("s-1", features=(1, 2), peers=("e1:7380", "e2:7380"))),
+    "engine-advance-start": EngineFrame(
+        2,
+        runs=[
+            EngineSection(
+                "run-1",
+                advance=Advance(BODY, start=BodyStart("checkout", Payload(b'{"id":17}'), 2**63, 1_790_000_000_000)),
+            )
+        ],
+    ),
+    "host-plan-2x2": HostFrame(1, runs=[HostSection("run-1", plans=[P1], results=[_result("parallel/[0]/a", b"1")])]),
+    "host-plan-end": HostFrame(5, runs=[HostSection("run-1", plans=[P3])]),
+    "engine-advance-release": EngineFrame(
+        3, acked_position=2, runs=[EngineSection("run-1", advance=Advance(BODY, (REL1,)))]
+    ),
+    "engine-advance-snapshot": EngineFrame(
+        9,
+        runs=[
+            EngineSection(
+                "run-1",
+                advance=Advance(
+                    Fence(2, 9),
+                    (P1, Release(1, 1_790_000_000_123, (StepOutcome("parallel/[0]/a", Payload(b"1")),)), P2),
+                    BodyStart("checkout", Payload(b"null"), 1, 1_790_000_000_000),
+                    hold=True,
+                ),
+            )
+        ],
+    ),
+    "host-plan-policies": HostFrame(
+        2,
+        runs=[
+            HostSection(
+                "run-1",
+                plans=[
+                    Plan(
+                        4,
+                        2,
+                        BODY,
+                        (
+                            GroupOpened(
+                                "any of them%2F",
+                                3,
+                                ParallelMode.RACE,
+                                FailPolicy.QUORUM,
+                                2,
+                                True,
+                                1,
+                                True,
+                                ("left", "right"),
+                            ),
+                        ),
+                        (
+                            StepPlanned(
+                                "charge#2", StepKind.TASK, "charge", Payload(b"[[17],{}]"), RETRY, 10.5, False, True
+                            ),
+                        ),
+                        ("parallel/[1]/y",),
+                        (BranchEnded("race/[1]", BranchOutcome.FAILED, FAILED),),
+                        (GroupEnded("race", Verdict.OK, 1, (1, 2)),),
+                        BodyEnded(failure=FAILED),
+                    )
+                ],
+            )
+        ],
+    ),
+    "host-results": HostFrame(
+        6,
+        runs=[
+            HostSection(
+                "run-1",
+                results=[
+                    Result("charge", 2, Fence(1, 12), failure=FAILED, elapsed=0.123456789),
+                    Result("sealed", 1, Fence(1, 13), Payload(b"\x00\xff", "x-sealed")),
+                    Result("empty", 1, Fence(1, 14), Payload(b"")),
+                ],
+                rejects=[Reject("label", 1, Fence(1, 15), RejectReason.NO_SLOT)],
+                need_snapshot=Fence(1, 3),
+            ),
+            HostSection(
+                "run-2",
+                body_failed=BodyFailed(
+                    Fence(1, 4), Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", "expected a, got b")
+                ),
+            ),
+        ],
+    ),
+    "host-report": HostFrame(
+        report=Report(3, 2, 0.015, 88, (AttemptInProgress("run-1", "a", 1, BODY, 0.5),)), drain=Drain(30.0)
+    ),
+    "engine-executes": EngineFrame(
+        4,
+        runs=[
+            EngineSection(
+                "run-1",
+                continued=BODY,
+                executes=[
+                    Execute("charge", 2, Fence(1, 12), StepKind.TASK, "charge", Payload(b"[[17],{}]"), 10.0, "checkout")
+                ],
+                cancels=[Cancel("parallel/[1]/y", BODY, CancelReason.RACE_LOST)],
+            ),
+            EngineSection("run-2", evict=Fence(1, 9)),
+        ],
+    ),
+    "engine-goodbye": EngineFrame(5, goodbye=Goodbye("stopping"), drain=Drain()),
+    "engine-fault": EngineFrame(
+        1, fault=Fault(ErrorCode.VERSION, "this engine speaks protocol 1 to 1, the host 2 to 3")
+    ),
+    "host-chunked-payload": HostFrame(
+        7, runs=[HostSection("run-1", results=[Result("big", 1, BODY, Payload(b"stepwire" * 16_385))])]
+    ),
+    "host-chunked-frame": HostFrame(
+        8,
+        runs=[
+            HostSection(
+                "run-1", results=[Result(f"part#{n}", 1, BODY, Payload(bytes([n]) * 65_536)) for n in range(2, 8)]
+            )
+        ],
+    ),
+}

@@ -1,0 +1,41 @@
+"""A process that writes rows and prints each acknowledged one, until it is killed. Arguments: the database."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from stepwire_engine.store.base import Receipt, Unit
+from stepwire_engine.store.sqlite import SqliteStore
+from tests.store.samples import COMMITTED, at_once, never_fails
+from tests.store.written import RUNS, entries_of, record_of
+
+
+def main(path: str) -> None:
+    store = SqliteStore(path, notify=at_once, on_failed=never_fails)
+    store.open()
+    epoch = store.claim()
+    last = {run: len(store.journal(run)) for run in RUNS}
+
+    def submit(run: int) -> None:
+        seq = last[run] = last[run] + 1
+        unit = Unit(epoch, run, seq - 1, entries_of(run, seq), record_of(run) if seq == 1 else None)
+
+        def done(receipts: Sequence[Receipt]) -> None:
+            if receipts[0].outcome is not COMMITTED:
+                os.write(2, f"{run} {seq} {receipts[0]}\n".encode())
+                os._exit(3)
+            os.write(1, f"{run} {seq}\n".encode())
+            submit(run)  # on the journal thread: it queues and returns
+
+        store.submit([unit], done)
+
+    print("ready", flush=True)
+    for run in RUNS:
+        submit(run)
+    sys.stdin.read()  # the journal thread does the rest; without a parent there is nothing left to do
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
