@@ -38,7 +38,7 @@ class EmbeddedEngine:
     ) -> None:
         self.clock: Clock = clock if clock is not None else VirtualClock()
         virtual = isinstance(self.clock, VirtualClock)
-        self._config = config or (_VIRTUAL_CONFIG if virtual else CoreConfig())
+        self.config = config or (_VIRTUAL_CONFIG if virtual else CoreConfig())
         self._store = store
 
     async def __aenter__(self) -> EmbeddedEngine:
@@ -50,7 +50,7 @@ class EmbeddedEngine:
         store = self._store or MemoryStore(notify=notify)
         telemetry = Telemetry(version="embedded", storage="memory")
         steady = not isinstance(self.clock, VirtualClock)
-        self.driver = Driver(self._config, store, self.clock, telemetry, steady=steady)
+        self.driver = Driver(self.config, store, self.clock, telemetry, steady=steady)
         await self.driver.start()
         return self
 

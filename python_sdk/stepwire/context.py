@@ -128,7 +128,7 @@ def _is_async(fn: Callable[..., Any]) -> bool:
     while isinstance(fn, functools.partial):
         fn = fn.func
     # An object whose class defines `async def __call__` counts as well.
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__dict__.get("__call__"))
 
 
 def _returns(fn: Callable[..., Any]) -> Any:
@@ -380,6 +380,11 @@ class _Waiter:
         if self._error is not None:
             raise self._error
         return self._value
+
+
+def context_of(body: LiveBody, parallel_mode: ParallelMode) -> Context | ContextSync:
+    """The first argument of the body's flow."""
+    return Context(body, parallel_mode) if body.flow.is_async else ContextSync(body, parallel_mode)
 
 
 def current_attempt() -> AttemptInfo | None:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import platform
+import secrets
 import signal
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar, overload
@@ -22,6 +22,7 @@ from stepwire._transport.grpc_link import GrpcLink
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.codec import JSON_CODEC, Codec
+from stepwire.context import context_of
 from stepwire.errors import ConfigurationError, EngineUnavailable
 from stepwire.flow import FlowFunction, StepFunction
 from stepwire.protocol.frames import EngineFrame, Hello
@@ -98,7 +99,11 @@ class Host:
     ) -> Callable[[Callable[P, T]], FlowFunction[P, T]]: ...
 
     def flow(
-        self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None,
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
         parallel_mode: ParallelMode | None = None,
     ) -> Any:
         """Register a flow: an async or plain function whose first parameter is its context.
@@ -129,8 +134,13 @@ class Host:
     ) -> Callable[[Callable[P, T]], StepFunction[P, T]]: ...
 
     def step(
-        self, fn: Callable[..., Any] | None = None, /, *, name: str | None = None,
-        retries: int | Retry | None = None, timeout: Duration | None = None,
+        self,
+        fn: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        retries: int | Retry | None = None,
+        timeout: Duration | None = None,
     ) -> Any:
         """Register a step: any host that serves it may run it.
 
@@ -156,7 +166,7 @@ class Host:
         """What this host says of itself; a fresh instance each time."""
         return Hello(
             service=self.name,
-            instance_id=uuid.uuid4().hex,
+            instance_id=secrets.token_hex(16),
             flows=tuple(self.flows),
             steps=tuple(self.steps),
             slots=self.slots,
@@ -255,6 +265,7 @@ class RunningHost:
             branch_threads=host.branch_threads,
             body_stall_timeout=host.body_stall_timeout,
             telemetry=host.telemetry,
+            context_of=context_of,
         )
         self.connected = asyncio.Event()
         self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect)

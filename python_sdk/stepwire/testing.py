@@ -3,7 +3,8 @@
     async with stepwire.testing.environment(host) as env:
         assert await env.run(checkout, order) == receipt
 
-Time jumps to the next retry as soon as engine, session and bodies are idle, so backoffs cost nothing.
+Time jumps to the next retry as soon as engine, session and bodies are idle, so backoffs cost nothing. A flow that
+awaits something else than a step (a gather, an event) counts as idle when nothing has moved for a moment.
 `replay=True` throws the live body away at every release, so that each one is reached by replay.
 Needs the extra `stepwire[engine]`.
 """
@@ -12,14 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
+
+import msgspec
 
 from stepwire._runtime.executor import HostRuntime
 from stepwire._transport.local import LocalLink
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
+from stepwire.context import context_of
 from stepwire.errors import RunFailed, StepwireError
 from stepwire.flow import FlowFunction
 from stepwire.host import Host
@@ -27,13 +31,17 @@ from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import EngineFrame, EngineSection
 from stepwire_engine.clock import SystemClock, VirtualClock
 from stepwire_engine.core.config import CoreConfig
-from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.entries import AttemptEnded, Entry, RunState
 from stepwire_engine.core.history import RunView
 from stepwire_engine.embedded import EmbeddedEngine
+from stepwire_engine.store.memory import MemoryStore
 
 __all__ = ("Environment", "Stuck", "TestRun", "environment", "run")
 
 _POLL_SECONDS = 0.002
+_QUIET_SECONDS = 0.02
+"""Real time without any movement after which a flow that awaits something else than a step counts as idle."""
+_NEVER_SECONDS = 1e9
 
 
 class Stuck(StepwireError):
@@ -45,14 +53,16 @@ class TestRun:
 
     Attributes:
         record: The run's record with its steps, as `stepwire runs show` has it.
+        journal: The entries of its journal, in order.
         body_entries: How often user code of the flow was entered.
     """
 
     __test__ = False
 
-    def __init__(self, flow: FlowFunction[..., Any], record: RunView) -> None:
+    def __init__(self, flow: FlowFunction[..., Any], record: RunView, journal: Sequence[Entry]) -> None:
         self._flow = flow
         self.record = record
+        self.journal = journal
         self.body_entries = record.stats.body_entries
 
     @property
@@ -75,8 +85,7 @@ class TestRun:
     @property
     def order(self) -> list[str]:
         """Paths of steps in the order in which their outcomes were recorded."""
-        ended = [s for s in self.record.steps if s.ended_at_ms is not None]
-        return [s.path for s in sorted(ended, key=lambda s: (s.ended_at_ms or 0, s.order))]
+        return [e.path for e in self.journal if isinstance(e, AttemptEnded) and e.retry_at_ms is None]
 
 
 class _LocalHost:
@@ -97,6 +106,7 @@ class _LocalHost:
             branch_threads=host.branch_threads,
             body_stall_timeout=host.body_stall_timeout,
             telemetry=host.telemetry,
+            context_of=context_of,
         )
         self.runtime.stubs = env.stubs
         self.link = LocalLink(env.engine.driver, self.port, loop, self._on_frame)
@@ -104,6 +114,11 @@ class _LocalHost:
     @property
     def idle(self) -> bool:
         return self.runtime.idle and not self.link.in_flight
+
+    @property
+    def quiet(self) -> bool:
+        """Idle, except that flow code may wait for something that is no step."""
+        return self.runtime.quiet and not self.link.in_flight
 
     def _on_frame(self, frame: EngineFrame, sections: list[Any]) -> None:
         if frame.welcome is not None:
@@ -131,8 +146,12 @@ class Environment:
         replay: Bodies are thrown away at every release.
     """
 
-    def __init__(self, engine: EmbeddedEngine, *, replay: bool, stubs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, engine: EmbeddedEngine, store: MemoryStore, config: CoreConfig, *, replay: bool, stubs: Mapping[str, Any]
+    ) -> None:
         self.engine = engine
+        self._store = store
+        self._config = config
         self.replay = replay
         self.stubs = dict(stubs)
         self._hosts: dict[str, _LocalHost] = {}
@@ -156,13 +175,34 @@ class Environment:
         Raises:
             Stuck: nothing can move it any more.
         """
+        moved = time.monotonic()
+        seen: object = None
         while not self._settled(run_id):
-            if self._virtual and self._idle():
+            if not self._virtual or self._executing():
+                await asyncio.sleep(_POLL_SECONDS)
+            elif self._idle():
                 await self._jump(run_id)
+            elif not self._quiet():
+                await asyncio.sleep(0)
+            elif seen != (seen := self._activity()):
+                moved = time.monotonic()
+                await asyncio.sleep(0)
+            elif time.monotonic() < moved + _QUIET_SECONDS:
+                await asyncio.sleep(_POLL_SECONDS)
             else:
-                await asyncio.sleep(0 if self._virtual and not self._executing() else _POLL_SECONDS)
+                await self.engine.advance_to_next_timer()
+                await asyncio.sleep(_POLL_SECONDS)
         await self.engine.driver.settled()
-        return TestRun(flow, await self.engine.driver.runs.view(run_id, include_steps=True))
+        return TestRun(flow, await self.engine.driver.runs.view(run_id, include_steps=True), self.journal(run_id))
+
+    def journal(self, run_id: str) -> list[Entry]:
+        """The committed entries of a run, in order."""
+        record = self._store.find_run(run_id)
+        return [] if record is None else [entry for row in self._store.journal(record.number) for entry in row.entries]
+
+    async def resume(self, run_id: str) -> None:
+        """Let a paused run go on."""
+        await self.engine.driver.runs.resume(run_id)
 
     async def execute(self, flow: FlowFunction[..., Any], *args: Any, id: str = "") -> TestRun:
         """Start a run and wait for its end."""
@@ -172,14 +212,18 @@ class Environment:
         """Start a run and return what it returned. Raises RunFailed if it failed."""
         return (await self.execute(flow, *args)).output
 
-    async def crash(self, host: Host) -> None:
-        """The host's process dies and comes back as a new instance; its session is lost at once."""
+    async def crash(self, host: Host, successor: Host | None = None) -> None:
+        """The host's process dies and comes back as a new instance; its session is lost at once.
+
+        Args:
+            successor: What comes back instead, for example the same service with newer code.
+        """
         dead = self._hosts.pop(host.name)
         dead.runtime.close()
         dead.link.cut()
         if self._virtual:
-            await self.engine.advance(self.engine.driver.core.config.reconnect_grace + 1.0)
-        await self.add(host)
+            await self.engine.advance(self._config.reconnect_grace + 1.0)
+        await self.add(successor or host)
 
     async def cut(self, host: Host) -> None:
         """The host's stream breaks and it resumes."""
@@ -203,6 +247,12 @@ class Environment:
     def _idle(self) -> bool:
         return self.engine.driver.idle and all(local.idle for local in self._hosts.values())
 
+    def _quiet(self) -> bool:
+        return self.engine.driver.idle and all(local.quiet for local in self._hosts.values())
+
+    def _activity(self) -> int:
+        return sum(local.runtime.activity for local in self._hosts.values())
+
     async def _jump(self, run_id: str) -> None:
         await asyncio.sleep(0)
         if not self._idle() or self._settled(run_id):
@@ -212,7 +262,7 @@ class Environment:
             open_steps = [f"{s.path} ({s.state.name.lower()})" for s in view.steps if s.ended_at_ms is None]
             raise Stuck(
                 f"run {run_id} is {view.state.name} and nothing can move it",
-                why=f"open steps: {', '.join(open_steps) or 'none'}; reason {view.reason.name.lower()}",
+                why=f"open steps: {', '.join(open_steps) or 'none'}; reason {view.reason.name.lower() if view.reason else 'unknown'}",
                 hint="does a host of this environment serve the flow and every registered step?",
             )
 
@@ -233,8 +283,18 @@ async def environment(
         stubs: Outcomes of steps by name: a value, a callable, or an exception to raise.
         config: Bounds of the engine.
     """
-    async with EmbeddedEngine(VirtualClock() if virtual_clock else SystemClock(), config) as engine:
-        env = Environment(engine, replay=replay, stubs=stubs or {})
+    config = config or CoreConfig()
+    if virtual_clock:
+        # Hosts do not beat while time jumps, so silence says nothing.
+        config = msgspec.structs.replace(config, silence_timeout=_NEVER_SECONDS, adoption_grace=0.0)
+    loop = asyncio.get_running_loop()
+
+    def notify(call: Callable[[], None]) -> None:
+        loop.call_soon_threadsafe(call)
+
+    store = MemoryStore(notify=notify)
+    async with EmbeddedEngine(VirtualClock() if virtual_clock else SystemClock(), config, store) as engine:
+        env = Environment(engine, store, config, replay=replay, stubs=stubs or {})
         for host in hosts:
             await env.add(host)
         try:

@@ -19,13 +19,13 @@ def plain(lines: list[str]) -> list[str]:
 def test_a_run_in_the_middle() -> None:
     assert plain(tree_lines(checkout(), NOW)) == [
         "● run 01kdw0  checkout  RUNNING  5.00s",
-        "├─ ✔ reserve         41ms  on orders",
-        "├─ ● parallel      WAIT, 2 branches",
-        "│  ├─ ✔ [0] charge  120ms  on orders",
-        "│  └─ ● [1] label   5.00s  RUNNING",
-        "├─ ↻ notify         5.00s  BACKOFF  on orders  host lost once  backoff_until: waits for its next attempt  "
+        "├─ ✔ reserve          41ms  on orders",
+        "├─ ● parallel       WAIT, 2 branches",
+        "│  ├─ ✔ [0] charge   120ms  on orders",
+        "│  └─ ● [1] label    5.00s  RUNNING",
+        "├─ ↻ notify          5.00s  BACKOFF  on orders  host lost once  backoff_until: waits for its next attempt  "
         "ValueError: no stock",
-        "└─ ○ ship           5.00s  PENDING  no_host: no connected host serves it",
+        "└─ ○ ship            5.00s  PENDING  no_host: no connected host serves it",
     ]
 
 
@@ -70,11 +70,11 @@ def test_the_record_has_attempts_stats_output_and_causes() -> None:
         failure=msgspec.structs.replace(BAD, cause=cause),
     )  # fmt: skip
     assert plain(record_lines(run, NOW))[6:] == [
-        "└─ ○ ship               5.00s  PENDING  no_host: no connected host serves it",
+        "└─ ○ ship            5.00s  PENDING  no_host: no connected host serves it",
         "",
         "id       order-17",
         "created  2026-01-01 00:00:00.000000Z",
-        'input    {\n  "sku": "A1"\n}',
+        'input    {"sku": "A1"}',
         "stats    advances 3  executes 1  host_starts 4  body_entries 1  plans 3  releases 2",
         "",
         "notify:",

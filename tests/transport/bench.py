@@ -152,6 +152,14 @@ class Host:
         result = Result("reserve", 1, fence, Payload(b'"r-1"'), elapsed=0.01)
         await self.say(HostSection(run_id, plans=[plan], results=[result]))
 
+    async def plan_one_step(self, run_id: str, fence: Fence) -> None:
+        """Plan one closure, started here; its result follows with `end_one_step`."""
+        await self.say(HostSection(run_id, plans=[Plan(1, 0, fence, steps=(StepPlanned("reserve", started=True),))]))
+
+    async def end_one_step(self, run_id: str, fence: Fence) -> None:
+        """The result of that closure."""
+        await self.say(HostSection(run_id, results=[Result("reserve", 1, fence, Payload(b'"r-1"'), elapsed=0.01)]))
+
     async def finish(self, run_id: str, fence: Fence, plan_seq: int, after_release: int) -> None:
         """Plan the end of the body."""
         plan = Plan(plan_seq, after_release, fence, body_ended=BodyEnded(Payload(b'"done"')))

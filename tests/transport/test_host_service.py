@@ -24,6 +24,10 @@ from stepwire_engine.transport.host_service import StreamBounds
 from stepwire_engine.transport.server import GrpcServer, ListenError
 from tests.transport.bench import CONFIG, HELLO, INPUT, REF, Bench, Host, serving
 
+UNSET_ENUM = host_service_pb2.HostFrame(
+    runs=[host_service_pb2.HostSection(run_id="r1", rejects=[host_service_pb2.Reject(path="a", attempt=1)])]
+).SerializeToString()
+
 Scenario = Callable[[Bench], Coroutine[Any, Any, None]]
 
 
@@ -116,6 +120,23 @@ def test_a_newer_stream_of_the_instance_replaces_the_older(tmp_path: Path) -> No
     play(tmp_path, scenario)
 
 
+def test_a_host_that_vanishes_is_noticed(tmp_path: Path) -> None:
+    async def scenario(bench: Bench) -> None:
+        host = bench.host()
+        await host.greet()
+        attached = bench.driver._attached[HELLO.instance_id]
+        gone = asyncio.create_task(bench.until_disconnected(attached))
+        await asyncio.sleep(0)
+        host.call.cancel()
+        await gone
+        assert not attached.session.connected and HELLO.instance_id in bench.driver.core.sessions
+        again = bench.host(msgspec.structs.replace(HELLO, resume=ResumeState()))
+        await again.greet()
+        await one_run(bench, again)
+
+    play(tmp_path, scenario)
+
+
 # ---- what hosts may send wrongly; after each the engine serves the next host
 
 
@@ -185,7 +206,9 @@ def test_a_second_hello(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("greeted", [False, True])
-@pytest.mark.parametrize("data", [b"\xff\xff\xff\xff", b"\x0a", b"\x0a\x02\xff\xff"])
+@pytest.mark.parametrize(
+    "data", [b"\xff\xff\xff\xff", b"\x0a", UNSET_ENUM], ids=["no protobuf", "truncated", "an enum that is not set"]
+)
 def test_undecodable_bytes_end_their_stream_only(tmp_path: Path, data: bytes, greeted: bool) -> None:
     async def scenario(bench: Bench) -> None:
         bad, good = bench.host(msgspec.structs.replace(HELLO, instance_id="i2", flows=())), bench.host()

@@ -111,7 +111,7 @@ class Story:
     ) -> RunView:
         return run_view(
             7,
-            self.rows if rows is None else rows,
+            rows or self.rows,
             live=self.run if live else None,
             now_unix_ms=self.ms,
             include_steps=steps,
@@ -151,7 +151,7 @@ def test_a_new_run_is_pending() -> None:
 
 def test_a_journal_without_beginning_is_refused() -> None:
     with pytest.raises(ValueError, match="run number 7"):
-        Story().view(rows=[])
+        Story().view(rows=[()])
 
 
 def test_a_finished_run_has_output_times_and_counts() -> None:

@@ -40,7 +40,7 @@ class Connection:
         """The run now, with its steps."""
         return run_document(self._client.get(run_id, steps=True))
 
-    def list(self, flow: str, states: Sequence[str], limit: int) -> tuple[tuple[documents.Run, ...], bool]:
+    def list(self, flow: str, states: Sequence[str], limit: int) -> tuple[tuple[documents.Listed, ...], bool]:
         """The newest runs without their steps, and whether these are all."""
         found = list(itertools.islice(self._client.list(flow=flow, states=states, limit=limit + 1), limit + 1))
         return tuple(map(listed_document, found[:limit])), len(found) <= limit

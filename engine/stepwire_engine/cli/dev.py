@@ -99,8 +99,11 @@ def dev(
         changes=changes,
     )
     show = _shower(["engine", *plan.hosts], wants_color(color, sys.stdout))
-    supervisor = Supervisor(plan, show=show, on_ready=lambda: _banner(plan, grpc, http, database, say))
-    return anyio.run(supervisor.run)
+
+    async def supervise() -> int:
+        return await Supervisor(plan, show=show, on_ready=lambda: _banner(plan, grpc, http, database, say)).run()
+
+    return anyio.run(supervise)
 
 
 def _engine_command(database: str, grpc: int, http: int) -> list[str]:
@@ -192,6 +195,8 @@ def _banner(plan: Plan, grpc: int, http: int, database: str, say: Callable[[str]
     say(f"stepwire dev    engine {LOOPBACK}:{grpc}    http http://{LOOPBACK}:{http}    data {kept}")
     if grpc != 7380:
         say(f"in other terminals: export STEPWIRE_ENGINE={LOOPBACK}:{grpc}")
+    if plan.changes is not None:
+        say("hosts start again when a Python file changes (--no-reload, --reload-dir)")
     if not plan.hosts:
         say("no TARGET given: waiting for hosts that are started elsewhere")
 

@@ -13,14 +13,18 @@ from datetime import datetime
 from types import TracebackType
 from typing import Protocol, Self
 
+import click
+
 from stepwire_engine.cli.documents import Run, StepChange, line, moment
 from stepwire_engine.cli.terminal import data, talk
-from stepwire_engine.cli.tree import change_line, changed_steps, explained, run_title, tree_lines
+from stepwire_engine.cli.tree import change_line, changed_steps, run_title, tree_lines
 
 TICK_SECONDS = 0.1
 VIEWS_QUEUED_MAX = 16
 SIBLINGS_MAX = 12
 """Members of one scope that the live tree shows; the record shows all."""
+
+_REASONS_OF_RUNS = frozenset({"no_host", "no_slot", "paused", "adoption"})
 
 
 class Screen(Protocol):
@@ -108,9 +112,8 @@ class LineScreen:
         for step in changed_steps(self._before, run):
             talk(change_line(step, clock, now))
         before, self._before = self._before, run
-        if before is None or (before.state, before.reason) != (run.state, run.reason):
-            waiting = f"  {explained(run.reason)}" if run.reason and not run.final else ""
-            talk(f"{clock}  run {run.run_id}  {run.state}{waiting}")
+        if before is None or _headline(before) != _headline(run):
+            talk(f"{clock}  {click.unstyle(run_title(run, now)).partition(' ')[2]}")
 
     def tick(self) -> None:
         """Nothing: lines do not move."""
@@ -167,9 +170,9 @@ class LiveScreen:
         self._live.update(text, refresh=True)
 
 
-def summary(run: Run, unix_ms: int) -> str:
-    """One line about a run that ended."""
-    return run_title(run, _moment(unix_ms))
+def _headline(run: Run) -> tuple[str, str | None]:
+    """What is worth a line of its own: steps say themselves why they wait."""
+    return run.state, run.reason if run.reason in _REASONS_OF_RUNS else None
 
 
 def _moment(unix_ms: int) -> datetime:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
 from stepwire_engine.cli.options import duration, engine_option
+from stepwire_engine.cli.terminal import printable, talk
 
 
 @click.command()
@@ -53,4 +55,9 @@ def host(target: str, address: str, slots: int | None, drain_timeout: float | No
     )
     if slots is not None:
         found.slots = slots
+    talk(f"host {found.name}: flows {_names(found.flows)}; steps {_names(found.steps)}; slots {found.slots}")
     return found.run(engine=address, drain_timeout=drain_timeout)
+
+
+def _names(names: Iterable[str]) -> str:
+    return printable(", ".join(names)) or "none"

@@ -115,7 +115,7 @@ class Supervisor:
         await self._start_hosts(processes)
         if self._plan.changes is not None:
             async for changed in self._plan.changes():
-                self._show("", f"{_some(changed)} changed: starting {len(self._plan.hosts)} hosts again")
+                self._show("", f"{_some(changed)} changed: starting {', '.join(self._plan.hosts)} again")
                 async with anyio.create_task_group() as group:
                     for child in self._hosts.values():
                         group.start_soon(self._stop_host, child)

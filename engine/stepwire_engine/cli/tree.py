@@ -47,7 +47,7 @@ _MESSAGE_COLUMNS_MAX = 160
 def run_title(run: Run, now: datetime) -> str:
     """One line about the run as a whole."""
     parts = [f"run {run.run_id}", printable(run.flow), run.state, *_timing(run.duration_seconds, run.created_at, now)]
-    if run.reason and not run.final:
+    if run.reason and not run.final and run.reason not in _UNREMARKABLE:
         parts.append(explained(run.reason))
     return f"{_sign(run.state)} {'  '.join(parts)}"
 

@@ -54,8 +54,9 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
             raise _Refused(f"group {group.path!r}: quorum {group.quorum} of {group.branches} branches")
         depth = _scope_depth(run, opened, paths.parent(group.path)) + 1
         if depth > config.group_depth_max:
-            raise _Refused(f"group {group.path!r} is nested {depth} deep, limit {config.group_depth_max}",
-                           ErrorCode.LIMIT_EXCEEDED)
+            raise _Refused(
+                f"group {group.path!r} is nested {depth} deep, limit {config.group_depth_max}", ErrorCode.LIMIT_EXCEEDED
+            )
         opened[group.path] = group
     return opened
 
@@ -108,15 +109,16 @@ def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
         if path not in run.steps and path not in planned:
             raise _Refused(f"abandoned step {path!r} was never planned")
     ended: dict[str, list[tuple[int, BranchOutcome]]] = {}
+    seen: set[str] = set()
     for branch in plan.branches_ended:
         _scope_depth(run, opened, branch.path)
         if branch.path == paths.ROOT:
             raise _Refused("the root is not a branch")
-        siblings = ended.setdefault(paths.parent(branch.path), [])
-        index = paths.branch_index(branch.path)
-        if any(index == i for i, _ in siblings):
+        if branch.path in seen:
             raise _Refused(f"branch {branch.path!r} ended twice")
-        siblings.append((index, branch.outcome))
+        seen.add(branch.path)
+        siblings = ended.setdefault(paths.parent(branch.path), [])
+        siblings.append((paths.branch_index(branch.path), branch.outcome))
     for group in plan.groups_ended:
         known = run.groups.get(group.path)
         spec = known.opened if known else opened.get(group.path)

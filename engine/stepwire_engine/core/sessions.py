@@ -131,13 +131,18 @@ class Session:
     @property
     def free_slots(self) -> int:
         """Attempts that may be dispatched now."""
-        if not (self.connected and self.open) or self.draining or self.saturated:
+        if not (self.connected and self.open) or self.draining or self.saturated or self.closing:
             return 0
         return self.slots - len(self.leases)
 
     @property
     def takes_bodies(self) -> bool:
-        return self.connected and self.open and not self.draining and len(self.bodies) < self.hello.bodies
+        return (
+            self.connected
+            and self.open
+            and not (self.draining or self.closing)
+            and len(self.bodies) < self.hello.bodies
+        )
 
     # ---- outbox
 

@@ -74,7 +74,6 @@ class Driver:
         self.draining = False
         self._reader = Reader(store)
         self._attached: dict[str, Attached] = {}
-        self._ack_due: set[Attached] = set()
         self._deaf = False
         self._stopped = False
         self._woken = False
@@ -141,7 +140,9 @@ class Driver:
             _log.warning("%d attempts are still in progress after %g s; hosts keep them", self._attempts(), deadline)
 
     async def stop(self) -> None:
-        """Finish the commits in flight, say goodbye to every host, close the store."""
+        """Finish the commits in flight, say goodbye to every host, close the store. Idempotent."""
+        if self._stopped:
+            return
         self.draining = self._deaf = True
         refusal = CallRefused(ErrorCode.DRAINING, "engine is draining")
         self.runs.close_intake(refusal)
@@ -155,7 +156,7 @@ class Driver:
         self._core.say_goodbye("engine stops")
         self._send_frames()
         for attached in list(self._attached.values()):
-            attached.port.close()
+            attached.close()
         for timer in (self._timer, self._lag_timer):
             if timer is not None:
                 timer.cancel()
@@ -201,7 +202,7 @@ class Driver:
         if replaced is not None:
             fault = Fault(ErrorCode.REPLACED, "session replaced by a newer stream of the same instance")
             replaced.send(EngineFrame(number=replaced.last_number + 1, fault=fault))
-            replaced.port.close()
+            replaced.close()
         attached = self._attached[session.id] = Attached(session, session.stream, port)
         _log.info("host %s connected, instance %s, stream %d", hello.service, hello.instance_id, session.stream)
         self._wake()
@@ -223,17 +224,14 @@ class Driver:
         if self._deaf:
             return
         self._core.receive(attached.session, attached.stream, frame, self._clock.now())
-        if frame.position:
-            self._ack_due.add(attached)
         if frame.fault is not None:
             _log.warning("host %s: %s: %s", attached.session.service, frame.fault.code.slug, frame.fault.message)
         if frame.goodbye is not None or (frame.fault is not None and not frame.fault.run_id):
-            attached.port.close()
+            self._close(attached)
         self._wake()
 
     def disconnected(self, attached: Attached) -> None:
         """The stream ended, for whatever reason. Idempotent."""
-        self._ack_due.discard(attached)
         if self._attached.get(attached.session.id) is attached:
             del self._attached[attached.session.id]
         self._core.close_stream(attached.session, attached.stream, self._clock.now())
@@ -312,20 +310,17 @@ class Driver:
         for session, frame in self._core.take_frames():
             attached = self._attached.get(session.id)
             if attached is not None and attached.current and attached.session is session:
-                attached.send(frame)
-        self._send_acks()
+                self._send(attached, frame)
 
-    def _send_acks(self) -> None:
-        """Acks that a commit settled and no other frame carried."""
-        for attached in list(self._ack_due):
-            session = attached.session
-            if attached.current and session.connected and session.open:
-                frame = session.take_frame()
-                if frame is not None:
-                    attached.send(frame)
-                if session.acks.settled != session.acks.received:
-                    continue
-            self._ack_due.discard(attached)
+    def _send(self, attached: Attached, frame: EngineFrame) -> None:
+        attached.send(frame)
+        if attached.session.closing:
+            self._close(attached)
+
+    def _close(self, attached: Attached) -> None:
+        """End a stream and give it nothing more to do; its transport reports the end later."""
+        attached.close()
+        self._core.close_stream(attached.session, attached.stream, self._clock.now())
 
     def _attempts(self) -> int:
         return sum(len(session.leases) for session in self._core.sessions.values())

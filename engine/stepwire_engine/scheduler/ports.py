@@ -27,14 +27,14 @@ class Attached:
         session: Of the instance; it survives its streams.
         stream: Which of the session's streams this is.
         last_number: Number of the last frame sent on it.
-        awaits_ack: It sent durable frames that may not be acked yet.
+        closed: Nothing is sent any more.
     """
 
     session: Session
     stream: int
     port: Port
     last_number: int = 0
-    awaits_ack: bool = False
+    closed: bool = False
 
     @property
     def current(self) -> bool:
@@ -42,8 +42,12 @@ class Attached:
         return self.session.stream == self.stream
 
     def send(self, frame: EngineFrame) -> None:
-        """Send a frame; the port is closed after the last words of a stream."""
-        self.last_number = frame.number
-        self.port.send(frame)
-        if self.session.closing and self.current:
-            self.port.close()
+        """Send a frame, unless the stream was closed."""
+        if not self.closed:
+            self.last_number = frame.number
+            self.port.send(frame)
+
+    def close(self) -> None:
+        """End the stream when everything queued is sent. Idempotent."""
+        self.closed = True
+        self.port.close()

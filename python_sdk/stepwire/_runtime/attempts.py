@@ -249,6 +249,12 @@ class Attempts:
         running.info.cancelled = True
         if running.task is not None:
             running.task.cancel()
+            running.task.add_done_callback(lambda _: self._never_began(running))
+
+    def _never_began(self, running: RunningAttempt) -> None:
+        """A task that is cancelled before its first step runs none of its code, so it cannot tell its outcome."""
+        if self._running.get((running.info.run_id, running.info.path)) is running:
+            self._stopped(running)
 
     def _arm(self, running: RunningAttempt, due: float) -> None:
         self._deadline_count += 1
@@ -273,7 +279,9 @@ class Attempts:
             self._arm_sweep()
 
     def close(self) -> None:
-        """No more attempts; threads end with what they run."""
+        """No more attempts; async ones are cancelled, threads end with what they run."""
         if self._sweep is not None:
             self._sweep.cancel()
+        for running in list(self._running.values()):
+            self._stop(running, CancelReason.DRAIN)
         self._pool.shutdown(wait=False)

@@ -108,7 +108,7 @@ class LiveBody:
         self.root = Scope(self, paths.ROOT, None, 0, 0)
         self._planned = 0
         self.unawaited: set[DurableFuture] = set()
-        self._waiters: set[DurableFuture] = set()
+        self._groups: set[GroupRun] = set()
         self._task: asyncio.Task[None] | None = None
         self.feed(advance)
 
@@ -122,12 +122,11 @@ class LiveBody:
             return True
         return all(isinstance(e, Release) and self.journal.add_release(e) for e in advance.entries)
 
-    def enter(self, context_of: Callable[[LiveBody], Any]) -> None:
-        """Run the flow's code from the top."""
+    def enter(self, ctx: Any) -> None:
+        """Run the flow's code from the top; `ctx` is its first argument."""
         self.lines_running += 1
         context = copy_context()
         context.run(SCOPE.set, self.root)
-        ctx = context_of(self)
         if self.flow.is_async:
             self._task = self.loop.create_task(self._run(ctx), context=context)
             self.root.line = self._task
@@ -173,10 +172,13 @@ class LiveBody:
         if self.over:
             return
         self.over = True
-        for future in [step.future for step in self.steps.values()] + list(self._waiters):
+        groups = list(self._groups)
+        for future in [step.future for step in self.steps.values()] + [group.future for group in groups]:
             if not future.done():
                 future.set_exception(BodyEvicted(self.run_id))
             future.silence()
+        for group in groups:
+            group.stop()
         if self._task is not None:
             self._task.cancel()
         self.steps.clear()
@@ -254,9 +256,7 @@ class LiveBody:
             raise PayloadTooLarge(f"input of step {name!r} is {len(payload.data)} bytes, limit {limit}")
         return payload
 
-    def open_group(
-        self, scope: Scope, name: str, branches: Sequence[Branch], mode: ParallelMode
-    ) -> DurableFuture:
+    def open_group(self, scope: Scope, name: str, branches: Sequence[Branch], mode: ParallelMode) -> DurableFuture:
         """Open a group in `scope` and start its branches.
 
         Raises:
@@ -279,9 +279,9 @@ class LiveBody:
             raise BodyEvicted(self.run_id)
         group = GroupRun(self, scope, opened, branches)
         self.unawaited.add(group.future)
-        self._waiters.add(group.future)
+        self._groups.add(group)
         # Not through its own method: this is no awaiting.
-        asyncio.Future.add_done_callback(group.future, self._waiters.discard)
+        asyncio.Future.add_done_callback(group.future, lambda _: self._groups.discard(group))
         return group.start()
 
     def _alive(self) -> None:
@@ -306,7 +306,8 @@ class LiveBody:
         if future.blocks is None:
             future.blocks = future.scope
             self.lines_running -= 1
-            self.host.touch(self)
+            if self.journal.replaying:
+                self.host.touch(self)
 
     def unblock(self, future: DurableFuture) -> None:
         if future.blocks is not None:

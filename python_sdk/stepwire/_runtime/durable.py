@@ -38,9 +38,8 @@ class DurableFuture(asyncio.Future[Any]):
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.mark_awaited()
-        body = self.scope.body
-        if not self.done() and body.journal.replaying and asyncio.current_task() is self.scope.line:
-            body.block(self)
+        if not self.done() and asyncio.current_task() is self.scope.line:
+            self.scope.body.block(self)
         return (yield from super().__await__())
 
     __iter__ = __await__

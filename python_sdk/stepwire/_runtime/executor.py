@@ -20,7 +20,6 @@ from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import BranchThreads
 from stepwire._transport.port import SessionPort
 from stepwire.codec import Codec
-from stepwire.context import Context, ContextSync
 from stepwire.errors import InvalidInput, failure_from_exception
 from stepwire.flow import FlowFunction, StepFunction
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
@@ -50,6 +49,7 @@ class HostRuntime:
         port: The shared session.
         flows, steps: What this host serves, by name.
         parallel_mode: Of groups whose flow names none.
+        context_of: Makes the first argument of a flow.
         body_stall_timeout: Seconds a replaying body may spend in user code without progress.
     """
 
@@ -65,6 +65,7 @@ class HostRuntime:
         branch_threads: int,
         body_stall_timeout: float,
         telemetry: HostTelemetry,
+        context_of: Callable[[LiveBody, ParallelMode], Any],
     ) -> None:
         self.loop = loop
         self.threads = BranchThreads(branch_threads)
@@ -76,6 +77,7 @@ class HostRuntime:
         self._parallel_mode = parallel_mode
         self._stall_timeout = body_stall_timeout
         self._telemetry = telemetry
+        self._context_of = context_of
         self._attempts = Attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
         self._bodies: dict[str, LiveBody] = {}
         self._dirty: dict[int, LiveBody] = {}
@@ -96,9 +98,18 @@ class HostRuntime:
     @property
     def idle(self) -> bool:
         """No attempt runs, nothing waits to be flushed, and every body waits for a release."""
-        return not (
-            self._attempts.count or self._flushing or self._dirty or any(b.lines_running for b in self._bodies.values())
-        )
+        return self.quiet and not any(body.lines_running for body in self._bodies.values())
+
+    @property
+    def quiet(self) -> bool:
+        """As `idle`, but lines of async flows may wait for anything: nobody can tell what they await."""
+        in_code = any(body.lines_running and not body.flow.is_async for body in self._bodies.values())
+        return not (self._attempts.count or self._flushing or self._dirty or in_code)
+
+    @property
+    def activity(self) -> int:
+        """Grows whenever anything happens."""
+        return self._activity
 
     # ---- from the engine
 
@@ -137,7 +148,7 @@ class HostRuntime:
             self._telemetry.body_entries += 1
             if advance.entries:
                 self._telemetry.replays += 1
-            body.enter(self._context_of)
+            body.enter(self._context_of(body, flow.parallel_mode or self._parallel_mode))
         elif body is None:
             self._port.give_back(run_id, advance.fence)
             return
@@ -145,10 +156,6 @@ class HostRuntime:
             self.body_gone(body)
             return
         self.touch(body)
-
-    def _context_of(self, body: LiveBody) -> Context | ContextSync:
-        mode = body.flow.parallel_mode or self._parallel_mode
-        return Context(body, mode) if body.flow.is_async else ContextSync(body, mode)
 
     def _execute(self, run_id: str, execute: Execute) -> None:
         if execute.kind is StepKind.TASK:
@@ -174,13 +181,9 @@ class HostRuntime:
             self._results.append((run_id, Result(execute.path, execute.attempt, execute.fence, None, failure)))
             self._schedule()
             return
-        call = StepCall(
-            StepKind.TASK, step.fn, args, kwargs, step.returns, step.codec, step.retries, step.is_async
-        )
+        call = StepCall(StepKind.TASK, step.fn, args, kwargs, step.returns, step.codec, step.retries, step.is_async)
         call = self._stubbed(execute.name, call)
-        self._attempts.start(
-            run_id, execute.path, execute.attempt, execute.fence, call, self._context, execute.timeout
-        )
+        self._attempts.start(run_id, execute.path, execute.attempt, execute.fence, call, self._context, execute.timeout)
 
     def _start_closure(self, body: LiveBody, execute: Execute) -> None:
         step = body.steps[execute.path]
@@ -342,13 +345,16 @@ class HostRuntime:
             fence: Fence = body.journal.fence
             self._execute_task(
                 body.run_id,
-                Execute(
-                    path, 1, fence, StepKind.TASK, step.planned.name, step.planned.input, step.planned.timeout
-                ),
+                Execute(path, 1, fence, StepKind.TASK, step.planned.name, step.planned.input, step.planned.timeout),
             )
             return
         self._attempts.start(
-            body.run_id, path, 1, body.journal.fence, self._stubbed(step.name, step.call), step.context,
+            body.run_id,
+            path,
+            1,
+            body.journal.fence,
+            self._stubbed(step.name, step.call),
+            step.context,
             step.planned.timeout,
         )
 

@@ -122,9 +122,7 @@ class GroupRun:
 
     # ---- the end
 
-    def _end(
-        self, index: int, *, value: Any = None, exc: BaseException | None = None, cancelled: bool = False
-    ) -> None:
+    def _end(self, index: int, *, value: Any = None, exc: BaseException | None = None, cancelled: bool = False) -> None:
         if isinstance(exc, BodyEvicted):
             return
         path = paths.branch_path(self.opened.path, index)
@@ -144,6 +142,8 @@ class GroupRun:
             self._settle()
 
     def _settle(self) -> None:
+        if len(self._ended) < len(self.branches) and not self.opened.cancel_siblings:
+            return  # It settles first; asking for each branch would cost the square of the width.
         verdict = group_verdict(self.opened, self._ended)
         if verdict is None or self.body.over or not self.body.decide(Kind.GROUP_ENDED, self.opened.path, verdict):
             return
@@ -158,6 +158,10 @@ class GroupRun:
 
     def _cancelled(self) -> None:
         """User code gave up on the group: its branches are cancelled and end as such."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Cancel the code of async branches."""
         for task in self._tasks.values():
             task.cancel()
 

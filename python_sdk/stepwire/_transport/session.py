@@ -144,9 +144,7 @@ class HostSession:
             AttemptInProgress(run_id, path, r.attempt, r.fence, r.elapsed)
             for (run_id, path), r in self._finished.items()
         ]
-        bodies = [
-            LiveBody(run_id, b.fence, b.last_release, b.next_plan_seq) for run_id, b in self._bodies.items()
-        ]
+        bodies = [LiveBody(run_id, b.fence, b.last_release, b.next_plan_seq) for run_id, b in self._bodies.items()]
         return ResumeState(tuple(bodies), tuple(attempts), self._unacked[0][0] if self._unacked else 0)
 
     # ---- frames in
