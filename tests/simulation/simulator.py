@@ -305,9 +305,7 @@ class World:
             self._batch = batch
             self.at(self.rng.uniform(0.001, 0.05), lambda: self.commit(generation, batch))
         for run in core.take_loads():
-            rows = list(self.store.rows.get(run.number, []))
-            generation = self.generation
-            self.at(self.rng.uniform(0, 0.02), lambda run=run, rows=rows: self.loaded(generation, run, rows))
+            self.load(run)
         for session, frame in core.take_frames():
             stream = self._streams.get(id(session))
             if stream is not None and stream[1] == session.stream:
@@ -316,6 +314,11 @@ class World:
                     self.cut(stream[3], stream[2])
         core.take_replies()
         core.take_changed()
+
+    def load(self, run: Any) -> None:
+        rows = list(self.store.rows.get(run.number, []))
+        generation = self.generation
+        self.at(self.rng.uniform(0, 0.02), lambda: self.loaded(generation, run, rows))
 
     def loaded(self, generation: int, run: Any, rows: Any) -> None:
         if generation == self.generation and self.core is not None:

@@ -21,6 +21,8 @@ from stepwire_engine.cli.options import color_option, duration
 from stepwire_engine.cli.terminal import Color, data, talk, wants_color
 
 if TYPE_CHECKING:
+    import anyio
+
     from stepwire_engine.cli.supervisor import Changes, Plan
 
 LOOPBACK = "127.0.0.1"
@@ -180,10 +182,12 @@ def _watched(targets: Sequence[str], reload_dirs: Sequence[Path]) -> list[Path]:
     return sorted(folder for folder in folders if not any(parent in folders for parent in folder.parents))
 
 
-async def _changes(directories: Sequence[Path]) -> Changes:
+async def _changes(directories: Sequence[Path], stop: anyio.Event) -> Changes:
     from watchfiles import PythonFilter, awatch
 
-    async for found in awatch(*directories, watch_filter=PythonFilter(), step=50, debounce=400):
+    # The event is looked at by the watching thread; to cancel the await would wait seconds for that thread.
+    watching = awatch(*directories, watch_filter=PythonFilter(), step=50, debounce=400, stop_event=stop)
+    async for found in watching:
         yield {Path(path) for _, path in found}
 
 

@@ -34,7 +34,7 @@ class Plan:
         environment: Of all of them.
         ready: Host and port that accept connections once the engine is ready.
         drain_timeout: Seconds the hosts were told to give their attempts in progress.
-        changes: Opens the stream of changed files; None: no reload.
+        changes: Opens the stream of changed files, which ends when the event is set; None: no reload.
     """
 
     engine: Sequence[str]
@@ -42,7 +42,7 @@ class Plan:
     environment: Mapping[str, str]
     ready: tuple[str, int]
     drain_timeout: float
-    changes: Callable[[], Changes] | None
+    changes: Callable[[anyio.Event], Changes] | None
 
 
 class Supervisor:
@@ -114,7 +114,7 @@ class Supervisor:
         self._on_ready()
         await self._start_hosts(processes)
         if self._plan.changes is not None:
-            async for changed in self._plan.changes():
+            async for changed in self._plan.changes(self._stop):
                 self._show("", f"{_some(changed)} changed: starting {', '.join(self._plan.hosts)} again")
                 async with anyio.create_task_group() as group:
                     for child in self._hosts.values():

@@ -1,1 +1,1 @@
-"""The pure core: no I/O, clock, random, asyncio, grpc or logging. Everything comes in as a value and goes out as one."""
+"""The pure core: no I/O, clock, random, asyncio, grpc or logging. Everything comes in and goes out as a value."""

@@ -171,6 +171,13 @@ class EngineCore:
                 self._intake.foreign(session, section)
             else:
                 self._commit(self._intake.section(session, run, section), ticket)
+        self._hear(session, frame)
+        if ticket is not None and ticket.release():
+            self._books.speak(session)
+        self._dispatcher.pump(session)
+
+    def _hear(self, session: Session, frame: HostFrame) -> None:
+        """What a frame says about the host itself."""
         if frame.report is not None:
             self._liveness.report(session, frame.report)
         if frame.drain is not None:
@@ -179,9 +186,6 @@ class EngineCore:
             self._lose(session, "goodbye")
         elif frame.fault is not None and not frame.fault.run_id:
             session.closing = True
-        if ticket is not None and ticket.release():
-            self._books.speak(session)
-        self._dispatcher.pump(session)
 
     def _fault(self, session: Session, code: ErrorCode, message: str) -> None:
         session.fault(Fault(code, message))
@@ -285,7 +289,10 @@ class EngineCore:
             else:
                 self._perform(turn)
             return None
-        record = self._record(run) if run.seq == 0 or turn.ended or turn.paused else None
+        record = None
+        if run.state is not run.recorded:
+            run.recorded = run.state
+            record = self._record(run)
         unit = Unit(
             self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, run.id if run.seq == 0 else ""
         )

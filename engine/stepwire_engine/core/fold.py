@@ -47,6 +47,7 @@ def rebuild(number: int, rows: Iterable[Iterable[Entry]]) -> Run:
             apply(run, entry)
         run.seq += 1
     run.committed_seq = run.seq
+    run.recorded = run.state
     # What was decided but not released in the last row can only be left-over bookkeeping of the fold.
     run.fresh.clear()
     for group in run.dirty:

@@ -111,7 +111,7 @@ def _too_large(step: Step, size: int, limit: int) -> Failure:
 
 
 def lose_attempt(turn: Turn, step: Step, host: str, config: CoreConfig) -> None:
-    """The host of an attempt is lost. After `attempts_lost_max` of them the step fails as POISON_STEP (DESIGN 3, rule 6)."""
+    """The host of an attempt is lost. After `attempts_lost_max` of them the step fails as POISON_STEP (DESIGN 3)."""
     turn.emit(AttemptLost(step.path, step.attempt, turn.unix_ms, host))
     if step.losses < config.attempts_lost_max:
         turn.planned.append(step)

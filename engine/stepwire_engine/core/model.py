@@ -171,6 +171,7 @@ class Run:
         self.groups: dict[str, Group] = {}
         self.body_ended: BodyEnded | None = None
         # Volatile.
+        self.recorded: RunState | None = None
         self.seq = 0
         self.committed_seq = 0
         self.in_flight = 0

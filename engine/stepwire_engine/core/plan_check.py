@@ -1,4 +1,4 @@
-"""What makes a Plan acceptable: checked against the run before anything of it is applied (DESIGN 3 rule 3, 4, MISSION P14).
+"""What makes a Plan acceptable: checked against the run before anything of it is applied (DESIGN 3, MISSION P14).
 
 A refused plan changes nothing. The host checks the same limits where user code can see them; this is the
 second check, because hosts are written in many languages.

@@ -45,6 +45,8 @@ class BodyHost(Protocol):
     threads: BranchThreads
     codec: Codec
     limits: Welcome
+    context: Context
+    """What bodies inherit: the context the host was started in, never that of the callback that enters them."""
 
     def touch(self, body: LiveBody) -> None:
         """The body decided something; look at it at the end of this tick."""

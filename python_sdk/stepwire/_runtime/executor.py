@@ -86,7 +86,7 @@ class HostRuntime:
         self._loop_thread = threading.get_ident()
         self._flushing = False
         self._activity = 0
-        self._context = copy_context()
+        self.context = copy_context()
         self.stubs: Mapping[str, Any] = {}
         """What steps do instead of their function, by name; for tests."""
 
@@ -183,7 +183,7 @@ class HostRuntime:
             return
         call = StepCall(StepKind.TASK, step.fn, args, kwargs, step.returns, step.codec, step.retries, step.is_async)
         call = self._stubbed(execute.name, call)
-        self._attempts.start(run_id, execute.path, execute.attempt, execute.fence, call, self._context, execute.timeout)
+        self._attempts.start(run_id, execute.path, execute.attempt, execute.fence, call, self.context, execute.timeout)
 
     def _start_closure(self, body: LiveBody, execute: Execute) -> None:
         step = body.steps[execute.path]

@@ -1,0 +1,44 @@
+"""The work that is measured. A new workload is one line of the table; a new kind of work also a flow in `step_host`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One measured piece of work; every repetition does all of it.
+
+    Attributes:
+        flow: Name of the flow in `step_host`; its input is `steps`.
+        steps: Per run.
+        runs: Per repetition.
+        at_once: Runs in progress at the same time.
+        floor: Its time per step is compared with the raw cost of a round trip and a commit.
+    """
+
+    name: str
+    title: str
+    flow: str
+    steps: int
+    runs: int
+    at_once: int = 1
+    floor: bool = False
+
+
+WORKLOADS = (
+    Workload(name="group_100", title="groups of 100, 10 runs at once", flow="group", steps=100, runs=100, at_once=10),
+    Workload(name="group_1000", title="groups of 1,000, one run at a time", flow="group", steps=1000, runs=10),
+    Workload(
+        name="sequence_10",
+        title="10 sequential steps, 100 runs at once",
+        flow="sequence",
+        steps=10,
+        runs=300,
+        at_once=100,
+    ),
+    Workload(name="one_step", title="one-step runs, one at a time", flow="sequence", steps=1, runs=200),
+    Workload(name="sequence", title="one run of sequential steps", flow="sequence", steps=300, runs=1, floor=True),
+    Workload(name="group_10000", title="one group of 10,000", flow="group", steps=10_000, runs=1),
+)
+"""What `python -m benchmarks` measures without arguments, in this order."""
