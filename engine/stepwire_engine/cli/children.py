@@ -20,7 +20,7 @@ from stepwire_engine.cli.terminal import without_cursor_moves
 LINE_BYTES_MAX = 64 * 1024
 """A longer line is cut into pieces."""
 PIPE_SECONDS = 1.0
-"""How long the lines of a child that ended may take; whatever it started itself may hold the pipe for ever."""
+"""How long what a child left running may go on printing; then it is killed, because it holds the child's pipe."""
 
 
 class Child:
@@ -42,6 +42,7 @@ class Child:
         self._show = show
         self._process: anyio.abc.Process | None = None
         self._stopping = False
+        self._lines_ended = anyio.Event()
         self.ended = anyio.Event()
 
     @property
@@ -74,7 +75,11 @@ class Child:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._show_lines, process)
                 await process.wait()
-                group.cancel_scope.deadline = anyio.current_time() + PIPE_SECONDS
+                with anyio.move_on_after(PIPE_SECONDS):
+                    await self._lines_ended.wait()
+                if not self._lines_ended.is_set():
+                    self._kill_group(process.pid)
+                    group.cancel_scope.deadline = anyio.current_time() + PIPE_SECONDS
         finally:
             if process.returncode is None:
                 self.kill()
@@ -87,7 +92,8 @@ class Child:
         self._stopping = True
         if self._process is None:
             return True
-        self._signal(signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
         with anyio.move_on_after(grace_seconds):
             await self.ended.wait()
             return True
@@ -98,16 +104,13 @@ class Child:
     def kill(self) -> None:
         """SIGKILL, to everything in its process group."""
         self._stopping = True
-        self._signal(signal.SIGKILL)
+        if self._process is not None and self._process.returncode is None:
+            self._kill_group(self._process.pid)
 
-    def _signal(self, number: signal.Signals) -> None:
-        if self._process is None or self._process.returncode is not None:
-            return
+    @staticmethod
+    def _kill_group(pid: int) -> None:
         with contextlib.suppress(ProcessLookupError):
-            if number is signal.SIGKILL:
-                os.killpg(self._process.pid, number)
-            else:
-                self._process.send_signal(number)
+            os.killpg(pid, signal.SIGKILL)
 
     async def _show_lines(self, process: anyio.abc.Process) -> None:
         assert process.stdout is not None
@@ -121,6 +124,7 @@ class Child:
                 rest = rest[LINE_BYTES_MAX:]
         if rest:
             self._show_line(rest)
+        self._lines_ended.set()
 
     def _show_line(self, line: bytes) -> None:
         self._show(self.name, without_cursor_moves(line.decode("utf-8", "replace").rstrip("\r")))

@@ -127,7 +127,7 @@ class LiveBody:
     def enter(self, ctx: Any) -> None:
         """Run the flow's code from the top; `ctx` is its first argument."""
         self.lines_running += 1
-        context = copy_context()
+        context = self.host.context.copy()
         context.run(SCOPE.set, self.root)
         if self.flow.is_async:
             self._task = self.loop.create_task(self._run(ctx), context=context)

@@ -1,0 +1,56 @@
+"""Fixtures of the end-to-end tests: a stage that is always torn down, logs in failure reports, and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.processes import Stage
+
+_figures: list[str] = []
+
+
+@pytest.fixture
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    made = Stage(tmp_path_factory.mktemp("stage"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def shared_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    made = Stage(tmp_path_factory.mktemp("stage"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Print a measured figure; it is also in the summary at the end of the session."""
+
+    def tell(text: str) -> None:
+        print(text)
+        _figures.append(f"{request.node.name}: {text}")
+
+    return tell
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _figures:
+        terminalreporter.section("end-to-end figures")
+        for line in _figures:
+            terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the logs of all processes with a failure."""
+    report = yield
+    if report.failed:
+        for stage in Stage.alive:
+            report.sections += [(f"log {name}", tail) for name, tail in stage.tails()]
+    return report
