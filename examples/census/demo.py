@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -135,16 +136,15 @@ class Demonstration:
 
     def first(self) -> FirstRun:
         """Part 1: a run with nothing in its way. Raises Disproved if one host did everything."""
-        started = time.monotonic()
+        self._progress.begin()
         handle = self.client.start(flow.census, self._request)
         census = self._finish(handle)
-        seconds = time.monotonic() - started
         done = Counter(line.host for line in self._lines(handle) if line.moment == "after")
         for name in HOSTS:
             self._say(f"  {name}  executed {done[name]} of {sum(done.values())} steps")
         if min(done[name] for name in HOSTS) == 0:
             raise Disproved("one host executed all steps")
-        return FirstRun(run_id=handle.run_id, seconds=seconds, steps_per_host=dict(done), census=census)
+        return FirstRun(run_id=handle.run_id, seconds=self._progress.seconds, steps_per_host=dict(done), census=census)
 
     def second(self, expected: Census) -> SecondRun:
         """Part 2: the same run, killed in the middle. Raises Disproved if anything completed was executed again."""
@@ -152,7 +152,7 @@ class Demonstration:
         finished = sum(line.moment == "after" for line in ledger.read(self._ledger))
         bound = finished + 1 + self._third  # the list step, then a third of the chunks
         self._hold.write_text(str(bound), ledger.ENCODING)
-        started = time.monotonic()
+        self._progress.begin()
         handle = self.client.start(flow.census, self._request)
         result = _Waiting(handle)
         self._until_in_the_middle(handle)
@@ -160,7 +160,7 @@ class Demonstration:
         self._hold.unlink()
         self._bring_back(kill)
         census = self._finish(handle, result)
-        outcome = self._judged(handle, kill, census == expected, time.monotonic() - started)
+        outcome = self._judged(handle, kill, census == expected)
         self._tell(outcome)
         return outcome
 
@@ -185,9 +185,10 @@ class Demonstration:
         """Kill the host that holds the flow body, and the engine."""
         # The step that is alone in its turn is executed where the body is.
         victim = next(line.host for line in self._lines(handle) if line.path == _LIST)
+        host, engine = self.cluster.kill_host(victim), self.cluster.kill_engine()
         self._progress.end()
-        self._say(f"  kill -9 {self.cluster.kill_host(victim)}  {victim}, which holds the flow body")
-        self._say(f"  kill -9 {self.cluster.kill_engine()}  the engine")
+        self._say(f"  kill -9 {host:<6}  {victim}, which holds the flow body")
+        self._say(f"  kill -9 {engine:<6}  the engine")
         completed = self._completed_on_disk(handle.run_id)
         lines = self._lines(handle)
         started = {name: {line.path for line in lines if line.host == name} for name in HOSTS}
@@ -212,14 +213,14 @@ class Demonstration:
         pid = self._start_host(kill.host)
         self._say(f"  restarted the engine (pid {engine.pid}) and {kill.host} (pid {pid})")
 
-    def _judged(self, handle: RunHandleSync[Census], kill: Kill, equal: bool, seconds: float) -> SecondRun:
+    def _judged(self, handle: RunHandleSync[Census], kill: Kill, equal: bool) -> SecondRun:
         executions = Counter(line.path for line in self._lines(handle) if line.moment == "before")
         again = {path for path, count in executions.items() if count > 1}
         (survivor,) = set(HOSTS) - {kill.host}
         on_killed, on_survivor = kill.in_flight[kill.host], kill.in_flight[survivor]
         return SecondRun(
             run_id=handle.run_id,
-            seconds=seconds,
+            seconds=self._progress.seconds,
             killed_host=kill.host,
             completed_at_kill=len(kill.completed),
             completed_again=len(again & kill.completed),
@@ -237,15 +238,15 @@ class Demonstration:
             "completed steps executed again": f"{run.completed_again} of {run.completed_at_kill}",
             "in flight on the killed host, executed again": f"{run.repeated_on_killed} of {run.in_flight_on_killed}",
             "in flight on the other host, executed again": f"{run.repeated_on_survivor} of {run.in_flight_on_survivor}",
-            "flow body entered": f"{run.body_entries} times, the last time to replay",
+            "replays of the flow body": f"{run.body_entries - 1}",
         }
         width = max(map(len, rows))
         self._say("")
         for label, value in rows.items():
             self._say(f"  {label:<{width}}  {value}")
         self._say("")
-        self._say("  Completed: the journal on disk had the outcome when engine and host were dead.")
-        self._say("  Executed: the step body wrote a line to the ledger, a file that the engine never sees.")
+        self._say("  completed: its outcome was in the journal on disk while engine and host were dead")
+        self._say("  executed: its body wrote a line to the ledger, a file that the engine never sees")
         if not run.results_equal:
             raise Disproved("the two results differ")
         if run.completed_again:
@@ -306,27 +307,35 @@ class Progress:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._live = stream.isatty()
-        self._started: float | None = None
+        self._started = time.monotonic()
         self._quarter = 0
+        self._open = False
+
+    @property
+    def seconds(self) -> float:
+        """Since `begin`."""
+        return time.monotonic() - self._started
+
+    def begin(self) -> None:
+        """A run starts."""
+        self._started, self._quarter = time.monotonic(), 0
 
     def draw(self, done: int, total: int) -> None:
         """Show that `done` of `total` chunks are done."""
-        if self._started is None:
-            self._started, self._quarter = time.monotonic(), 0
-        filled = _BAR_WIDTH * done // total
-        quarter = 4 * done // total
-        line = f"  [{'#' * filled:<{_BAR_WIDTH}}] {done} of {total} chunks  {time.monotonic() - self._started:.1f} s"
+        filled, quarter = _BAR_WIDTH * done // total, 4 * done // total
+        line = f"  [{'#' * filled:<{_BAR_WIDTH}}] {done:>2} of {total} chunks  {self.seconds:4.1f} s"
         if self._live:
             print(f"\r{line}", end="", file=self._stream, flush=True)
+            self._open = True
         elif quarter > self._quarter:
             print(line, file=self._stream, flush=True)
         self._quarter = quarter
 
     def end(self) -> None:
         """Leave the line."""
-        if self._live and self._started is not None:
+        if self._open:
             print(file=self._stream, flush=True)
-        self._started = None
+        self._open = False
 
 
 def _paths(lines: Iterable[ledger.Line], moment: str) -> set[str]:
@@ -353,7 +362,7 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupted)
     talk = sys.stderr if options.json else sys.stdout
-    logging.basicConfig(level=logging.WARNING, stream=talk, format="  client: %(message)s")
+    logging.basicConfig(level=logging.WARNING, stream=talk, format="  a waiting client: %(message)s")
     directory = Path(tempfile.mkdtemp(prefix="stepwire-census-"))
     keep = options.keep
     try:
@@ -364,6 +373,9 @@ def main() -> int:
         return _failed(f"{error}\n  logs, ledger and database: {directory}", 1)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader left, as in `| head`; nothing may be flushed into the pipe any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     finally:
         if not keep:
             shutil.rmtree(directory, ignore_errors=True)

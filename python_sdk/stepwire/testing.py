@@ -285,8 +285,10 @@ async def environment(
     """
     config = config or CoreConfig()
     if virtual_clock:
-        # Hosts do not beat while time jumps, so silence says nothing.
-        config = msgspec.structs.replace(config, silence_timeout=_NEVER_SECONDS, adoption_grace=0.0)
+        # Time jumps, and hosts do not beat meanwhile: neither silence nor a late tick says anything.
+        config = msgspec.structs.replace(
+            config, silence_timeout=_NEVER_SECONDS, stall_forgiven=_NEVER_SECONDS, adoption_grace=0.0
+        )
     loop = asyncio.get_running_loop()
 
     def notify(call: Callable[[], None]) -> None:

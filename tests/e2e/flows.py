@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import stepwire
@@ -104,14 +105,24 @@ async def repeated_names(ctx: Context, mode: str) -> list[list[str]]:
         first = await ctx.step.run("work", told, f"{name}-first")
         return [first, await ctx.step.run("work", told, f"{name}-second")]
 
-    return list(await ctx.group.parallel((lambda: branch("b1"), lambda: branch("b2")), parallel_mode=ParallelMode[mode]))
+    return list(
+        await ctx.group.parallel((lambda: branch("b1"), lambda: branch("b2")), parallel_mode=ParallelMode[mode])
+    )
 
 
 # ---- random trees
 
 
+@dataclass(frozen=True)
+class Tree:
+    """A group of branches, and the mode of it and of those nested in it."""
+
+    mode: str
+    branches: list[Any]
+
+
 @host.flow
-async def tree(ctx: Context, mode: str, branches: list[Any]) -> list[Any]:
+async def tree(ctx: Context, planted: Tree) -> list[Any]:
     """Branches are lists of values (a step each; even ones closures, odd ones registered) and of nested groups."""
     enter(ctx)
 
@@ -125,9 +136,9 @@ async def tree(ctx: Context, mode: str, branches: list[Any]) -> list[Any]:
 
     async def group(members: list[Any]) -> list[Any]:
         made = [lambda items=items: branch(items) for items in members]
-        return list(await ctx.group.parallel(made, parallel_mode=ParallelMode[mode]))
+        return list(await ctx.group.parallel(made, parallel_mode=ParallelMode[planted.mode]))
 
-    grown = await group(branches)
+    grown = await group(planted.branches)
     return [grown, await ctx.step.run("after", told, "after")]
 
 
@@ -269,9 +280,17 @@ def letters(index: int, size: int) -> str:
     return str(told(head + "abcdefghij"[index % 10] * (size - len(head))))
 
 
+@dataclass(frozen=True)
+class Parts:
+    """So many outputs of this size."""
+
+    members: int
+    size: int
+
+
 @host.flow
-async def large_group(ctx: Context, members: int, size: int) -> list[int]:
+async def large_group(ctx: Context, parts: Parts) -> list[int]:
     """CRCs of the members' outputs."""
     enter(ctx)
-    made = [lambda i=i: ctx.step.run("part", letters, i, size) for i in range(members)]
+    made = [lambda i=i: ctx.step.run("part", letters, i, parts.size) for i in range(parts.members)]
     return [zlib.crc32(part.encode()) for part in await ctx.group.parallel(made)]

@@ -23,6 +23,8 @@ TICK_SECONDS = 0.1
 VIEWS_QUEUED_MAX = 16
 SIBLINGS_MAX = 12
 """Members of one scope that the live tree shows; the record shows all."""
+DRAWING_PAUSE = 10
+"""Times as long as drawing takes, nothing is drawn again."""
 
 _REASONS_OF_RUNS = frozenset({"no_host", "no_slot", "paused", "adoption"})
 
@@ -138,6 +140,7 @@ class LiveScreen:
 
         self._unix_ms = unix_ms
         self._run: Run | None = None
+        self._next_draw = 0.0
         console = Console(stderr=True, no_color=not color, highlight=False)
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="ellipsis")
 
@@ -147,27 +150,29 @@ class LiveScreen:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._live.vertical_overflow = "visible"
+        if self._run is not None:
+            self._draw(self._run)
         self._live.stop()
 
     def update(self, run: Run) -> None:
         """Draw the new tree."""
         self._run = run
-        self._draw()
+        self.tick()
 
     def tick(self) -> None:
-        """Let the durations run."""
-        if self._run is not None:
-            self._draw()
+        """Let the durations run; large trees more slowly, so that drawing takes a tenth of a processor at most."""
+        if self._run is None or time.monotonic() < self._next_draw:
+            return
+        start = time.monotonic()
+        self._draw(self._run)
+        end = time.monotonic()
+        self._next_draw = end + DRAWING_PAUSE * (end - start)
 
-    def _draw(self) -> None:
+    def _draw(self, run: Run) -> None:
         from rich.text import Text
 
-        assert self._run is not None
-        now = _moment(self._unix_ms())
-        text = Text.from_ansi(
-            "\n".join(tree_lines(self._run, now, siblings_max=SIBLINGS_MAX)), no_wrap=True, overflow="ellipsis"
-        )
-        self._live.update(text, refresh=True)
+        lines = tree_lines(run, _moment(self._unix_ms()), siblings_max=SIBLINGS_MAX)
+        self._live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
 def _headline(run: Run) -> tuple[str, str | None]:

@@ -81,6 +81,7 @@ class HostRuntime:
         self._attempts = Attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
         self._bodies: dict[str, LiveBody] = {}
         self._dirty: dict[int, LiveBody] = {}
+        self._unsent: dict[int, LiveBody] = {}
         self._waiting: dict[tuple[str, str], Execute] = {}
         self._results: list[tuple[str, Result]] = []
         self._loop_thread = threading.get_ident()
@@ -283,19 +284,18 @@ class HostRuntime:
             self.loop.call_soon(self._flush, 0, -1)
 
     def _flush(self, ticks: int, seen: int) -> None:
-        """Carry everything of this tick to the session; ring once a tick brought nothing more."""
+        """Gather while ticks bring something, then carry everything to the session: plans first, then results."""
         if seen != self._activity and ticks < QUIET_TICKS_MAX:
             seen = self._activity
             self._look_at_bodies()
-            if self._results:
-                results, self._results = self._results, []
-                self._port.submit_results(results)
             self.loop.call_soon(self._flush, ticks + 1, seen)
             return
-        if self._dirty or self._results:
-            self._look_at_bodies()
-            results, self._results = self._results, []
-            self._port.submit_results(results)
+        self._look_at_bodies()
+        unsent, self._unsent = self._unsent, {}
+        for body in unsent.values():
+            self._submit_plans(body)
+        results, self._results = self._results, []
+        self._port.submit_results(results)
         self._flushing = False
         if self._dirty:
             self._schedule()
@@ -308,15 +308,22 @@ class HostRuntime:
             if body.over:
                 continue
             started = self._self_start(body)
-            plans = body.journal.take_plans()
-            if plans and not self._port.submit_plans(body.run_id, plans):
-                self._drop(body)
-                continue
+            self._unsent[id(body)] = body
+            if any(not body.steps[path].call.is_async for path in started):
+                # The outcome of a sync step goes to the session from its thread; its plan must be there first.
+                self._submit_plans(body)
             for path in started:
                 self._run_started(body, path)
             self._watch_stall(body)
-            if body.ended and body.journal.caught_up:
-                self._retire(body)
+
+    def _submit_plans(self, body: LiveBody) -> None:
+        if body.over:
+            return
+        plans = body.journal.take_plans()
+        if plans and not self._port.submit_plans(body.run_id, plans):
+            self._drop(body)
+        elif body.ended and body.journal.caught_up:
+            self._retire(body)
 
     def _self_start(self, body: LiveBody) -> list[str]:
         """Choose new steps whose first attempt this host starts itself (DESIGN 3, rule 5)."""

@@ -64,9 +64,12 @@ class GroupRun:
             self._end(index, exc=exc)
             return
         if isinstance(made, DurableFuture) and made.scope is scope:
-            # The branch is one bare step or group: its own future is the branch.
+            # The branch is one bare step or group: its own future is the branch, and all it waits for.
             self._tasks[index] = made
-            made.add_done_callback(lambda done: self._branch_done(index, done))
+            self.body.lines_running += 1
+            if not made.done():
+                self.body.block(made)
+            made.add_done_callback(lambda done: self._line_done(index, done))
         elif inspect.isawaitable(made):
             self.body.lines_running += 1
             task = self.body.loop.create_task(_drive(made), context=context)

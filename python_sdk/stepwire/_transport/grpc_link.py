@@ -107,7 +107,7 @@ class GrpcLink:
             self._on_reconnect()
 
     def _one_stream(self) -> bool:
-        """Dial and serve one stream. True if the engine welcomed it."""
+        """Dial and serve one stream. True if the engine welcomed it and did not close it with a Fault."""
         welcomed = False
         decoder = EngineFrameDecoder(limits.PAYLOAD_BYTES_MAX * 16)
         with grpc.insecure_channel(self.address, options=_OPTIONS) as channel:
@@ -125,6 +125,8 @@ class GrpcLink:
                     self._on_frame(frame, sections)
                     if frame.fault is not None and not frame.fault.run_id:
                         self._fault(frame.fault.code, frame.fault.message)
+                        # What made the engine close it may still be so: do not dial again at once.
+                        welcomed = False
                         break
             except grpc.RpcError as error:
                 self._log_end(error)

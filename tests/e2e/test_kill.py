@@ -1,0 +1,106 @@
+"""kill -9 of engine and hosts: the run completes, and no step whose result was acked runs again (MISSION section 8)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.ledger import lost_work, repeats
+from tests.e2e.processes import QUICK, Engine, Process, Stage, wait_for
+
+STEPS = 60
+RESULT = sum(range(STEPS))
+KILLS = 20
+HOSTS = ("one", "two")
+
+
+class Chaos:
+    """A run of 60 steps on two hosts, and a number of kills at random numbers of completed steps."""
+
+    def __init__(self, stage: Stage, rng: random.Random) -> None:
+        self.stage = stage
+        self.rng = rng
+        self.engine: Engine = stage.engine(**QUICK)
+        self.hosts: dict[str, Process] = {name: stage.host(self.engine, name) for name in HOSTS}
+        self.run = stage.client(self.engine).start("sixty", id="the run")
+
+    def done(self) -> int:
+        """Steps that have ended, by the file."""
+        return len(self.stage.ledger.count("after", self.run.run_id))
+
+    def points(self) -> list[tuple[int, float]]:
+        """After how many steps, and how many milliseconds later."""
+        steps = sorted(self.rng.sample(range(STEPS - 1), KILLS))
+        return [(number, self.rng.uniform(0, 6)) for number in steps]
+
+    def reach(self, steps: int) -> None:
+        wait_for(lambda: self.done() >= steps, f"{steps} of {STEPS} steps to end", 60)
+
+    def kill_engine(self) -> None:
+        self.engine.kill()
+        self.engine.start()
+
+    def kill_host(self, name: str) -> None:
+        self.hosts[name].kill()
+        self.hosts[name] = self.stage.host(self.engine, name)
+
+    def kill_both(self, name: str) -> None:
+        self.engine.kill()
+        self.hosts[name].kill()
+        self.engine.start()
+        self.hosts[name] = self.stage.host(self.engine, name)
+
+    def finish(self) -> None:
+        """The run ends with the right result, every step ran, and none after its Ack."""
+        assert self.run.result(timeout=60) == RESULT
+        lines = self.stage.ledger.refresh()
+        assert len({line.path for line in lines if line.event == "after"}) == STEPS
+        assert lost_work(lines) == []
+
+    def again(self) -> Counter[str]:
+        """Paths of steps that were begun again, with how often."""
+        return Counter(line.path for line in repeats(self.stage.ledger.lines))
+
+
+@pytest.mark.timeout(150)
+def test_twenty_kills_of_the_engine(stage: Stage, rng: random.Random, figure: Callable[[str], None]) -> None:
+    chaos = Chaos(stage, rng)
+    points = chaos.points()
+    print(f"kills of the engine after steps (and ms): {points}")
+    for steps, delay in points:
+        chaos.reach(steps)
+        time.sleep(delay / 1000)  # gate: the kill's own random moment
+        chaos.kill_engine()
+    chaos.finish()
+    again = chaos.again()
+    figure(f"{KILLS} kills of the engine, 1 run of {STEPS} steps completed, lost 0, re-executions {again.total()}")
+    # Every host stayed, so every attempt that was running must have been adopted.
+    assert not again
+    assert len({line.pid for line in stage.ledger.lines}) == len(HOSTS)
+
+
+@pytest.mark.timeout(150)
+def test_twenty_kills_of_hosts_and_engine(stage: Stage, rng: random.Random, figure: Callable[[str], None]) -> None:
+    chaos = Chaos(stage, rng)
+    actions = [(f"host {name}", chaos.kill_host, name) for name in HOSTS for _ in range(6)]
+    actions += [(f"engine and host {name}", chaos.kill_both, name) for name in HOSTS for _ in range(4)]
+    rng.shuffle(actions)
+    points = chaos.points()
+    print(
+        "kills:", [(what, steps, round(delay, 1)) for (what, _, _), (steps, delay) in zip(actions, points, strict=True)]
+    )
+    for (_, kill, name), (steps, delay) in zip(actions, points, strict=True):
+        chaos.reach(steps)
+        time.sleep(delay / 1000)  # gate: the kill's own random moment
+        kill(name)
+    chaos.finish()
+    again = chaos.again()
+    figure(
+        f"{KILLS} kills (12 of a host, 8 of engine and host at once), 1 run of {STEPS} steps completed, lost 0, "
+        f"re-executions {again.total()} of steps without Ack {dict(again)}, "
+        f"body entered {len(stage.ledger.of(chaos.run.run_id, 'body'))} times"
+    )

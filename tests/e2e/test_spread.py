@@ -1,0 +1,40 @@
+"""Registered steps go to all hosts, as far as they have slots (MISSION I17)."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.e2e.ledger import most_at_once
+from tests.e2e.processes import Stage, wait_for
+
+
+def member(index: int) -> str:
+    return f"parallel/[{index}]/member"
+
+
+def test_four_members_on_two_hosts_with_two_slots(stage: Stage) -> None:
+    engine = stage.engine()
+    for name in ("one", "two"):
+        stage.host(engine, name, slots=2)
+    run = stage.client(engine).start("spread", 4)
+    paths = [member(index) for index in range(4)]
+    stage.gates.arrived(run.run_id, *paths)
+    assert stage.gates.waiting(run.run_id) == paths, "all four run at once"
+    assert Counter(line.host for line in stage.ledger.of(run.run_id, "before")) == {"one": 2, "two": 2}
+    stage.gates.open(run.run_id, *paths)
+    assert run.result(timeout=15) == [0, 1, 2, 3]
+
+
+def test_one_slot_is_never_exceeded(stage: Stage) -> None:
+    engine = stage.engine()
+    for name in ("one", "two"):
+        stage.host(engine, name, slots=1)
+    run = stage.client(engine).start("spread", 8)
+    for done in range(8):
+        at_once = min(2, 8 - done)
+        wait_for(lambda n=at_once: len(stage.gates.waiting(run.run_id)) == n, f"{at_once} members at their gates")
+        stage.gates.open(run.run_id, stage.gates.waiting(run.run_id)[0])
+    assert run.result(timeout=15) == list(range(8))
+    most = most_at_once(stage.ledger.refresh())
+    assert sorted(most.values()) == [1, 1], "both hosts worked, one step at a time"
+    assert stage.ledger.count("before", run.run_id) == {member(index): 1 for index in range(8)}
