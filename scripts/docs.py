@@ -12,6 +12,7 @@ import argparse
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from stepwire_engine.transport.status import STATUS
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "reference"
 HELP_COLUMNS = 100
+PROSE_COLUMNS = 120
 _CITATION = re.compile(r"\s*\((?:MISSION|DESIGN)\b[^)]*\)")
 _PROTO_CODE = re.compile(r"((?:^  //.*\n)+)^  ERROR_CODE_(\w+) = \d+;", re.MULTILINE)
 _SIZES = ((1024**2, "MiB"), (1024, "KiB"))
@@ -50,6 +52,10 @@ def page(title: str, source: str, *parts: str) -> str:
     return "\n".join([f"# {title}\n", notice, *parts])
 
 
+def prose(text: str) -> str:
+    return textwrap.fill(text, PROSE_COLUMNS, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
 def first_line(subject: object) -> str:
     """First line of the subject's own docstring, without citations; empty if it has none."""
     text = getattr(subject, "__doc__", None) or ""
@@ -65,13 +71,15 @@ def metrics() -> str:
     return page(
         "Metrics",
         "`stepwire_engine/telemetry.py` and `stepwire/_runtime/telemetry.py`",
-        "The engine serves its metrics at `/metrics` on its HTTP address. A host's are in `Host.registry`, a registry of\n"
-        "`prometheus_client` that the service exposes with its own. Times are in seconds, sizes in bytes. Labels come from\n"
-        "closed sets, never from runs, paths or error texts; the series of a closed set are there from the start, with 0.\n"
-        f"Labels marked *open* hold names: at most {telemetry.FLOWS_MAX} flows and {telemetry.SERVICES_MAX} services,\n"
-        f"later ones count as `{telemetry.OTHER}`.\n",
+        prose(
+            "The engine serves its metrics at `/metrics` on its HTTP address. A host's are in `Host.registry`, a registry"
+            " of `prometheus_client` that the service exposes with its own. Times are in seconds, sizes in bytes. Labels"
+            " come from closed sets, never from runs, paths or error texts; the series of a closed set are there from the"
+            f" start, with 0. Labels marked *open* hold names: at most {telemetry.FLOWS_MAX} flows and"
+            f" {telemetry.SERVICES_MAX} services, later ones count as `{telemetry.OTHER}`."
+        ),
         f"## Engine\n\n{_metric_table(telemetry.PREFIX, telemetry.METRICS)}",
-        "The engine also exports the `process_*` metrics of `prometheus_client`.\n",
+        prose("The engine also exports the `process_*` metrics of `prometheus_client`."),
         f"## Host\n\n{_metric_table(host_telemetry.PREFIX, host_telemetry.METRICS)}",
         f"## Buckets\n\n{table(('histogram', 'upper bounds'), _buckets())}",
     )
@@ -121,11 +129,13 @@ def configuration() -> str:
     return page(
         "Configuration of the engine",
         "`stepwire_engine/config.py`",
-        "Flags win over the environment, the environment over the file, the file over defaults. The file is the one of\n"
-        f"`--config`, else `{config.FILE_NAME}`, else the table `tool.stepwire` of `pyproject.toml`, in the directory the\n"
-        "engine is started in. Unknown keys and values out of bounds end the start with exit code 2. Seconds may have a unit\n"
-        "(`250ms`, `2m`, `1h`, `1d`), bytes too (`8MiB`). Hosts are configured by the arguments of `stepwire.Host`, commands\n"
-        "by [their options](cli.md).\n",
+        prose(
+            "Flags win over the environment, the environment over the file, the file over defaults. The file is the one"
+            f" of `--config`, else `{config.FILE_NAME}`, else the table `tool.stepwire` of `pyproject.toml`, in the"
+            " directory the engine is started in. Unknown keys and values out of bounds end the start with exit code"
+            f" {config.ConfigError.exit_code}. Seconds may have a unit (`250ms`, `2m`, `1h`, `1d`), bytes too (`8MiB`)."
+            " Hosts are configured by the arguments of `stepwire.Host`, commands by [their options](cli.md)."
+        ),
         table(("flag", "environment", "key in the file", "default", "unit", "bound", "meaning"), rows),
     )
 
@@ -170,8 +180,8 @@ class _Refused(grpc.RpcError):
     def details(self) -> str:
         return "refused"
 
-    def trailing_metadata(self) -> list[tuple[str, str]]:
-        return [("stepwire-code", self.refusal.slug)]
+    def trailing_metadata(self) -> Any:
+        return (("stepwire-code", self.refusal.slug),)
 
 
 def error_codes() -> str:
@@ -191,19 +201,28 @@ def error_codes() -> str:
     )
     return page(
         "Errors",
-        "`failure.proto`, `stepwire_engine/transport/status.py`, `stepwire/errors.py` and `stepwire_engine/store/base.py`",
-        "A code is stable, a message is not. An engine's refusal carries the code in the gRPC trailing metadata\n"
-        "`stepwire-code`. Numbers 1 to 29 are failures of flows and steps, 30 to 49 faults of a host's stream, 50 and above\n"
-        "refusals of calls. The last two columns are the exceptions of the Python SDK: what a flow catches around a step that\n"
-        "failed with the code, and what a client raises for a call that was refused with it.\n",
+        "`failure.proto`, `transport/status.py`, `stepwire/errors.py` and `store/base.py`",
+        prose(
+            "A code is stable, a message is not. An engine's refusal carries the code in the gRPC trailing metadata"
+            " `stepwire-code`. Numbers 1 to 29 are failures of flows and steps, 30 to 49 faults of a host's stream, 50"
+            " and above refusals of calls. The last two columns are the exceptions of the Python SDK: what a flow"
+            " catches around a step that failed with the code, and what a client raises for a call that was refused"
+            " with it."
+        ),
         "## Codes\n\n"
         + table(("code", "number", "meaning", "gRPC", "HTTP", "exit", "in a flow", "from a client"), rows),
-        "## Exceptions\n\nNames without `stepwire.errors.` are exported by `stepwire`. Attribute `code` is what a class\n"
-        "carries unless its failure says otherwise.\n\n"
+        "## Exceptions\n\n"
+        + prose(
+            "Names without `stepwire.errors.` are exported by `stepwire`. The code is what a class carries unless its"
+            " failure says otherwise."
+        )
+        + "\n"
         + table(("exception", "base", "code", "meaning", "what to do next"), map(_exception_row, exceptions())),
         "## Exit codes\n\n"
-        f"{(cli.stepwire.epilog or '').removeprefix('Exit codes: ')}\n\n"
-        "`stepwire engine` ends with 2 if its configuration is wrong, and with these if its database cannot be used:\n\n"
+        + prose((cli.stepwire.epilog or "").removeprefix("Exit codes: "))
+        + "\n"
+        + prose("`stepwire engine` ends with these if its database cannot be used:")
+        + "\n"
         + table(("exit", "cause", "meaning"), map(_store_row, store_errors())),
     )
 
@@ -219,7 +238,7 @@ def _exception_row(cls: type[BaseException]) -> tuple[str, ...]:
     name = cls.__name__ if cls.__name__ in stepwire.__all__ else f"stepwire.errors.{cls.__name__}"
     code = getattr(cls, "code", None)
     slug = f"`{code.slug}`" if isinstance(code, ErrorCode) else ""
-    return f"`{name}`", f"`{cls.__base__.__name__}`", slug, first_line(cls), str(getattr(cls, "hint", ""))
+    return f"`{name}`", f"`{cls.__mro__[1].__name__}`", slug, first_line(cls), str(getattr(cls, "hint", ""))
 
 
 def store_errors() -> list[type[store.StoreError]]:
@@ -263,13 +282,20 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 def command_line() -> str:
     sections = (
-        f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n" for context, command in commands()
+        f"## {context.command_path}
+
+```text
+{command.get_help(context)}
+```
+" for context, command in commands()
     )
     return page(
         "Command line",
         "the commands of `stepwire_engine/cli/`",
-        "The command comes with `pip install 'stepwire[engine]'`. Data goes to stdout, everything else to stderr.\n"
-        "[Errors](errors.md) are three lines: what, why, and the next command.\n",
+        prose(
+            "The command comes with `pip install 'stepwire[engine]'`. Data goes to stdout, everything else to stderr."
+            " [Errors](errors.md) are three lines: what, why, and the next command."
+        ),
         *sections,
     )
 
@@ -299,8 +325,10 @@ def api() -> str:
     return page(
         "Python API",
         "`stepwire.__all__` and its docstrings",
-        "Everything `import stepwire` offers; the full contract of each name is in its docstring (`help(stepwire.Host)`).\n"
-        "Exceptions with their codes and remedies are in [errors.md](errors.md).\n",
+        prose(
+            "Everything `import stepwire` offers; the full contract of each name is in its docstring"
+            " (`help(stepwire.Host)`). Exceptions with their codes and remedies are in [errors.md](errors.md)."
+        ),
         *parts,
         "## Exceptions\n\n" + table(("name", "meaning"), rows),
     )
@@ -361,7 +389,8 @@ def _undocumented_commands() -> Iterator[str]:
 
 def _undocumented_tables() -> Iterator[str]:
     yield from (f"setting {setting.key} has no help" for setting in config.SETTINGS if not setting.help)
-    for definition in (*telemetry.METRICS, *host_telemetry.METRICS):
+    definitions: list[Any] = [*telemetry.METRICS, *host_telemetry.METRICS]
+    for definition in definitions:
         if not definition.help:
             yield f"metric {definition.name} has no help"
     meanings = code_meanings()

@@ -94,7 +94,7 @@ class RunNotFound(RunError):
     """There is no such run."""
 
     code = ErrorCode.RUN_NOT_FOUND
-    hint = "list runs with `stepwire runs list`; finished runs are pruned after their retention"
+    hint = "list runs with `stepwire runs list`"
 
 
 class RunFailed(RunError):

@@ -17,7 +17,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import stepwire
 from tests.e2e import gates, ledger, observed
@@ -178,7 +178,7 @@ class Stage:
         directory: For databases, logs and the ledger.
     """
 
-    alive: list[Stage] = []
+    alive: ClassVar[list[Stage]] = []
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

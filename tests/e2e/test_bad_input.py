@@ -1,4 +1,4 @@
-"""Whatever is sent wrongly has its message and its code, and the next good call succeeds (issue "Proof", MISSION P14)."""
+"""Whatever is sent wrongly has its message and its code, and the next good call succeeds (MISSION P14)."""
 
 from __future__ import annotations
 
