@@ -3,7 +3,8 @@
 
 Every page is made from what the program itself uses: tables of metrics and settings, the protos, click's
 commands, docstrings. `python scripts/docs.py` writes them; `--check` writes nothing and ends with 1 if a page
-is stale or something public has no explanation. A fact that stands in code must not be typed in again here.
+is stale. That nothing public lacks an explanation is checked by `tests/docs/test_reference.py`. A fact that
+stands in code must not be typed in again here.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ def metrics() -> str:
         "Metrics",
         "`stepwire_engine/telemetry.py` and `stepwire/_runtime/telemetry.py`",
         prose(
-            "The engine serves its metrics at `/metrics` on its HTTP address. A host's are in `Host.registry`, a registry"
-            " of `prometheus_client` that the service exposes with its own. Times are in seconds, sizes in bytes. Labels"
-            " come from closed sets, never from runs, paths or error texts; the series of a closed set are there from the"
-            f" start, with 0. Labels marked *open* hold names: at most {telemetry.FLOWS_MAX} flows and"
-            f" {telemetry.SERVICES_MAX} services, later ones count as `{telemetry.OTHER}`."
+            "The engine serves its metrics at `/metrics` on its HTTP address. A host's are in `Host.registry`, a"
+            " registry of `prometheus_client` that the service exposes with its own. Times are in seconds, sizes in"
+            " bytes. Labels come from closed sets, never from runs, paths or error texts; the series of a closed set"
+            " are there from the start, with 0. Labels marked *open* hold names:"
+            f" at most {telemetry.FLOWS_MAX} flows and {telemetry.SERVICES_MAX} services, later ones count as"
+            f" `{telemetry.OTHER}`."
         ),
         f"## Engine\n\n{_metric_table(telemetry.PREFIX, telemetry.METRICS)}",
         prose("The engine also exports the `process_*` metrics of `prometheus_client`."),
@@ -282,12 +284,7 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 def command_line() -> str:
     sections = (
-        f"## {context.command_path}
-
-```text
-{command.get_help(context)}
-```
-" for context, command in commands()
+        f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n" for context, command in commands()
     )
     return page(
         "Command line",
@@ -343,11 +340,11 @@ def _api_section(name: str, subject: object) -> str:
     if not isinstance(subject, type):
         return text
     rows = [(f"`{member}`", first_line(found)) for member, found in members(subject)]
-    rows += [(f"`ctx.{part}.{m}`", first_line(f)) for part, owner in _parts(name) for m, f in members(owner)]
+    rows += [(f"`ctx.{part}.{m}`", first_line(f)) for part, owner in parts_of(name) for m, f in members(owner)]
     return text + ("\n" + table(("member", "meaning"), rows) if rows else "")
 
 
-def _parts(name: str) -> Iterator[tuple[str, type]]:
+def parts_of(name: str) -> Iterator[tuple[str, type]]:
     """What a context carries: `ctx.step` and `ctx.group`, whose classes are not public names."""
     from stepwire import context
 
@@ -356,49 +353,6 @@ def _parts(name: str) -> Iterator[tuple[str, type]]:
         "ContextSync": (("step", context.StepSync), ("group", context.GroupSync)),
     }
     yield from carried.get(name, ())
-
-
-# ---- what is missing
-
-
-def gaps() -> list[str]:
-    """Everything public that has no explanation."""
-    return [*_undocumented_names(), *_undocumented_commands(), *_undocumented_tables()]
-
-
-def _undocumented_names() -> Iterator[str]:
-    for name in stepwire.__all__:
-        subject = getattr(stepwire, name)
-        if not first_line(subject):
-            yield f"stepwire.{name} has no docstring"
-        if isinstance(subject, type):
-            owners = [(name, subject), *((f"{name}.{part}", owner) for part, owner in _parts(name))]
-            for owner, cls in owners:
-                yield from (f"stepwire.{owner}.{m} has no docstring" for m, f in members(cls) if not first_line(f))
-    yield from (f"{cls.__name__} has no docstring" for cls in [*exceptions(), *store_errors()] if not first_line(cls))
-
-
-def _undocumented_commands() -> Iterator[str]:
-    for context, command in commands():
-        if not command.help:
-            yield f"`{context.command_path}` has no help"
-        for option in command.params:
-            if isinstance(option, click.Option) and not option.help:
-                yield f"`{context.command_path} {option.opts[0]}` has no help"
-
-
-def _undocumented_tables() -> Iterator[str]:
-    yield from (f"setting {setting.key} has no help" for setting in config.SETTINGS if not setting.help)
-    definitions: list[Any] = [*telemetry.METRICS, *host_telemetry.METRICS]
-    for definition in definitions:
-        if not definition.help:
-            yield f"metric {definition.name} has no help"
-    meanings = code_meanings()
-    for code in ErrorCode:
-        if not meanings.get(code.name):
-            yield f"ERROR_CODE_{code.name} has no comment in failure.proto"
-        if code not in STATUS:
-            yield f"{code.name} has no line in transport/status.py"
 
 
 # ---- files
@@ -422,18 +376,15 @@ def stale() -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="only compare; end with 1 if a page is stale or has gaps")
-    check = parser.parse_args().check
-    problems = gaps()
-    if check:
-        problems += [f"docs/reference/{name} is stale; run `python scripts/docs.py`" for name in stale()]
-    else:
-        TARGET.mkdir(parents=True, exist_ok=True)
-        for name, make in PAGES.items():
-            (TARGET / name).write_text(make(), encoding="utf-8")
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+    parser.add_argument("--check", action="store_true", help="only compare; end with 1 if a page is stale")
+    if parser.parse_args().check:
+        for name in (outdated := stale()):
+            print(f"error: docs/reference/{name} is stale; run `python scripts/docs.py`", file=sys.stderr)
+        return 1 if outdated else 0
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for name, make in PAGES.items():
+        (TARGET / name).write_text(make(), encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

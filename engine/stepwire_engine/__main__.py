@@ -25,7 +25,7 @@ def main() -> None:
         print(
             f"error: the stepwire command needs {module}, which is not installed.\n"
             "why:   the base distribution is only what a service needs to be a host.\n"
-            "fix:   pip install 'stepwire[engine]'",
+            "next:  pip install 'stepwire[engine]'",
             file=sys.stderr,
         )
         sys.exit(2)

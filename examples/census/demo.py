@@ -1,4 +1,4 @@
-"""What `make demo` shows: a durable census over two hosts, then the same with a host and the engine killed in the middle.
+"""What `make demo` shows: a durable census over two hosts, then the same with a host and the engine killed midway.
 
 It exits with 1 if what it claims is not so: both hosts worked, both results are equal, and no step whose outcome was
 in the journal was executed again. What was executed comes from the ledger, a file that step bodies append to.
@@ -32,6 +32,7 @@ import stepwire
 from examples.census import flow, ledger, report
 from examples.census.analysis import CHUNKS_MIN, Census, list_sources, split
 from examples.census.processes import Cluster, Unready
+from examples.census.progress import Progress
 from stepwire.client import RunHandleSync, StepState
 
 HOSTS = ("census-1", "census-2")
@@ -39,7 +40,6 @@ TARGET = "examples.census.flow"
 RUN_SECONDS = 300.0
 """A run that takes longer counts as stuck."""
 _POLL_SECONDS = 0.05
-_BAR_WIDTH = 30
 _CHUNK = "analyse"
 _LIST = "list"
 
@@ -122,6 +122,7 @@ class Demonstration:
 
     def close(self) -> None:
         """End everything that was started."""
+        logging.disable()  # the client's thread may still wait for a run
         self.client.close()
         self.cluster.stop()
 
@@ -299,43 +300,6 @@ class _Waiting:
         except Exception as error:
             self._error = error
         self.ended.set()
-
-
-class Progress:
-    """How many chunks are done: a bar drawn in place on a terminal, otherwise a line for every quarter."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._live = stream.isatty()
-        self._started = time.monotonic()
-        self._quarter = 0
-        self._open = False
-
-    @property
-    def seconds(self) -> float:
-        """Since `begin`."""
-        return time.monotonic() - self._started
-
-    def begin(self) -> None:
-        """A run starts."""
-        self._started, self._quarter = time.monotonic(), 0
-
-    def draw(self, done: int, total: int) -> None:
-        """Show that `done` of `total` chunks are done."""
-        filled, quarter = _BAR_WIDTH * done // total, 4 * done // total
-        line = f"  [{'#' * filled:<{_BAR_WIDTH}}] {done:>2} of {total} chunks  {self.seconds:4.1f} s"
-        if self._live:
-            print(f"\r{line}", end="", file=self._stream, flush=True)
-            self._open = True
-        elif quarter > self._quarter:
-            print(line, file=self._stream, flush=True)
-        self._quarter = quarter
-
-    def end(self) -> None:
-        """Leave the line."""
-        if self._open:
-            print(file=self._stream, flush=True)
-        self._open = False
 
 
 def _paths(lines: Iterable[ledger.Line], moment: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Engine and hosts of the demonstration as child processes: started by the commands a user would type, and always ended.
+"""Engine and hosts of the demonstration as child processes: started by commands a user would type, and always ended.
 
 Nothing here knows what the flow does.
 """
@@ -42,7 +42,9 @@ class Process:
         environment: Beside what is inherited, which loses its STEPWIRE_* settings.
     """
 
-    def __init__(self, name: str, arguments: list[str], directory: Path, environment: Mapping[str, str] = {}) -> None:
+    def __init__(
+        self, name: str, arguments: list[str], directory: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("STEPWIRE_")}
@@ -51,7 +53,7 @@ class Process:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "stepwire_engine", *arguments],
                 cwd=directory,
-                env=inherited | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment,
+                env={**inherited, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **(environment or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -127,8 +129,8 @@ class Cluster:
 
     def kill_engine(self) -> int:
         """SIGKILL; its process id."""
-        assert self.engine is not None, "no engine was started"
-        self.engine, engine = None, self.engine
+        engine, self.engine = self.engine, None
+        assert engine is not None, "no engine was started"
         engine.kill()
         return engine.pid
 

@@ -257,7 +257,7 @@ class Environment:
         await asyncio.sleep(0)
         if not self._idle() or self._settled(run_id):
             return
-        if not await self.engine.advance_to_next_timer():
+        if not await self.engine.advance_to_next_timer() and self._idle() and not self._settled(run_id):
             view = await self.engine.driver.runs.view(run_id, include_steps=True)
             open_steps = [f"{s.path} ({s.state.name.lower()})" for s in view.steps if s.ended_at_ms is None]
             raise Stuck(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 import zlib
 from dataclasses import dataclass
@@ -49,9 +50,9 @@ def told(value: Any) -> Any:
 
 
 async def dawdle(value: int) -> int:
-    """A step that takes 0..8 ms, by its path, so that kills find it at different moments."""
+    """A step that takes 0..24 ms, by its path, so that kills find it at different moments."""
     with pen.attempt() as key:
-        await asyncio.sleep(zlib.crc32(key.encode()) % 9 / 1000)  # gate: a step that takes time
+        await asyncio.sleep(zlib.crc32(key.encode()) % 25 / 1000)  # gate: a step that takes time
     return value
 
 
@@ -186,6 +187,22 @@ async def gate_between(ctx: Context) -> list[str]:
     """Three closures, the second one gated."""
     enter(ctx)
     return [await ctx.step.run(name, gated if name == "gated" else told, name) for name in ("first", "gated", "last")]
+
+
+async def leave(ticks: int) -> str:
+    """SIGTERM to its own host, and then it ends so many ticks of the loop later."""
+    with pen.attempt():
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+    return "left"
+
+
+@host.flow
+async def leaving(ctx: Context, ticks: int) -> list[str]:
+    """Its first step ends while the host begins to drain."""
+    enter(ctx)
+    return [await ctx.step.run("leave", leave, ticks), await ctx.step.run("last", told, "last")]
 
 
 def block(seconds: float) -> str:

@@ -12,6 +12,7 @@ from tests.e2e.processes import Engine, Process, Stage, wait_for
 
 DRAIN_SECONDS = 1.0
 SLACK_SECONDS = 2.0
+TICKS = 12
 
 
 def seconds_to_end(process: Process) -> tuple[int, float]:
@@ -92,6 +93,25 @@ def test_a_host_drains_and_the_run_goes_on_elsewhere(stage: Stage) -> None:
     code, seconds = seconds_to_end(leaving)
     assert code == 0 and seconds < 5
     assert_completed(stage, run)
+
+
+@pytest.mark.timeout(60)
+def test_a_step_that_ends_while_its_host_begins_to_drain(stage: Stage) -> None:
+    """Whatever tick of the loop it ends in: a result that exists when the host says Goodbye is not thrown away."""
+    engine = stage.engine()
+    client = stage.client(engine)
+    again = {}
+    host = stage.host(engine, "host-0")
+    for ticks in range(TICKS):
+        run = client.start("leaving", ticks)
+        assert host.wait() == 0
+        host = stage.host(engine, f"host-{ticks + 1}")
+        wait_for(lambda: run.status().terminal or not host.running, "the run to end")
+        if not host.running:
+            host = stage.host(engine, f"host-{ticks + 1}-again")
+        again[ticks] = stage.ledger.count("before", run.run_id)["leave"] - 1
+        assert run.result(timeout=10) == ["left", "last"]
+    assert not any(again.values()), f"ticks and re-executions: {again}"
 
 
 def test_a_host_that_leaves_an_idle_engine(stage: Stage) -> None:

@@ -38,3 +38,18 @@ def test_one_slot_is_never_exceeded(stage: Stage) -> None:
     most = most_at_once(stage.ledger.refresh())
     assert sorted(most.values()) == [1, 1], "both hosts worked, one step at a time"
     assert stage.ledger.count("before", run.run_id) == {member(index): 1 for index in range(8)}
+
+
+def test_a_waiting_run_has_a_reason(stage: Stage) -> None:
+    """`waiting_runs` counts open runs by their first reason (DESIGN 7)."""
+    engine = stage.engine()
+    one = stage.host(engine, "one", slots=1)
+    run = stage.client(engine).start("spread", 1)
+    stage.gates.arrived(run.run_id, member(0))
+    assert engine.metric('stepwire_waiting_runs{reason="lease_of_host"}') == 1
+    one.kill()
+    wait_for(lambda: engine.metric('stepwire_waiting_runs{reason="no_host"}') == 1, "the loss of the only host")
+    stage.host(engine, "two", slots=1)
+    stage.gates.open(run.run_id, member(0))
+    assert run.result(timeout=15) == [0]
+    assert engine.metric('stepwire_waiting_runs{reason="lease_of_host"}') == 0

@@ -416,9 +416,8 @@ class EngineCore:
         run = turn.run
         if run.broken:
             return
-        for lease in run.cancelled_leases:
-            self._dispatcher.cancel(lease, CancelReason.RACE_LOST)
-        run.cancelled_leases = []
+        for lease, reason in turn.cancelled:
+            self._dispatcher.cancel(lease, reason)
         if turn.ended is not None:
             self._finish(turn)
             return

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from stepwire.protocol import paths
+from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.plan import (
     BranchEnded,
     GroupEnded,
@@ -53,7 +54,9 @@ def rebuild(number: int, rows: Iterable[Iterable[Entry]]) -> Run:
     for group in run.dirty:
         group.dirty = False
     run.dirty.clear()
-    run.cancelled_leases.clear()
+    for step in run.steps.values():
+        if step.released:
+            step.outcome = None
     return run
 
 
@@ -100,6 +103,7 @@ def _open_group(run: Run, opened: GroupOpened) -> None:
     scope.open_groups += 1
     _refresh(run, scope)
     run.groups[opened.path] = group
+    scope.groups.append(group)
     for index in range(opened.branches):
         branch = Scope(paths.branch_path(opened.path, index), group, index, scope.depth + 1)
         group.branches.append(branch)
@@ -115,6 +119,7 @@ def _plan_step(run: Run, planned: StepPlanned) -> None:
     step.timeout = planned.timeout
     step.concurrent = planned.concurrent
     run.steps[planned.path] = step
+    scope.steps.append(step)
     if planned.started:
         run.stats.host_starts += 1
     scope.outstanding += 1
@@ -126,9 +131,10 @@ def _plan_step(run: Run, planned: StepPlanned) -> None:
 def _abandon(run: Run, path: str) -> None:
     step = run.steps[path]
     if not step.released:
-        step.scope.outstanding -= 1
-        step.released = True
-        _drop_from_wave(run, step)
+        group = step.scope.group
+        if group is not None and step in group.finished:
+            group.finished.remove(step)
+        _let_go(run, step, CancelReason.ABANDONED)
         _refresh(run, step.scope)
 
 
@@ -148,33 +154,36 @@ def _end_group(run: Run, ended: GroupEnded) -> None:
     if ended.losers:
         for index in ended.losers:
             _cancel_scope(run, group.branches[index])
+        group.finished = [step for step in group.finished if not step.released]
 
 
 def _cancel_scope(run: Run, scope: Scope) -> None:
     """Cancel every open step in `scope` and below it: the branch lost."""
-    prefix = scope.path + "/"
-    for step in run.steps.values():
-        if step.path.startswith(prefix) and not step.released:
-            step.scope.outstanding -= 1
-            step.released = True
-            _drop_from_wave(run, step)
-    for path, below in run.scopes.items():
-        if path == scope.path or path.startswith(prefix):
-            below.ended = True
-            _refresh(run, below)
+    for step in scope.steps:
+        if not step.released:
+            _let_go(run, step, CancelReason.RACE_LOST)
+    for group in scope.groups:
+        for branch in group.branches:
+            _cancel_scope(run, branch)
+        group.finished = []
+    scope.ended = True
+    _refresh(run, scope)
 
 
-def _drop_from_wave(run: Run, step: Step) -> None:
+def _let_go(run: Run, step: Step, reason: CancelReason) -> None:
+    """The body waits for this step no longer: it is never released, and cancelled if it is open."""
+    step.released = True
+    step.outcome = None
+    step.scope.outstanding -= 1
+    if step.state.final:
+        return
+    step.state = StepState.CANCELLED
+    if step.lease is not None:
+        run.cancelled_leases.append((step.lease, reason))
     group = step.scope.group
-    if not step.state.final:
-        step.state = StepState.CANCELLED
-        if step.lease is not None:
-            run.cancelled_leases.append(step.lease)
-        if group is not None:
-            group.unfinished -= 1
-            _touch(run, group)
-    elif group is not None and step in group.finished:
-        group.finished.remove(step)
+    if group is not None:
+        group.unfinished -= 1
+        _touch(run, group)
 
 
 def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
@@ -230,6 +239,7 @@ def _paused(run: Run, entry: RunPaused) -> None:
 
 def _resumed(run: Run, entry: RunResumed) -> None:
     run.state = RunState.RUNNING if run.plan_seq else RunState.PENDING
+    run.body_losses = 0
 
 
 def _ended(run: Run, entry: RunEnded) -> None:

@@ -166,7 +166,7 @@ def run_view(
         failure=journal.failure,
         ended_at_ms=journal.ended_at_ms,
         stats=journal.stats if live is None else _newest(journal.stats, live.stats),
-        reason=_run_reason(journal.state, live, now_unix_ms, serves),
+        reason=run_reason(journal.state, live, now_unix_ms, serves),
         live_body=live is not None and live.body is not None,
         steps=tuple(journal.step_views(live, now_unix_ms, serves)),
         groups=tuple(journal.group_views()),
@@ -195,7 +195,7 @@ def live_view(live: Run, *, now_unix_ms: int, serves: Serves) -> RunView | None:
         created_at_ms=live.created_at_ms,
         id=live.id,
         stats=_newest(RunStats(), live.stats),
-        reason=_run_reason(state, live, now_unix_ms, serves),
+        reason=run_reason(state, live, now_unix_ms, serves),
         live_body=live.body is not None,
     )
 
@@ -338,7 +338,7 @@ _READ: dict[type, Callable[[_Journal, Any], None]] = {
 # ---- reasons
 
 
-def _run_reason(state: RunState, live: Run | None, now_unix_ms: int, serves: Serves) -> WaitReason | None:
+def run_reason(state: RunState, live: Run | None, now_unix_ms: int, serves: Serves) -> WaitReason | None:
     """What the run waits for: its body, or else its open step that was planned first."""
     if state is RunState.PAUSED:
         return WaitReason.PAUSED

@@ -136,7 +136,7 @@ class Intake:
             # An older holder may not be heard once a newer one exists, so this is the same or a newer one.
             holder = self._books.sessions.get(step.lease.session_id)
             if holder is not None and holder is not session:
-                self._dispatcher.cancel(step.lease, CancelReason.LEASE_LOST)
+                turn.cancelled.append((step.lease, CancelReason.LEASE_LOST))
         body = run.body
         step.produced_by = body.fence if body is not None and body.session_id == session.id and body.ready else None
         machine.accept_result(turn, step, result, session.service, self._books.config)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import Result
+from stepwire.protocol.frames import CancelReason, Result
 from stepwire.protocol.plan import Plan
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import (
@@ -29,7 +29,7 @@ from stepwire_engine.core.entries import (
     RunStats,
 )
 from stepwire_engine.core.fold import apply
-from stepwire_engine.core.model import Group, Run, Step
+from stepwire_engine.core.model import Group, Lease, Run, Step
 from stepwire_engine.core.retry import jitter_chance, retry_delay
 
 
@@ -39,11 +39,23 @@ class Turn:
     Attributes:
         planned: Steps that became dispatchable and that no host has started.
         retries: Steps that will be due at their `retry_at_ms`.
+        cancelled: Attempts that are no longer wanted, and why.
         released: The release to hand to the body.
         ended: The run reached a terminal state.
     """
 
-    __slots__ = ("ended", "entries", "paused", "planned", "released", "resumed", "retries", "run", "unix_ms")
+    __slots__ = (
+        "cancelled",
+        "ended",
+        "entries",
+        "paused",
+        "planned",
+        "released",
+        "resumed",
+        "retries",
+        "run",
+        "unix_ms",
+    )
 
     def __init__(self, run: Run, unix_ms: int) -> None:
         self.run = run
@@ -51,6 +63,7 @@ class Turn:
         self.entries: list[Entry] = []
         self.planned: list[Step] = []
         self.retries: list[Step] = []
+        self.cancelled: list[tuple[Lease, CancelReason]] = []
         self.released: Released | None = None
         self.paused = False
         self.resumed = False
@@ -60,6 +73,9 @@ class Turn:
         """Decide an entry: it is folded now and committed with the turn."""
         self.entries.append(entry)
         apply(self.run, entry)
+        if self.run.cancelled_leases:
+            self.cancelled.extend(self.run.cancelled_leases)
+            self.run.cancelled_leases.clear()
 
 
 def create(turn: Turn, entry: RunCreated) -> None:

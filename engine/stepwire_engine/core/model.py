@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 
+from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import BodyEnded, BranchOutcome, Fence, GroupEnded, GroupOpened, RetryPolicy, StepKind
 from stepwire_engine.core.entries import AttemptEnded, RunState, RunStats
@@ -96,15 +97,17 @@ class Step:
 
 
 class Scope:
-    """The root of a run (`group` None) or one branch of a group."""
+    """The root of a run (`group` None) or one branch of a group, with everything planned directly in it."""
 
-    __slots__ = ("busy", "depth", "ended", "group", "index", "open_groups", "outstanding", "path")
+    __slots__ = ("busy", "depth", "ended", "group", "groups", "index", "open_groups", "outstanding", "path", "steps")
 
     def __init__(self, path: str, group: Group | None, index: int, depth: int) -> None:
         self.path = path
         self.group = group
         self.index = index
         self.depth = depth
+        self.steps: list[Step] = []
+        self.groups: list[Group] = []
         self.outstanding = 0
         self.open_groups = 0
         self.ended = False
@@ -181,7 +184,7 @@ class Run:
         self.body_wanted = False
         self.fresh: list[Step] = []
         self.dirty: list[Group] = []
-        self.cancelled_leases: list[Lease] = []
+        self.cancelled_leases: list[tuple[Lease, CancelReason]] = []
 
     def open_steps(self) -> Iterator[Step]:
         """Steps without an outcome, in order of planning."""

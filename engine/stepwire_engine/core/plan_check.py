@@ -73,9 +73,10 @@ def _scope_depth(run: Run, opened: dict[str, GroupOpened], path: str) -> int:
         raise _Refused(f"scope {path!r} does not exist")
     try:
         index = paths.branch_index(path)
-    except ValueError as error:
-        raise _Refused(str(error)) from None
-    if index >= group.branches:
+    except ValueError:
+        raise _Refused(f"not a branch path: {path!r}") from None
+    # int() also reads "+1", "01" and digits of other scripts; a scope has one spelling.
+    if not 0 <= index < group.branches or path != paths.branch_path(group.path, index):
         raise _Refused(f"group {group.path!r} has {group.branches} branches; there is no {path!r}")
     return _scope_depth(run, opened, paths.parent(group.path)) + 1
 

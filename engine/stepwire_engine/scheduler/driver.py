@@ -96,7 +96,7 @@ class Driver:
             await asyncio.to_thread(self._store.close)
             raise
         self.runs = Runs(self._core, self._store, self._reader, self._clock, self._bounds, self._wake)
-        self._gauges = Gauges(self._core, self._telemetry, self.commits)
+        self._gauges = Gauges(self._core, self._telemetry, self.commits, self._clock, self.runs.serves)
         if self._steady:
             self._lag_due = self._loop.time() + LAG_INTERVAL
             self._lag_timer = self._loop.call_at(self._lag_due, self._measure_lag)

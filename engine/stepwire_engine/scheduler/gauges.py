@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 
+from stepwire_engine.clock import Clock
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.history import Serves, WaitReason, run_reason
 from stepwire_engine.telemetry import Telemetry
 
 _COMMITS_KEPT = 100_000
@@ -14,8 +16,12 @@ _COMMITS_KEPT = 100_000
 class Gauges:
     """Mirrors one core into one Telemetry. `refresh` runs at every scrape and on the loop's steady beat."""
 
-    def __init__(self, core: EngineCore, telemetry: Telemetry, commits: CommitLog) -> None:
+    def __init__(
+        self, core: EngineCore, telemetry: Telemetry, commits: CommitLog, clock: Clock, serves: Serves
+    ) -> None:
         self._core = core
+        self._clock = clock
+        self._serves = serves
         self._telemetry = telemetry
         self._commits = commits
         telemetry.refresh.append(self.refresh)
@@ -36,6 +42,9 @@ class Gauges:
         telemetry = self._telemetry
         states = Counter(run.state for run in self._core.runs.values())
         telemetry.runs.update({state.name.lower(): states[state] for state in RunState})
+        now = self._clock.now().unix_ms
+        reasons = Counter(run_reason(run.state, run, now, self._serves) for run in self._core.runs.values())
+        telemetry.waiting_runs.update({reason.name.lower(): reasons[reason] for reason in WaitReason})
         connected = dict.fromkeys(telemetry.sessions_connected, 0)
         slots = dict.fromkeys(telemetry.host_slots, 0)
         for session in self._core.sessions.values():

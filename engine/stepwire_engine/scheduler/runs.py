@@ -135,7 +135,7 @@ class Runs:
         now = self._clock.now().unix_ms
         live = self._core.runs.get(run_id)
         if live is not None and not include_steps:
-            seen = live_view(live, now_unix_ms=now, serves=self._serves)
+            seen = live_view(live, now_unix_ms=now, serves=self.serves)
             if seen is not None:
                 return seen
         record = await self._record(run_id)
@@ -146,7 +146,7 @@ class Runs:
             live=self._core.runs.get(run_id),
             now_unix_ms=now,
             include_steps=include_steps,
-            serves=self._serves,
+            serves=self.serves,
         )
 
     async def list_runs(
@@ -278,7 +278,7 @@ class Runs:
         finally:
             self._reading -= 1
 
-    def _serves(self, what: str, name: str) -> bool:
+    def serves(self, what: str, name: str) -> bool:
         sessions = (s for s in self._core.sessions.values() if s.connected)
         return any(name in (s.flows if what == "flow" else s.steps) for s in sessions)
 

@@ -72,7 +72,7 @@ class GrpcServer:
                 f"refused to listen on {authority(self._host, self._port)}\n"
                 "  why: the address can be reached from other machines, and the port has no encryption and no "
                 "authentication\n"
-                "  next: listen on 127.0.0.1 (--grpc-host), or allow it with insecure_listen on a trusted network"
+                "  next: listen on 127.0.0.1 (--grpc-host), or allow it with --insecure on a trusted network"
             )
         _check_free(self._host, self._port)
         server = grpc.aio.server(

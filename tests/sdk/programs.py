@@ -1,0 +1,128 @@
+"""Random flows of branches, steps and awaits, as data; one interpreter runs them as async and one as sync flows.
+
+A program is a list of operations:
+    ("step", name)                       a step whose value is the path the program knows for it
+    ("wait", turns)                      an await that is no step
+    ("group", [program, ...])            a group
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import stepwire
+from stepwire import ParallelMode
+from stepwire.protocol import paths
+
+Program = list[Any]
+
+
+def random_program(rng: random.Random, *, depth: int = 0) -> Program:
+    """One to three operations at the root; groups have 2-8 branches of 1-5 operations, nested at most twice."""
+    length = rng.randint(1, 3) if depth == 0 else rng.randint(1, 5 if depth == 1 else 3)
+    program: Program = []
+    for _ in range(length):
+        chance = rng.random()
+        if depth < 3 and chance < (0.8 if depth == 0 else 0.15):
+            branches = rng.randint(2, 8 if depth == 0 else 3)
+            program.append(("group", [random_program(rng, depth=depth + 1) for _ in range(branches)]))
+        elif chance < 0.3 and depth:
+            program.append(("wait", rng.randint(0, 3)))
+        else:
+            program.append(("step", rng.choice("abc")))
+    return program
+
+
+def expected(program: Program, scope: str = "") -> list[Any]:
+    """What the program returns."""
+    occurrences = paths.Occurrences(scope)
+    values: list[Any] = []
+    for op in program:
+        match op:
+            case ("step", name):
+                values.append(occurrences.next_path(name))
+            case ("group", branches):
+                path = occurrences.next_path("parallel")
+                values.append([expected(b, paths.branch_path(path, i)) for i, b in enumerate(branches)])
+    return values
+
+
+def paths_of(values: list[Any]) -> list[str]:
+    """Every step of the program."""
+    return [path for value in values for path in (paths_of(value) if isinstance(value, list) else [value])]
+
+
+class Interpreter:
+    """Runs programs; counts each call of each step.
+
+    Attributes:
+        calls: How often each step body ran, by path.
+        program, mode: What to run next.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        self.host = stepwire.Host("programs")
+        self.calls: Counter[str] = Counter()
+        self.program: Program = []
+        self.mode = ParallelMode.WAIT
+        self._rng = rng
+        self.tasks = self.host.flow(name="tasks")(self._in_tasks)
+        self.threads = self.host.flow(name="threads")(self._in_threads)
+
+    async def _step(self, path: str) -> str:
+        """Some turns of the loop long, so that outcomes come in any order."""
+        for _ in range(self._rng.randint(0, 4)):
+            await asyncio.sleep(0)
+        self.calls[path] += 1
+        return path
+
+    async def _in_tasks(self, ctx: stepwire.Context) -> list[Any]:
+        async def run(program: Program, scope: str) -> list[Any]:
+            occurrences = paths.Occurrences(scope)
+            values: list[Any] = []
+            for op in program:
+                match op:
+                    case ("step", name):
+                        values.append(await ctx.step.run(name, self._step, occurrences.next_path(name)))
+                    case ("wait", turns):
+                        await self._outside(turns)
+                    case ("group", members):
+                        path = occurrences.next_path("parallel")
+                        branches = [
+                            lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)
+                        ]
+                        values.append(list(await ctx.group.parallel(branches, parallel_mode=self.mode)))
+            return values
+
+        return await run(self.program, "")
+
+    async def _outside(self, turns: int) -> None:
+        """Awaits that are no steps: turns of the loop, or an event that something else sets soon."""
+        if turns == 3:
+            event = asyncio.Event()
+            asyncio.get_running_loop().call_soon(event.set)
+            await event.wait()
+            return
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def _in_threads(self, ctx: stepwire.ContextSync) -> list[Any]:
+        def run(program: Program, scope: str) -> list[Any]:
+            occurrences = paths.Occurrences(scope)
+            values: list[Any] = []
+            for op in program:
+                match op:
+                    case ("step", name):
+                        values.append(ctx.step.run(name, self._step, occurrences.next_path(name)))
+                    case ("group", members):
+                        path = occurrences.next_path("parallel")
+                        branches = [
+                            lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)
+                        ]
+                        values.append(list(ctx.group.parallel(branches, parallel_mode=self.mode)))
+            return values
+
+        return run(self.program, "")
