@@ -1,0 +1,411 @@
+"""Decide, commit, perform (LAW): nothing a host or client may rely on leaves before its commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.frames import BodyFailed, CancelReason, Result
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import (
+    BranchEnded,
+    BranchOutcome,
+    Fence,
+    GroupEnded,
+    ParallelMode,
+    GroupOpened,
+    FailPolicy,
+    RetryPolicy,
+    StepPlanned,
+    Verdict,
+)
+from stepwire_engine.core.entries import Planned
+from stepwire_engine.core.units import Receipt, UnitOutcome
+from tests.session.desk import REFUSED, Desk, Host, task
+
+FAILURE = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", "went astray")
+RACING = GroupOpened("g", 2, ParallelMode.RACE, FailPolicy.ALL, cancel_siblings=True)
+
+
+def running(*steps: str | StepPlanned, **what: object) -> tuple[Desk, Host]:
+    """A run whose body planned these steps on its only host."""
+    desk = Desk()
+    host = desk.host()
+    desk.start()
+    desk.settle()
+    if steps:
+        host.plan(*steps, **what)  # type: ignore[arg-type]
+        desk.settle()
+    host.take()
+    return desk, host
+
+
+def _welcome(desk: Desk, host: Host) -> None:
+    host.cut()
+    host.connect()
+
+
+def _start(desk: Desk, host: Host) -> None:
+    desk.start("r2", key="k")
+
+
+def _plan(desk: Desk, host: Host) -> None:
+    host.plan("b", task("t"))
+
+
+def _plan_and_result(desk: Desk, host: Host) -> None:
+    host.plan("b", start=("b",))
+    host.ok("b")
+
+
+def _release(desk: Desk, host: Host) -> None:
+    host.ok("a")
+
+
+def _end(desk: Desk, host: Host) -> None:
+    host.end()
+
+
+def _resume(desk: Desk, host: Host) -> None:
+    desk.core.resume_run("token", "r", desk.now)
+
+
+def _lost(desk: Desk, host: Host) -> None:
+    host.cut()
+    desk.mono += 4
+    desk.core.tick(desk.now)
+
+
+EFFECTS: list[tuple[Callable[[Desk, Host], None], Callable[[Desk, Host], bool]]] = [
+    (_welcome, lambda desk, host: host.frames[-1].welcome is not None),
+    (_start, lambda desk, host: desk.replies[-1].run_id == "r2"),
+    (_plan, lambda desk, host: {e.path for e in host.executes()} == {"b", "t"}),
+    (_plan_and_result, lambda desk, host: [r.outcomes[0].path for r in host.releases()] == ["b"]),
+    (_release, lambda desk, host: [r.outcomes[0].path for r in host.releases()] == ["a"]),
+    (_end, lambda desk, host: host.acked == 2),
+]
+
+
+@pytest.mark.parametrize(("act", "performed"), EFFECTS, ids=[a.__name__[1:] for a, _ in EFFECTS])
+def test_an_effect_waits_for_its_commit(
+    act: Callable[[Desk, Host], None], performed: Callable[[Desk, Host], bool]
+) -> None:
+    desk, host = running("a")
+    desk.held = True
+    frames, replies = len(host.frames), len(desk.replies)
+    act(desk, host)
+    desk.settle()
+    assert desk.in_flight
+    assert (len(host.frames), len(desk.replies)) == (frames, replies), "something left before the commit"
+    assert desk.core.take_frames() == [] and desk.core.take_replies() == []
+    desk.held = False
+    desk.settle()
+    assert performed(desk, host)
+
+
+def test_the_losers_of_a_race_are_cancelled_with_the_commit_of_its_end_not_with_an_earlier_one() -> None:
+    desk, host = running("g/[0]/a", "g/[1]/b", groups=(RACING,))
+    host.ok("g/[0]/a")
+    desk.settle()
+    host.take()
+    desk.held = True
+    host.plan("other")
+    desk.settle()
+    host.plan(
+        branches_ended=(BranchEnded("g/[0]", BranchOutcome.OK),), groups_ended=(GroupEnded("g", Verdict.OK, 1, (1,)),)
+    )
+    desk.settle()
+    assert len(desk.in_flight) == 2
+    desk.commit(1)
+    desk.settle()
+    assert [c for s in host.take() for c in s.cancels] == []
+    desk.commit()
+    desk.settle()
+    assert [(c.path, c.reason) for s in host.take() for c in s.cancels] == [("g/[1]/b", CancelReason.RACE_LOST)]
+
+
+def test_an_abandoned_attempt_is_told_that_it_was_abandoned() -> None:
+    desk, host = running("a")
+    host.plan(abandoned=("a",))
+    desk.settle()
+    assert [(c.path, c.reason) for s in host.take() for c in s.cancels] == [("a", CancelReason.ABANDONED)]
+
+
+def test_a_body_that_failed_pauses_the_run_and_somebody_resumes_it() -> None:
+    desk, host = running("a")
+    fence = host.seqs["r"][0]
+    host.session.fail_body("r", BodyFailed(fence, FAILURE))
+    desk.settle()
+    assert desk.run_state() == "PAUSED"
+    desk.held = True
+    desk.core.resume_run("token", "r", desk.now)
+    desk.settle()
+    assert not [r for r in desk.replies if r.token == "token"]
+    assert [s for s in host.take() if s.advance] == []
+    desk.held = False
+    desk.settle()
+    assert [r.code for r in desk.replies if r.token == "token"] == [None]
+    (section,) = [s for s in host.take() if s.advance]
+    assert section.advance is not None and section.advance.start is not None
+
+
+# ---- acks
+
+
+def test_acks_are_cumulative_and_wait_for_the_frames_before_them() -> None:
+    desk, host = running("a", "b", "c")
+    desk.start("r2")
+    desk.settle()
+    base = host.acked
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    host.plan("z", run_id="r2")
+    desk.settle()
+    assert host.session.unacked == 2
+    # The second run's row is committed first; the frame before it is not settled.
+    first, second = desk.in_flight
+    desk.in_flight = []
+    desk.core.committed([second], [desk.rows.commit(second)], desk.now)
+    desk.settle()
+    assert host.acked == base
+    desk.core.committed([first], [desk.rows.commit(first)], desk.now)
+    desk.settle()
+    assert host.acked == base + 2
+    assert host.session.unacked == 0
+
+
+def test_a_frame_that_brings_nothing_new_is_acked_with_what_is_in_flight() -> None:
+    desk, host = running("a")
+    base = host.acked
+    desk.held = True
+    result = host.ok("a")
+    desk.settle()
+    host.session.submit_result("r", result)
+    desk.settle()
+    assert host.acked == base
+    desk.held = False
+    desk.settle()
+    assert host.acked == base + 2
+    assert desk.core.counters.repeated_results == 1
+
+
+def test_a_frame_about_a_run_that_ended_is_acked_and_its_body_evicted() -> None:
+    desk, host = running("a")
+    fence = host.seqs["r"][0]
+    host.end()
+    desk.settle()
+    assert desk.run_state() == "SUCCEEDED"
+    host.session.submit_result("r", Result("a", 1, fence, Payload(b"late")))
+    desk.settle()
+    assert host.session.unacked == 0
+    assert desk.core.counters.stale_results == 1
+
+
+# ---- refused commits
+
+
+@pytest.mark.parametrize("receipt", [REFUSED, Receipt(UnitOutcome.SEQ_CONFLICT)], ids=["refused", "conflict"])
+def test_after_a_refused_commit_the_host_sends_again_and_the_run_completes(receipt: Receipt) -> None:
+    desk, host = running("a")
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    desk.commit(receipt=receipt)
+    desk.settle()
+    assert [f.code for f in host.faults] == [ErrorCode.STORE_UNAVAILABLE]
+    assert host.session.unacked == 1
+    desk.held = False
+    host.connect()
+    desk.settle()
+    assert host.session.unacked == 0
+    assert [e.path for e in desk.rows.entries() if type(e).__name__ == "AttemptEnded"] == ["a"]
+    host.end()
+    desk.settle()
+    assert desk.run_state() == "SUCCEEDED"
+
+
+def test_a_refused_result_of_a_host_without_lease_or_body_is_not_lost() -> None:
+    """The host of a registered step holds nothing of the run any more once its result is under way."""
+    desk = Desk()
+    body = desk.host("body", steps=())
+    desk.start()
+    desk.settle()
+    worker = desk.host("worker", flows=())
+    body.plan(task("t"))
+    desk.settle()
+    assert worker.holds("t")
+    desk.held = True
+    worker.ok("t", data=b"42")
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk.held = False
+    desk.settle()
+    assert [f.code for f in worker.faults] == [ErrorCode.STORE_UNAVAILABLE], "it must send its result again"
+    for host in (worker, body):
+        host.connect()
+    desk.settle()
+    assert worker.session.unacked == 0
+    assert not worker.holds("t"), "a finished attempt was executed again"
+    assert "Released" in desk.kinds
+
+
+def test_everything_decided_after_a_refused_commit_is_dropped_too() -> None:
+    desk, host = running("a", "b")
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    host.ok("b")
+    desk.settle()
+    assert len(desk.in_flight) == 2
+    rows = len(desk.rows.rows[1])
+    desk.commit(1, REFUSED)
+    desk.commit()
+    assert len(desk.rows.rows[1]) == rows
+    desk.held = False
+    desk.settle()
+    host.connect()
+    desk.settle()
+    assert {p for e in desk.rows.entries() if type(e).__name__ == "Released" for p in e.paths} == {"a", "b"}  # type: ignore[union-attr]
+
+
+def test_a_refused_start_leaves_nothing() -> None:
+    desk = Desk()
+    host = desk.host()
+    desk.held = True
+    desk.start(key="k")
+    desk.start("again", key="k")
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk.held = False
+    desk.settle()
+    assert [r.code for r in desk.replies] == [ErrorCode.STORE_UNAVAILABLE] * 2
+    assert desk.core.runs == {}
+    assert desk.core.counters.runs_started.total() == 0
+    desk.start("r3", key="k")
+    desk.settle()
+    assert [(r.run_id, r.existing) for r in desk.replies[2:]] == [("r3", False)]
+    assert desk.core.counters.runs_started["flow"] == 1
+    assert [s.run_id for s in host.take()] == ["r3"]
+
+
+def test_a_refused_welcome_is_a_fault_and_the_next_stream_may_try() -> None:
+    desk = Desk()
+    desk.held = True
+    host = desk.host()
+    desk.commit(receipt=REFUSED)
+    desk.held = False
+    desk.settle()
+    assert [f.code for f in host.faults] == [ErrorCode.STORE_UNAVAILABLE]
+    host.connect()
+    desk.settle()
+    assert host.session.connected
+
+
+def test_a_run_that_turns_out_to_have_ended_is_not_kept() -> None:
+    """SEQ_CONFLICT: somebody else wrote the row; what the store says is true."""
+    desk, host = running("a")
+    desk.held = True
+    host.end()
+    desk.settle()
+    (commit,) = desk.in_flight
+    desk.in_flight = []
+    desk.rows.commit(commit)
+    desk.core.committed([commit], [Receipt(UnitOutcome.SEQ_CONFLICT)], desk.now)
+    desk.held = False
+    desk.settle()
+    assert desk.core.runs == {}
+
+
+# ---- starts
+
+
+def test_an_idempotent_start_is_answered_with_the_first_one() -> None:
+    desk = Desk()
+    desk.host()
+    desk.held = True
+    desk.start("r", key="k")
+    desk.start("other", key="k")
+    desk.settle()
+    assert desk.replies == []
+    desk.held = False
+    desk.settle()
+    assert [(r.run_id, r.existing, r.code) for r in desk.replies] == [("r", False, None), ("r", True, None)]
+    desk.start("third", key="k")
+    desk.start("fourth", key="k", payload=Payload(b"other"))
+    desk.settle()
+    assert [(r.run_id, r.code) for r in desk.replies[2:]] == [("r", None), ("r", ErrorCode.KEY_CONFLICT)]
+    assert list(desk.rows.rows) == [1]
+
+
+def test_a_key_held_by_a_finished_run_is_left_to_the_shell() -> None:
+    desk = Desk()
+    desk.host()
+    desk.held = True
+    desk.start("r2", key="k")
+    desk.settle()
+    desk.commit(receipt=Receipt(UnitOutcome.KEY_TAKEN, existing_run="r1"))
+    desk.held = False
+    desk.settle()
+    assert [r.key_taken_by for r in desk.replies] == ["r1"]
+    assert desk.core.runs == {}
+
+
+def test_an_unknown_flow_is_refused_by_name() -> None:
+    desk = Desk()
+    desk.start(flow="nobody")
+    desk.settle()
+    assert desk.replies[0].code is ErrorCode.UNKNOWN_FLOW
+    assert "'nobody'" in desk.replies[0].message and "flow" in desk.replies[0].message
+
+
+# ---- a body is given on only with all of its plans
+
+
+def test_a_snapshot_holds_the_plans_that_were_under_way_when_the_body_was_given_back() -> None:
+    desk, host = running("a")
+    fence = host.seqs["r"][0]
+    desk.held = True
+    host.plan("b", "c")
+    host.session.give_back("r", fence)
+    desk.settle()
+    assert [s for s in host.take() if s.advance] == []
+    desk.held = False
+    desk.settle()
+    (section,) = [s for s in host.take() if s.advance]
+    assert section.advance is not None
+    planned = [s.path for p in section.advance.entries if not hasattr(p, "outcomes") for s in p.steps]  # type: ignore[union-attr]
+    assert planned == ["a", "b", "c"]
+
+
+def test_a_step_is_not_given_to_another_host_before_its_plan_is_committed() -> None:
+    """The planning host says Goodbye together with its plan."""
+    desk, host = running("a")
+    other = desk.host("other", flows=())
+    desk.held = True
+    fence, released, planned = host.seqs["r"]
+    assert host.session.start("r", "t", fence, desk.mono)
+    host.plan(task("t", started=True))
+    host.session.say_goodbye("stop")
+    desk.settle()
+    assert other.executes() == []
+    desk.held = False
+    desk.settle()
+    assert [e.path for e in other.executes()] == ["t"]
+    assert [type(e) for e in desk.rows.entries()].count(Planned) == 2
+
+
+def test_a_retry_waits_for_its_time_whatever_else_happens() -> None:
+    desk, host = running(StepPlanned("a", retry=RetryPolicy(3, delay=5.0, jitter=0.0)))
+    host.failed("a")
+    desk.settle()
+    desk.pass_time(4.5)
+    assert host.executes() == []
+    desk.pass_time(1.0)
+    assert [(e.path, e.attempt) for e in host.executes()] == [("a", 2)]
+
+
+def _fence(host: Host) -> Fence:
+    return host.seqs["r"][0]
