@@ -52,6 +52,9 @@ wheel: $(STAMP) ## Build the wheel, install it bare into an empty environment an
 proto: $(STAMP) ## Generate the committed protobuf stubs from proto/
 	@$(PY) scripts/proto.py
 
+docs: $(STAMP) ## Generate docs/reference from the code
+	@$(PY) scripts/docs.py
+
 format: $(STAMP) ## Format the code and apply the safe fixes
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .

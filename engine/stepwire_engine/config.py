@@ -93,7 +93,6 @@ class Config:
     silence_timeout: float = _CORE.silence_timeout
     adoption_grace: float = _CORE.adoption_grace
     drain_timeout: float = 30.0
-    body_stall_timeout: float = 300.0
     payload_bytes_max: int = _CORE.payload_bytes_max
     steps_per_run_max: int = _CORE.steps_per_run_max
     branches_per_group_max: int = _CORE.branches_per_group_max
@@ -162,14 +161,6 @@ SETTINGS: tuple[Setting, ...] = (
         Unit.SECONDS,
         "How long a stopping engine waits for attempts in progress.",
         0,
-        _DAY,
-    ),
-    Setting(
-        "body_stall_timeout",
-        "limits.body_stall_timeout",
-        Unit.SECONDS,
-        "How long a replayed flow body may stay in user code before its run is paused.",
-        1,
         _DAY,
     ),
     Setting("payload_bytes_max", "limits.payload_bytes_max", Unit.BYTES, "Longest input or output.", 1024, 64 * _MIB),

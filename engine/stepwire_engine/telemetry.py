@@ -118,7 +118,7 @@ METRICS: tuple[Definition, ...] = (
     Definition("body_entries_total", _C, "Snapshots sent, each of which enters a flow body anew."),
     Definition("rejects_total", _C, "Executes that a host refused."),
     Definition("sessions_connected", _G, "Hosts connected.", {"service": Open.SERVICE}),
-    Definition("host_slots", _G, "Slots of connected hosts.", {"service": Open.SERVICE, "state": ("busy", "free")}),
+    Definition("session_slots", _G, "Slots of connected hosts, as the engine sees them.", {"service": Open.SERVICE, "state": ("busy", "free")}),
     Definition("sessions_resumed_total", _C, "Sessions that came back with what they held."),
     Definition("bodies_adopted_total", _C, "Live bodies kept over a resume."),
     Definition("attempts_adopted_total", _C, "Attempts in progress kept over a resume."),
@@ -178,7 +178,7 @@ class Telemetry:
     body_entries: int
     rejects: int
     sessions_connected: dict[str, int]
-    host_slots: dict[tuple[str, str], int]
+    session_slots: dict[tuple[str, str], int]
     sessions_resumed: int
     bodies_adopted: int
     attempts_adopted: int

@@ -194,7 +194,7 @@ class GroupFailed(StepError):
     """
 
     code = ErrorCode.GROUP_FAILED
-    hint = 'see .failures; choose fail="never" to get every branch\'s result instead of this error'
+    hint = "see .failures and .results; catch it if the rest of the flow can do without"
 
     def __init__(
         self,
@@ -272,7 +272,7 @@ class AmbiguousStep(StepError):
     """A step name is used again while its step is outstanding in the same scope."""
 
     code = ErrorCode.AMBIGUOUS_STEP
-    hint = "give concurrent steps different names, or run them in ctx.group.parallel or ctx.group.map"
+    hint = "give concurrent steps different names, or run them in ctx.group.parallel"
 
 
 class NonDeterministicFlow(StepError):

@@ -109,7 +109,16 @@ class _LocalHost:
             context_of=context_of,
         )
         self.runtime.stubs = env.stubs
-        self.link = LocalLink(env.engine.driver, self.port, loop, self._on_frame)
+        self.link = self._new_link()
+
+    def _new_link(self) -> LocalLink:
+        return LocalLink(self._env.engine.driver, self.port, self.runtime.loop, self._on_frame)
+
+    def cut(self) -> None:
+        """Break the stream and dial again. A link is one stream: what the old one still carries never arrives."""
+        self.link.cut()
+        self.link = self._new_link()
+        self.link.start()
 
     @property
     def idle(self) -> bool:
@@ -227,9 +236,7 @@ class Environment:
 
     async def cut(self, host: Host) -> None:
         """The host's stream breaks and it resumes."""
-        local = self._hosts[host.name]
-        local.link.cut()
-        local.link.start()
+        self._hosts[host.name].cut()
 
     async def close(self) -> None:
         for local in self._hosts.values():

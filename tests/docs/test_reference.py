@@ -14,7 +14,7 @@ import stepwire
 from scripts import docs
 from stepwire._runtime import telemetry as host_telemetry
 from stepwire.protocol.failure import ErrorCode
-from stepwire_engine import config, telemetry
+from stepwire_engine import cli, config, telemetry
 from stepwire_engine.transport.status import STATUS
 from tests.architecture.source import PACKAGES, ROOT, modules
 
@@ -55,7 +55,7 @@ def test_pages_do_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_changed_help_makes_its_page_stale(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs.cli.stepwire, "help", "Something else.")
+    monkeypatch.setattr(cli.stepwire, "help", "Something else.")
     assert docs.stale() == ["cli.md"]
 
 
@@ -79,7 +79,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 def test_every_command_and_option_has_help() -> None:
     commands = list(docs.commands())
-    assert len(commands) > len(docs.cli.COMMANDS), "the walk does not reach the members of groups"
+    assert len(commands) > len(cli.COMMANDS), "the walk does not reach the members of groups"
     silent = [context.command_path for context, command in commands if not command.help]
     options = [
         f"{context.command_path} {option.opts[0]}"

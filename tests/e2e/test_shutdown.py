@@ -12,7 +12,7 @@ from tests.e2e.processes import Engine, Process, Stage, wait_for
 
 DRAIN_SECONDS = 1.0
 SLACK_SECONDS = 2.0
-TICKS = 12
+TICKS = range(3, 8)
 
 
 def seconds_to_end(process: Process) -> tuple[int, float]:
@@ -101,16 +101,17 @@ def test_a_step_that_ends_while_its_host_begins_to_drain(stage: Stage) -> None:
     engine = stage.engine()
     client = stage.client(engine)
     again = {}
-    host = stage.host(engine, "host-0")
-    for ticks in range(TICKS):
+    for ticks in TICKS:
+        host = stage.host(engine, f"leaving-{ticks}")
         run = client.start("leaving", ticks)
+        stage.gates.arrived(run.run_id, "leave")
+        wait_for(lambda r=run: r.get(steps=True).steps, "the plan to be committed")
+        stage.gates.open(run.run_id, "leave")
         assert host.wait() == 0
-        host = stage.host(engine, f"host-{ticks + 1}")
-        wait_for(lambda: run.status().terminal or not host.running, "the run to end")
-        if not host.running:
-            host = stage.host(engine, f"host-{ticks + 1}-again")
-        again[ticks] = stage.ledger.count("before", run.run_id)["leave"] - 1
+        following = stage.host(engine, "following")
         assert run.result(timeout=10) == ["left", "last"]
+        again[ticks] = stage.ledger.count("before", run.run_id)["leave"] - 1
+        assert following.terminate() == 0
     assert not any(again.values()), f"ticks and re-executions: {again}"
 
 

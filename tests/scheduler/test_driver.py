@@ -319,12 +319,12 @@ def test_numbers_at_a_scrape() -> None:
         assert telemetry.runs_started["checkout"] == 2
         assert telemetry.runs["running"] == 2 - telemetry.runs["pending"]
         assert telemetry.sessions_connected["orders"] == 1
-        assert (telemetry.host_slots["orders", "busy"], telemetry.host_slots["orders", "free"]) == (1, 1)
+        assert (telemetry.session_slots["orders", "busy"], telemetry.session_slots["orders", "free"]) == (1, 1)
         assert telemetry.commit_bytes == 100
         desk.driver.disconnected(host.attached)
         for refresh in desk.telemetry.refresh:
             refresh()
         assert telemetry.sessions_connected["orders"] == 0
-        assert (telemetry.host_slots["orders", "busy"], telemetry.host_slots["orders", "free"]) == (0, 0)
+        assert (telemetry.session_slots["orders", "busy"], telemetry.session_slots["orders", "free"]) == (0, 0)
 
     play(scenario)

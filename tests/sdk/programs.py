@@ -20,20 +20,33 @@ from stepwire.protocol import paths
 Program = list[Any]
 
 
-def random_program(rng: random.Random, *, depth: int = 0) -> Program:
-    """One to three operations at the root; groups have 2-8 branches of 1-5 operations, nested at most twice."""
-    length = rng.randint(1, 3) if depth == 0 else rng.randint(1, 5 if depth == 1 else 3)
-    program: Program = []
-    for _ in range(length):
-        chance = rng.random()
-        if depth < 3 and chance < (0.8 if depth == 0 else 0.15):
-            branches = rng.randint(2, 8 if depth == 0 else 3)
-            program.append(("group", [random_program(rng, depth=depth + 1) for _ in range(branches)]))
-        elif chance < 0.3 and depth:
-            program.append(("wait", rng.randint(0, 3)))
-        else:
-            program.append(("step", rng.choice("abc")))
-    return program
+def random_program(rng: random.Random, steps_max: int = 16) -> Program:
+    """A group of 2-8 branches of 1-5 steps with awaits between them and groups inside, and perhaps steps around it.
+
+    Args:
+        steps_max: Steps of the whole program; replaying every release costs its square.
+    """
+    left = steps_max
+
+    def operations(depth: int) -> Program:
+        nonlocal left
+        program: Program = []
+        for _ in range(rng.randint(1, 5)):
+            if left <= 0:
+                break
+            chance = rng.random()
+            if chance < 0.25:
+                program.append(("wait", rng.randint(0, 3)))
+            elif chance < 0.4 and depth < 3:
+                program.append(("group", [operations(depth + 1) for _ in range(rng.randint(0, 3))]))
+            else:
+                left -= 1
+                program.append(("step", rng.choice("abc")))
+        return program
+
+    before = [("step", "before")] * rng.randint(0, 1)
+    group = ("group", [operations(1) for _ in range(rng.randint(2, 8))])
+    return [*before, group, *[("step", "after")] * rng.randint(0, 1)]
 
 
 def expected(program: Program, scope: str = "") -> list[Any]:

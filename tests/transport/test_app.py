@@ -1,4 +1,4 @@
-"""The engine as a process: its ready line, its exit codes, its signals, and kill -9 (MISSION P11, T1)."""
+"""The engine as a process: its ready line, its exit codes, its signals, and kill -9 (MISSION P4, P5)."""
 
 from __future__ import annotations
 

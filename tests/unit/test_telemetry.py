@@ -99,7 +99,7 @@ def test_a_new_flow_and_service_get_all_their_zero_series() -> None:
         'stepwire_run_duration_seconds_count{flow="order"}',
         'stepwire_step_retries_total{flow="order"}',
         'stepwire_sessions_connected{service="web"}',
-        'stepwire_host_slots{service="web",state="free"}',
+        'stepwire_session_slots{service="web",state="free"}',
     ):
         assert found[name] == 0
 

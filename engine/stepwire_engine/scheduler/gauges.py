@@ -46,7 +46,7 @@ class Gauges:
         reasons = Counter(run_reason(run.state, run, now, self._serves) for run in self._core.runs.values())
         telemetry.waiting_runs.update({reason.name.lower(): reasons[reason] for reason in WaitReason})
         connected = dict.fromkeys(telemetry.sessions_connected, 0)
-        slots = dict.fromkeys(telemetry.host_slots, 0)
+        slots = dict.fromkeys(telemetry.session_slots, 0)
         for session in self._core.sessions.values():
             if session.connected:
                 service = telemetry.service(session.service)
@@ -55,7 +55,7 @@ class Gauges:
                 slots[service, "busy"] = slots.get((service, "busy"), 0) + busy
                 slots[service, "free"] = slots.get((service, "free"), 0) + max(0, session.slots - busy)
         telemetry.sessions_connected.update(connected)
-        telemetry.host_slots.update(slots)
+        telemetry.session_slots.update(slots)
 
 
 class CommitLog:
