@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 DOCS := $(wildcard scripts/docs.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static lint types imports stubs docs-check wheel proto format bench lock clean
+.PHONY: help setup demo test check static lint types imports stubs docs docs-check wheel proto format bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile

@@ -6,10 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
 
 from benchmarks import report
 from benchmarks.measure import Measurement, run_workload
@@ -26,16 +25,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if kind in IN_MEMORY:
         print(f"error: {options.dir} is a {kind}, where a commit costs nothing: name another --dir", file=sys.stderr)
         return 2
-    chosen = [w for w in WORKLOADS if not options.workload or w.name in options.workload]
     print(report.heading(str(options.dir), kind, options.repeat), flush=True)
     outcomes = []
-    with ExitStack() as stack:
-        lines = stack.enter_context(options.json.open("w")) if options.json else sys.stdout
+    with options.json.open("w") if options.json else nullcontext(sys.stdout) as lines:
+        for workload in WORKLOADS:
+            if options.workload and workload.name not in options.workload:
+                continue
+            about = {"workload": workload.name, "file_system": kind, "host_slots": options.slots}
 
-        def note(measurement: Measurement) -> None:
-            _write(lines, {**asdict(measurement), "file_system": kind, "host_slots": options.slots})
+            def note(measured: Measurement, about: dict[str, object] = about) -> None:
+                print(json.dumps({**about, **asdict(measured)}), file=lines, flush=True)
 
-        for workload in chosen:
             try:
                 outcome = run_workload(
                     workload, repeat=options.repeat, folder=options.dir, slots=options.slots, report=note
@@ -43,14 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except BenchmarkError as error:
                 print(f"error: {error}", file=sys.stderr)
                 return 1
-            _write(lines, outcome.as_json())
+            print(json.dumps({**asdict(outcome), "measurements": None, **about}), file=lines, flush=True)
             outcomes.append(outcome)
     print(report.table(outcomes))
     return 0 if all(outcome.journal_agrees for outcome in outcomes) else 1
-
-
-def _write(lines: TextIO, record: dict[str, Any]) -> None:
-    print(json.dumps(record), file=lines, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="measured repetitions (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the JSON lines to FILE (default: print them)")
     parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="where databases are put (default /var/tmp)")
-    parser.add_argument("--slots", type=int, help="slots of the host (default: the default of stepwire.Host)")
+    parser.add_argument("--slots", type=int, help="slots of the host (default: that of stepwire.Host)")
     return parser
 
 

@@ -7,12 +7,13 @@ is the echoing server.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import queue
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from benchmarks.processes import ROOT
 from stepwire_engine.store.sqlite_connection import connect, make_durable
 
 MESSAGE = b"x" * 100
-METHOD = "/benchmark.Echo/Stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,31 +33,25 @@ class Floor:
     round_trip: float
     commit: float
 
-    @property
-    def step(self) -> float:
-        """One of each."""
-        return self.round_trip + self.commit
-
 
 def measure_floor(folder: Path, samples: int = 300) -> Floor:
-    """Measure both, one after the other, `samples` times each."""
-    return Floor(_round_trip(samples), _commit(folder / "baseline.db", samples))
+    """Measure one after the other, `samples` times each."""
+    return Floor(_round_trip(samples), _commit(str(folder / "baseline.db"), samples))
 
 
 def _median_seconds(action: Callable[[], object], samples: int) -> float:
-    taken = []
+    times = [time.perf_counter()]
     for _ in range(samples):
-        began = time.perf_counter()
         action()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        times.append(time.perf_counter())
+    return statistics.median(end - start for start, end in itertools.pairwise(times))
 
 
-def _commit(path: Path, samples: int) -> float:
-    """One row of 100 bytes per transaction: WAL, synchronous=FULL."""
-    db = connect(str(path))
+def _commit(path: str, samples: int) -> float:
+    """One row of 100 bytes per transaction: WAL, synchronous=FULL, read back by `make_durable`."""
+    db = connect(path)
     try:
-        make_durable(db, str(path))  # reads the settings back
+        make_durable(db, path)
         db.execute("CREATE TABLE IF NOT EXISTS rows (body BLOB NOT NULL)")
         return _median_seconds(lambda: db.execute("INSERT INTO rows VALUES (?)", (MESSAGE,)), samples)
     finally:
@@ -66,16 +60,14 @@ def _commit(path: Path, samples: int) -> float:
 
 def _round_trip(samples: int) -> float:
     """A message to an asyncio server in another process and back, over one stream of a synchronous client."""
-    server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.baselines"], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert server.stdout is not None and server.stdin is not None
+    command = [sys.executable, "-m", "benchmarks.baselines"]
+    server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert server.stdout is not None
     try:
         with grpc.insecure_channel(f"127.0.0.1:{int(server.stdout.readline())}") as channel:
             outgoing: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-            messages: Iterator[bytes | None] = iter(outgoing.get, None)
-            dial: Any = channel.stream_stream(METHOD)
-            answers = dial(messages)
+            dial: Any = channel.stream_stream("/benchmark.Echo/Stream")
+            answers = dial(iter(outgoing.get, None))
 
             def ping() -> None:
                 outgoing.put(MESSAGE)
@@ -89,15 +81,15 @@ def _round_trip(samples: int) -> float:
         server.communicate()  # its input ends, and so does it
 
 
-async def _echo(messages: AsyncIterator[bytes], context: Any) -> None:
+async def _echo(messages: object, context: Any) -> None:
     while (data := await context.read()) is not grpc.aio.EOF:
         await context.write(data)
 
 
 async def _serve() -> None:
     server = grpc.aio.server()
-    handler = grpc.stream_stream_rpc_method_handler(_echo)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("benchmark.Echo", {"Stream": handler})])
+    methods: dict[str, Any] = {"Stream": grpc.stream_stream_rpc_method_handler(_echo)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("benchmark.Echo", methods)])
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from stepwire_engine.core.entries import AttemptEnded, Entry, RunEnded
-from stepwire_engine.store.base import RunRecord, StoreError
+from stepwire_engine.core.entries import AttemptEnded, RunEnded
+from stepwire_engine.store.base import JournalRow, StoreError
 from stepwire_engine.store.sqlite import SqliteStore
 from stepwire_engine.store.sqlite_connection import connect, make_durable
 
-PAGE = 1000
 DRIVEN = ("advances", "executes", "host_starts", "body_entries")
+LEVELS = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,6 @@ class JournalFigures:
     """What the journal of one workload says.
 
     Attributes:
-        runs: All there are.
         steps: Successful AttemptEnded entries.
         rows, bytes: Of the table `journal`.
         driven: Per run, what RunStats counts.
@@ -42,57 +41,41 @@ def reread(database: Path) -> JournalFigures:
     Raises:
         StoreError: the engine still has the file, or a row is damaged.
     """
-    store = SqliteStore(database, notify=_call, on_failed=_raise)
+    counts: Counter[str] = Counter()
+    for row in _rows(database):
+        for entry in row.entries:
+            match entry:
+                case AttemptEnded(failure=None):
+                    counts["steps"] += 1
+                case RunEnded(stats=stats):
+                    counts["runs"] += 1
+                    counts.update({name: getattr(stats, name) for name in DRIVEN})
+    runs = counts["runs"]
+    rows, size, settings = _file_figures(str(database))
+    driven = {name: counts[name] / max(1, runs) for name in DRIVEN}
+    return JournalFigures(runs, counts["steps"], rows, size, driven, settings)
+
+
+def _rows(database: Path) -> Iterator[JournalRow]:
+    store = SqliteStore(database, notify=lambda call: call(), on_failed=_raise)
     store.open()
     try:
-        counts: Counter[str] = Counter()
-        for record in _records(store):
-            counts["runs"] += 1
-            for row in store.journal(record.number):
-                for entry in row.entries:
-                    _count(entry, counts)
+        for number in range(1, store.last_run_number() + 1):
+            yield from store.journal(number)
     finally:
         store.close()
-    rows, size, settings = _file_figures(database)
-    driven = {name: counts[name] / max(1, counts["runs"]) for name in DRIVEN}
-    return JournalFigures(counts["runs"], counts["steps"], rows, size, driven, settings)
 
 
-def _count(entry: Entry, counts: Counter[str]) -> None:
-    match entry:
-        case AttemptEnded(failure=None):
-            counts["steps"] += 1
-        case RunEnded(stats=stats):
-            counts.update({name: getattr(stats, name) for name in DRIVEN})
-        case _:
-            pass
-
-
-def _records(store: SqliteStore) -> Iterator[RunRecord]:
-    token = ""
-    while True:
-        page = store.list_runs(limit=PAGE, page_token=token)
-        yield from page.runs
-        token = page.next_page_token
-        if not token:
-            return
-
-
-def _file_figures(database: Path) -> tuple[int, int, str]:
-    """SQLite keeps `synchronous` per connection, so it is read from one that is opened as the engine opens its own."""
-    db = connect(str(database))
+def _file_figures(path: str) -> tuple[int, int, str]:
+    """SQLite keeps `synchronous` per connection: it is read from one that is opened as the engine opens its own."""
+    db = connect(path)
     try:
-        make_durable(db, str(database))
-        (mode,), (synchronous,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous"))
+        make_durable(db, path)
+        (mode,), (level,) = (db.execute(f"PRAGMA {name}").fetchone() for name in ("journal_mode", "synchronous"))
         rows, size = db.execute("SELECT count(*), coalesce(sum(length(body)), 0) FROM journal").fetchone()
     finally:
         db.close()
-    level = {0: "OFF", 1: "NORMAL", 2: "FULL", 3: "EXTRA"}[synchronous]
-    return rows, size, f"journal_mode={mode}, synchronous={level}"
-
-
-def _call(action: Callable[[], None]) -> None:
-    action()
+    return rows, size, f"journal_mode={mode}, synchronous={LEVELS[level]}"
 
 
 def _raise(error: StoreError) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks import processes
 from benchmarks.baselines import Floor, measure_floor
@@ -19,15 +20,13 @@ from benchmarks.workloads import Workload
 from stepwire.client import ClientSync
 from stepwire.errors import UnknownFlow
 
-RUN_SECONDS = 120.0
-CONNECT_SECONDS = 10.0
+RUN_SECONDS, CONNECT_SECONDS = 120.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One repetition. CPU is in microseconds per step, `flushes` of the disk are those of the whole machine."""
+    """One repetition. CPU is in microseconds per step; `flushes` of the disk are those of the whole machine."""
 
-    workload: str
     repetition: int
     steps: int
     seconds: float
@@ -41,73 +40,28 @@ class Measurement:
     run_p99_ms: float
     commits: int
     flushes: int | None
-    floor: Floor | None = None
-    floor_ratio: float | None = None
+    floor: Floor | None
+    floor_ratio: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class Outcome:
-    """A workload with its repetitions and with what its journal says afterwards."""
+    """A workload with its repetitions and, at the end, with what its journal says."""
 
     workload: Workload
-    acknowledged: int
-    journal: JournalFigures
+    acknowledged: int = 0
     measurements: list[Measurement] = field(default_factory=list)
+    journal: JournalFigures | None = None
 
     @property
     def journal_agrees(self) -> bool:
         """Durable is exactly what clients were told."""
-        return self.journal.steps == self.acknowledged
+        return self.journal is not None and self.journal.steps == self.acknowledged
 
     def median(self, name: str) -> float | None:
         """Of a figure over the repetitions; None if it was not measured."""
         values = [value for one in self.measurements if (value := getattr(one, name)) is not None]
         return statistics.median(values) if values else None
-
-    def as_json(self) -> dict[str, Any]:
-        """The last line of a workload."""
-        return {
-            "workload": self.workload.name,
-            "summary": {name: self.median(name) for name in ("steps_per_s", "engine_cpu_us", "host_cpu_us")},
-            "acknowledged": self.acknowledged,
-            "journal_agrees": self.journal_agrees,
-            "journal": asdict(self.journal),
-        }
-
-
-class Driver:
-    """Starts runs and counts what their results acknowledge."""
-
-    def __init__(self, client: ClientSync, workload: Workload) -> None:
-        self.acknowledged = 0
-        self._client = client
-        self._workload = workload
-
-    def wait_for_host(self) -> None:
-        """Complete one run; the flow is unknown until the host has connected."""
-        deadline = time.monotonic() + CONNECT_SECONDS
-        while True:
-            try:
-                self.acknowledged += self._one_run()[0]
-                return
-            except UnknownFlow:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-
-    def repetition(self, pool: ThreadPoolExecutor) -> list[float]:
-        """All runs of the workload; gives the seconds from start to result of each."""
-        done = list(pool.map(lambda _: self._one_run(), range(self._workload.runs)))
-        acknowledged = sum(steps for steps, _ in done)
-        if acknowledged != self._workload.steps * self._workload.runs:
-            raise BenchmarkError(f"{self._workload.name}: the runs acknowledge {acknowledged} steps")
-        self.acknowledged += acknowledged
-        return [seconds for _, seconds in done]
-
-    def _one_run(self) -> tuple[int, float]:
-        began = time.perf_counter()
-        acknowledged: int = self._client.start(self._workload.flow, self._workload.steps).result(timeout=RUN_SECONDS)
-        return acknowledged, time.perf_counter() - began
 
 
 def run_workload(
@@ -116,7 +70,7 @@ def run_workload(
     repeat: int,
     folder: Path,
     slots: int | None = None,
-    report: Callable[[Measurement], None] = lambda _: None,
+    report: Callable[[Measurement], object] = id,
 ) -> Outcome:
     """Measure a workload on an engine and a host of its own, then compare the journal with the clients' results.
 
@@ -129,7 +83,7 @@ def run_workload(
     Raises:
         BenchmarkError: a process failed, or runs did not acknowledge every step.
     """
-    measurements = []
+    outcome = Outcome(workload)
     with tempfile.TemporaryDirectory(prefix=f"{workload.name}-", dir=folder) as made:
         place = Path(made)
         with (
@@ -138,49 +92,83 @@ def run_workload(
             ClientSync(engine.address) as client,
             ThreadPoolExecutor(workload.at_once) as pool,
         ):
-            driver = Driver(client, workload)
-            driver.wait_for_host()
-            driver.repetition(pool)
+            bench = _Bench(engine, host, client, pool, outcome)
+            bench.wait_for_host()
+            bench.all_runs()
             for number in range(1, repeat + 1):
                 floor = measure_floor(place) if workload.floor else None
-                measurement = _measure(workload, number, engine, host, lambda: driver.repetition(pool), floor)
-                measurements.append(measurement)
-                report(measurement)
-        return Outcome(
-            workload=workload,
-            acknowledged=driver.acknowledged,
-            journal=reread(engine.database),
-            measurements=measurements,
+                outcome.measurements.append(bench.measure(number, floor))
+                report(outcome.measurements[-1])
+        outcome.journal = reread(engine.database)
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """The processes of one workload, and what drives them."""
+
+    engine: Engine
+    host: int
+    client: ClientSync
+    pool: ThreadPoolExecutor
+    outcome: Outcome
+
+    def wait_for_host(self) -> None:
+        """Complete one run; its flow is unknown until the host has connected."""
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                self.outcome.acknowledged += self._one_run()[0]
+                return
+            except UnknownFlow:
+                if time.monotonic() > deadline:
+                    raise BenchmarkError("the host did not connect") from None
+                time.sleep(0.02)
+
+    def all_runs(self) -> list[float]:
+        """One repetition; gives the seconds of each run."""
+        workload = self.outcome.workload
+        done = list(self.pool.map(lambda _: self._one_run(), range(workload.runs)))
+        acknowledged = sum(steps for steps, _ in done)
+        if acknowledged != workload.steps * workload.runs:
+            raise BenchmarkError(f"{workload.name}: the results of its runs acknowledge {acknowledged} steps")
+        self.outcome.acknowledged += acknowledged
+        return [seconds for _, seconds in done]
+
+    def _one_run(self) -> tuple[int, float]:
+        """Steps the result acknowledges, and seconds from start to result."""
+        began = time.perf_counter()
+        run = self.client.start(self.outcome.workload.flow, self.outcome.workload.steps)
+        acknowledged: int = run.result(timeout=RUN_SECONDS)
+        return acknowledged, time.perf_counter() - began
+
+    def measure(self, number: int, floor: Floor | None) -> Measurement:
+        """One repetition, seen from outside."""
+        steps = self.outcome.workload.steps * self.outcome.workload.runs
+        commits, flushes = self.engine.commits(), processes.device_flushes(self.engine.database)
+        before = self._cpu_seconds()
+        began = time.perf_counter()
+        runs = sorted(self.all_runs())
+        seconds = time.perf_counter() - began
+        cpu_us = [(now - then) / steps * 1e6 for now, then in zip(self._cpu_seconds(), before, strict=True)]
+        flushed = processes.device_flushes(self.engine.database)
+        return Measurement(
+            repetition=number,
+            steps=steps,
+            seconds=seconds,
+            steps_per_s=steps / seconds,
+            engine_cpu_us=cpu_us[0],
+            host_cpu_us=cpu_us[1],
+            driver_cpu_us=cpu_us[2],
+            engine_rss_bytes=processes.resident_bytes(self.engine.pid),
+            host_rss_bytes=processes.resident_bytes(self.host),
+            run_p50_ms=statistics.median(runs) * 1000,
+            run_p99_ms=runs[math.ceil(len(runs) * 0.99) - 1] * 1000,
+            commits=self.engine.commits() - commits,
+            flushes=None if flushed is None or flushes is None else flushed - flushes,
+            floor=floor,
+            floor_ratio=None if floor is None else seconds / steps / (floor.round_trip + floor.commit),
         )
 
-
-def _measure(
-    workload: Workload, number: int, engine: Engine, host: int, work: Callable[[], list[float]], floor: Floor | None
-) -> Measurement:
-    steps = workload.steps * workload.runs
-    pids: tuple[int | str, ...] = (engine.pid, host, "self")
-    commits, flushes = engine.commits(), processes.device_flushes(engine.database)
-    before = [processes.cpu_seconds(pid) for pid in pids]
-    began = time.perf_counter()
-    runs = work()
-    seconds = time.perf_counter() - began
-    cpu_us = [(processes.cpu_seconds(pid) - start) * 1e6 / steps for pid, start in zip(pids, before, strict=True)]
-    flushed = processes.device_flushes(engine.database)
-    return Measurement(
-        workload=workload.name,
-        repetition=number,
-        steps=steps,
-        seconds=seconds,
-        steps_per_s=steps / seconds,
-        engine_cpu_us=cpu_us[0],
-        host_cpu_us=cpu_us[1],
-        driver_cpu_us=cpu_us[2],
-        engine_rss_bytes=processes.resident_bytes(engine.pid),
-        host_rss_bytes=processes.resident_bytes(host),
-        run_p50_ms=statistics.median(runs) * 1000,
-        run_p99_ms=sorted(runs)[max(0, -(-len(runs) * 99 // 100) - 1)] * 1000,
-        commits=engine.commits() - commits,
-        flushes=None if flushed is None or flushes is None else flushed - flushes,
-        floor=floor,
-        floor_ratio=None if floor is None else seconds / steps / floor.step,
-    )
+    def _cpu_seconds(self) -> list[float]:
+        return [processes.cpu_seconds(pid) for pid in (self.engine.pid, self.host, os.getpid())]

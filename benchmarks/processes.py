@@ -1,4 +1,4 @@
-"""Engine and host as processes of their own, and what Linux says about them (/proc)."""
+"""Engine and host as processes of their own, and what Linux says about them (/proc, /sys)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS = 15.0
-STOP_SECONDS = 40.0
+START_SECONDS, STOP_SECONDS = 15.0, 40.0
 _TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
-_READY = "stepwire engine ready"
 
 
 class BenchmarkError(Exception):
@@ -38,16 +36,14 @@ class Engine:
         """Commits since it was started, from its own metrics."""
         with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        name = "stepwire_commit_seconds_count"
-        return int(sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)))
+        return sum(int(float(line.split()[-1])) for line in lines if line.startswith("stepwire_commit_seconds_count"))
 
 
 @contextmanager
 def engine(folder: Path) -> Iterator[Engine]:
     """`stepwire engine --db FILE` with free ports and nothing else; stopped with SIGTERM, which must end well."""
     database, log = folder / "stepwire.db", folder / "engine.log"
-    command = ["stepwire_engine", "engine", "--db", str(database), "--port", "0", "--http-port", "0"]
-    with _process(command, log) as process:
+    with _process(log, "stepwire_engine", "engine", "--db", str(database), "--port=0", "--http-port=0") as process:
         words = _ready_message(process, log).split()
         yield Engine(process.pid, words[words.index("grpc") + 1], words[words.index("http") + 1], database)
 
@@ -55,44 +51,43 @@ def engine(folder: Path) -> Iterator[Engine]:
 @contextmanager
 def step_host(folder: Path, address: str, slots: int | None) -> Iterator[int]:
     """The host of the workloads; gives its process id."""
-    command = ["benchmarks.step_host", address, *([] if slots is None else [str(slots)])]
-    with _process(command, folder / "host.log") as process:
+    with _process(folder / "host.log", "benchmarks.step_host", address, *([str(slots)] if slots else [])) as process:
         yield process.pid
 
 
 @contextmanager
-def _process(module: Sequence[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    paths = [str(ROOT / "engine"), str(ROOT / "python_sdk"), str(ROOT)]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("STEPWIRE_")}
-    environment = {**kept, "PYTHONPATH": os.pathsep.join(paths)}
+def _process(log: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
+    path = os.pathsep.join(str(place) for place in (ROOT / "engine", ROOT / "python_sdk", ROOT))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPWIRE_")}
+    command = [sys.executable, "-m", *module]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module], cwd=log.parent, env=environment, stdout=output, stderr=output
+            command, cwd=log.parent, env={**kept, "PYTHONPATH": path}, stdout=output, stderr=output
         )
-        try:
-            yield process
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(STOP_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-    if code != 0:
-        raise BenchmarkError(f"{module[0]} ended with {code}:\n{log.read_text()[-2000:]}")
+    try:
+        yield process
+        process.send_signal(signal.SIGTERM)
+        process.wait(STOP_SECONDS)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    if process.returncode != 0:
+        raise BenchmarkError(f"{module[0]} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
 
 
 def _ready_message(process: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines(keepends=True):
-            if _READY in line and line.endswith("\n"):
+            if "stepwire engine ready" in line and line.endswith("\n"):
                 return str(json.loads(line)["message"])
         time.sleep(0.02)
     raise BenchmarkError(f"the engine did not start:\n{log.read_text()[-2000:]}")
 
 
-def cpu_seconds(pid: int | str = "self") -> float:
-    """User and system time of all threads of a process; the kernel counts in ticks of 10 ms."""
+def cpu_seconds(pid: int) -> float:
+    """User and system time of all threads of a process; the kernel counts in ticks, usually of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
 
@@ -105,20 +100,16 @@ def resident_bytes(pid: int) -> int:
 
 def file_system(folder: Path) -> str:
     """Type of the file system that holds `folder`."""
-    place, kind = "", "unknown"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mount, _, source = line.partition(" - ")
-        point = mount.split()[4]
-        if folder.resolve().is_relative_to(point) and len(point) >= len(place):
-            place, kind = point, source.split()[0]
-    return kind
+    mounts = [line.partition(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    found = {mount.split()[4]: source.split()[0] for mount, _, source in mounts}
+    return found[max((point for point in found if folder.resolve().is_relative_to(point)), key=len)]
 
 
 def device_flushes(folder: Path) -> int | None:
     """Cache flushes the disk under `folder` has completed; None if the kernel does not say."""
-    number = os.stat(folder).st_dev
+    device = os.stat(folder).st_dev
     try:
-        fields = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/stat").read_text().split()
+        fields = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()
         return int(fields[15])
     except (OSError, IndexError):
         return None

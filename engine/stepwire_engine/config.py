@@ -20,8 +20,8 @@ from stepwire_engine.core.config import CoreConfig
 
 FILE_NAME = "stepwire.toml"
 ENV_PREFIX = "STEPWIRE_"
-OTHER_ENV = frozenset({"STEPWIRE_ENGINE", "STEPWIRE_TOKEN", "STEPWIRE_PROFILE"})
-"""Names that the SDK and the command line read."""
+OTHER_ENV = frozenset({"STEPWIRE_ENGINE", "STEPWIRE_TOKEN", "STEPWIRE_PROFILE", "STEPWIRE_SEED"})
+"""Names that the SDK, the command line and the tests read."""
 # What Kubernetes puts into every container for services called "stepwire..."; not ours.
 _KUBERNETES_ENV = re.compile(r"STEPWIRE(_.*)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _KUBERNETES_URL = re.compile(r"(tcp|udp|sctp)://")

@@ -305,6 +305,7 @@ class RunningHost:
             if self.runtime.busy == 0 and not self.port.session.connected:
                 break  # Nobody is there to take what is left; it is safe with the engine's journal.
             await asyncio.sleep(0.02)
+        self._link.leave()
         with self.port.lock:
             self.port.session.say_goodbye("drained")
         self.port.ring()

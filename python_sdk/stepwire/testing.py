@@ -320,5 +320,3 @@ def run(host: Host, flow: FlowFunction[..., Any], *args: Any, **options: Any) ->
             return await env.execute(flow, *args)
 
     return asyncio.run(main())
-
-

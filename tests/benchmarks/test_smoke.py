@@ -25,12 +25,13 @@ def test_workload(workload: Workload, tmp_path: Path) -> None:
     outcome = run_workload(small, repeat=1, folder=tmp_path)
     # One run until the host is there, the warm-up, and one repetition.
     assert outcome.acknowledged == (1 + 2 * small.runs) * small.steps
+    assert outcome.journal is not None
     assert outcome.journal.steps == outcome.acknowledged
     assert outcome.journal.runs == 1 + 2 * small.runs
     assert outcome.journal.settings == "journal_mode=wal, synchronous=FULL"
     assert outcome.journal.driven["body_entries"] == 1
     assert (outcome.measurements[0].floor is not None) == workload.floor
-    assert "(equal)" in report.table([outcome])
+    assert ": equal;" in report.table([outcome])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -38,7 +39,7 @@ def test_a_journal_that_disagrees_is_told(tmp_path: Path) -> None:
     outcome = run_workload(tiny(WORKLOADS[0]), repeat=1, folder=tmp_path)
     lost = replace(outcome, acknowledged=outcome.acknowledged + 1)
     assert not lost.journal_agrees
-    assert "(DIFFERENT)" in report.table([lost])
+    assert ": DIFFERENT;" in report.table([lost])
 
 
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:

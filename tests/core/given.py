@@ -164,9 +164,7 @@ class Given:
         known = self.run.groups.get(path)
         spec = known.opened if known is not None else next(g for g in opened if g.path == path)
         branches = list(known.ended_branches) if known is not None else []
-        branches += [
-            (int(b.path[len(path) + 2 : -1]), b.outcome) for b in ended if b.path.rpartition("/")[0] == path
-        ]
+        branches += [(int(b.path[len(path) + 2 : -1]), b.outcome) for b in ended if b.path.rpartition("/")[0] == path]
         found = group_verdict(spec, branches)
         assert found is not None, f"{path} has not ended"
         return found

@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from stepwire.protocol import paths
+from stepwire.protocol.payload import NULL
 from stepwire.protocol.plan import (
     Backoff,
     BodyEnded,
@@ -23,7 +24,6 @@ from stepwire.protocol.plan import (
     ParallelMode,
     RetryPolicy,
 )
-from stepwire.protocol.payload import NULL
 from stepwire.protocol.verdict import group_verdict
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import Entry, RunState
@@ -150,7 +150,18 @@ def _end(p: Player, n: int) -> Event | None:
 
 
 _EVENTS: list[Callable[[Player, int], Event | None]] = [
-    _plan_step, _plan_group, _result, _result, _failure, _lost, _abandon, _end_branch, _end_branch, _pause, _body_lost, _end,
+    _plan_step,
+    _plan_group,
+    _result,
+    _result,
+    _failure,
+    _lost,
+    _abandon,
+    _end_branch,
+    _end_branch,
+    _pause,
+    _body_lost,
+    _end,
 ]
 
 

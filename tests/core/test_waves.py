@@ -89,9 +89,7 @@ def test_a_nested_group_runs_its_own_waves_and_holds_the_outer_one() -> None:
 
 
 def test_an_inner_wait_group_in_an_outer_race_waits_only_for_itself() -> None:
-    run = given(
-        plan("g/[1]/x", "g/[0]/h/[0]/a", "g/[0]/h/[1]/b", groups=(group("g", 2, RACE), group("g/[0]/h", 2)))
-    )
+    run = given(plan("g/[1]/x", "g/[0]/h/[0]/a", "g/[0]/h/[1]/b", groups=(group("g", 2, RACE), group("g/[0]/h", 2))))
     run.when(ok("g/[0]/h/[1]/b")).then()
     run.when(ok("g/[0]/h/[0]/a")).then("g/[0]/h/[0]/a", "g/[0]/h/[1]/b")
     run.when(ok("g/[1]/x")).then("g/[1]/x")
@@ -140,7 +138,10 @@ def test_abandoning_a_released_step_changes_nothing() -> None:
 def test_the_losers_of_a_race_are_cancelled_with_all_that_is_below_them() -> None:
     run = given(
         plan(
-            "g/[0]/a", "g/[1]/h/[0]/b", "g/[1]/h/[1]/c", "other",
+            "g/[0]/a",
+            "g/[1]/h/[0]/b",
+            "g/[1]/h/[1]/c",
+            "other",
             groups=(race("g", 3), group("g/[1]/h", 2)),
         )
     )
@@ -154,7 +155,13 @@ def test_the_losers_of_a_race_are_cancelled_with_all_that_is_below_them() -> Non
         "g/[1]/h/[1]/c": StepState.CANCELLED,
         "other": StepState.PENDING,
     }
-    assert [p for p, s in run.run.scopes.items() if s.ended] == ["g/[0]", "g/[1]", "g/[2]", "g/[1]/h/[0]", "g/[1]/h/[1]"]
+    assert [p for p, s in run.run.scopes.items() if s.ended] == [
+        "g/[0]",
+        "g/[1]",
+        "g/[2]",
+        "g/[1]/h/[0]",
+        "g/[1]/h/[1]",
+    ]
     run.when(ok("other")).then("other")
     run.assert_rebuilt()
 

@@ -4,7 +4,8 @@ Each line is one write to a descriptor opened with O_APPEND, so lines of several
 the order of lines is the order of the events. A line is `event run path attempt host pid`.
 
 Events: `body` (user code of a flow was entered), `before` and `after` (around a step body), `acked` (the host
-received the engine's Ack for the step's result: only now the step counts as completed).
+received the engine's Ack for the step's result: only now the step counts as completed), `draining` (the host
+was told to stop; it has no run).
 """
 
 from __future__ import annotations

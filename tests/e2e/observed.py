@@ -1,11 +1,13 @@
-"""What the test host process adds to the SDK: it notes Acks in the ledger, and can force replay.
+"""What the test host process adds to the SDK: it notes Acks and drains in the ledger, and can force replay.
 
-Imported in host processes only. It wraps two private functions and changes nothing of what they do.
+Imported in host processes only. It wraps three private functions and changes nothing of what they do.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import signal
 from typing import Any
 
 from stepwire._transport.session import HostSession
@@ -28,6 +30,17 @@ def note_acks(pen: Pen) -> None:
     HostSession._forget_section = noted  # type: ignore[method-assign]
 
 
+def note_drain(pen: Pen) -> None:
+    """Write `draining` when the host has begun to stop."""
+    drain = HostSession.drain
+
+    def noted(self: HostSession, deadline: float) -> None:
+        drain(self, deadline)
+        pen.write("draining", "-", "-", 0)
+
+    HostSession.drain = noted  # type: ignore[method-assign]
+
+
 def force_replay() -> None:
     """Give every body back when a release comes, as the test environment of the SDK does with `replay=True`."""
     handle = RunningHost._handle
@@ -47,6 +60,9 @@ def _thrown_away(running: RunningHost, section: EngineSection) -> bool:
 
 
 def observe(pen: Pen) -> None:
+    # For reports of failures: SIGUSR1 prints the stacks of all threads to the log.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     note_acks(pen)
+    note_drain(pen)
     if os.environ.get(REPLAY_ENV):
         force_replay()

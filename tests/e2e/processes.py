@@ -231,6 +231,14 @@ class Stage:
 
         wait_for(all_acked, f"acks for {paths} of {run_id}")
 
+    def draining(self, host: Process) -> None:
+        """Wait until a host process has begun to stop."""
+
+        def noted() -> bool:
+            return any(line.event == "draining" and line.pid == host.pid for line in self.ledger.refresh())
+
+        wait_for(noted, "the host to drain")
+
     def _log(self, name: str) -> Path:
         path = self.directory / f"{name}.log"
         if path not in self.logs:

@@ -11,7 +11,7 @@ from stepwire.client import RunHandleSync
 from tests.e2e.processes import Engine, Process, Stage, wait_for
 
 DRAIN_SECONDS = 1.0
-SLACK_SECONDS = 2.0
+SLACK_SECONDS = 1.5
 TICKS = range(3, 8)
 
 
@@ -34,14 +34,26 @@ def assert_completed(stage: Stage, run: RunHandleSync[list[str]]) -> None:
     assert stage.ledger.count("before", run.run_id) == {"first": 1, "gated": 1, "last": 1}
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason=("stopping the gRPC server takes its whole grace of 2 s while any client is connected, even an idle one"),
+)
+def test_the_engine_ends_within_its_drain_timeout(stage: Stage) -> None:
+    engine = stage.engine(drain_timeout=DRAIN_SECONDS)
+    stage.host(engine, "stays")
+    at_its_gate(stage, engine)
+    engine.running.signal(signal.SIGTERM)
+    code, seconds = seconds_to_end(engine.running)
+    assert code == 0
+    assert seconds < DRAIN_SECONDS + SLACK_SECONDS
+
+
 @pytest.mark.parametrize("opened", ["while it is down", "after the restart"])
 def test_the_engine_drains_and_the_step_is_adopted(stage: Stage, opened: str) -> None:
     engine = stage.engine(drain_timeout=DRAIN_SECONDS)
     host = stage.host(engine, "stays")
     run = at_its_gate(stage, engine)
-    engine.running.signal(signal.SIGTERM)
-    code, seconds = seconds_to_end(engine.running)
-    assert code == 0 and seconds < DRAIN_SECONDS + SLACK_SECONDS
+    assert engine.running.terminate() == 0
     assert "Traceback" not in engine.running.said
 
     if opened == "while it is down":
@@ -89,12 +101,20 @@ def test_a_host_drains_and_the_run_goes_on_elsewhere(stage: Stage) -> None:
     run = at_its_gate(stage, engine)
     stage.host(engine, "staying")
     leaving.signal(signal.SIGTERM)
+    stage.draining(leaving)
     stage.gates.open(run.run_id, "gated")
     code, seconds = seconds_to_end(leaving)
     assert code == 0 and seconds < 5
     assert_completed(stage, run)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason=(
+        "RunningHost.stop looks at attempts in progress and at the session, but not at results on their way between "
+        "them: it says Goodbye before a result of the same tick is queued, and the step runs again elsewhere"
+    ),
+)
 @pytest.mark.timeout(60)
 def test_a_step_that_ends_while_its_host_begins_to_drain(stage: Stage) -> None:
     """Whatever tick of the loop it ends in: a result that exists when the host says Goodbye is not thrown away."""
@@ -144,15 +164,12 @@ def test_a_second_sigterm_ends_a_host_at_once(stage: Stage) -> None:
     engine = stage.engine(reconnect_grace=0.3)
     leaving = stage.host(engine, "leaving", drain=60)
     run = at_its_gate(stage, engine)
-    began = time.monotonic()
-
-    def signalled_to_death() -> bool:
-        leaving.signal(signal.SIGTERM)
-        return not leaving.running
-
-    # It does not say when it has taken the first signal, so it gets them until it ends.
-    wait_for(signalled_to_death, "the host to end")
-    assert leaving.wait() == 130 and time.monotonic() - began < 2
+    leaving.signal(signal.SIGTERM)
+    stage.draining(leaving)
+    assert leaving.running
+    leaving.signal(signal.SIGTERM)
+    code, seconds = seconds_to_end(leaving)
+    assert code == 130 and seconds < 2
     stage.gates.open(run.run_id, "gated")
     stage.host(engine, "staying")
     assert run.result(timeout=15) == ["first", "gated", "last"]

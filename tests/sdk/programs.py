@@ -1,7 +1,8 @@
 """Random flows of branches, steps and awaits, as data; one interpreter runs them as async and one as sync flows.
 
 A program is a list of operations:
-    ("step", name)                       a step whose value is the path the program knows for it
+    ("step", name)                       a closure whose value is the path the program knows for it
+    ("task", name)                       the same as a registered step
     ("wait", turns)                      an await that is no step
     ("group", [program, ...])            a group
 """
@@ -20,7 +21,7 @@ from stepwire.protocol import paths
 Program = list[Any]
 
 
-def random_program(rng: random.Random, steps_max: int = 16) -> Program:
+def random_program(rng: random.Random, steps_max: int = 10) -> Program:
     """A group of 2-8 branches of 1-5 steps with awaits between them and groups inside, and perhaps steps around it.
 
     Args:
@@ -41,7 +42,7 @@ def random_program(rng: random.Random, steps_max: int = 16) -> Program:
                 program.append(("group", [operations(depth + 1) for _ in range(rng.randint(0, 3))]))
             else:
                 left -= 1
-                program.append(("step", rng.choice("abc")))
+                program.append((rng.choice(["step", "step", "task"]), rng.choice("abc")))
         return program
 
     before = [("step", "before")] * rng.randint(0, 1)
@@ -55,7 +56,7 @@ def expected(program: Program, scope: str = "") -> list[Any]:
     values: list[Any] = []
     for op in program:
         match op:
-            case ("step", name):
+            case ("step" | "task", name):
                 values.append(occurrences.next_path(name))
             case ("group", branches):
                 path = occurrences.next_path("parallel")
@@ -82,6 +83,7 @@ class Interpreter:
         self.program: Program = []
         self.mode = ParallelMode.WAIT
         self._rng = rng
+        self.registered = self.host.step(name="registered")(self._step)
         self.tasks = self.host.flow(name="tasks")(self._in_tasks)
         self.threads = self.host.flow(name="threads")(self._in_threads)
 
@@ -98,15 +100,14 @@ class Interpreter:
             values: list[Any] = []
             for op in program:
                 match op:
-                    case ("step", name):
-                        values.append(await ctx.step.run(name, self._step, occurrences.next_path(name)))
+                    case ("step" | "task" as kind, name):
+                        fn = self.registered if kind == "task" else self._step
+                        values.append(await ctx.step.run(name, fn, occurrences.next_path(name)))
                     case ("wait", turns):
                         await self._outside(turns)
                     case ("group", members):
                         path = occurrences.next_path("parallel")
-                        branches = [
-                            lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)
-                        ]
+                        branches = [lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)]
                         values.append(list(await ctx.group.parallel(branches, parallel_mode=self.mode)))
             return values
 
@@ -128,13 +129,12 @@ class Interpreter:
             values: list[Any] = []
             for op in program:
                 match op:
-                    case ("step", name):
-                        values.append(ctx.step.run(name, self._step, occurrences.next_path(name)))
+                    case ("step" | "task" as kind, name):
+                        fn = self.registered if kind == "task" else self._step
+                        values.append(ctx.step.run(name, fn, occurrences.next_path(name)))
                     case ("group", members):
                         path = occurrences.next_path("parallel")
-                        branches = [
-                            lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)
-                        ]
+                        branches = [lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)]
                         values.append(list(ctx.group.parallel(branches, parallel_mode=self.mode)))
             return values
 

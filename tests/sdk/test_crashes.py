@@ -171,7 +171,9 @@ def test_accident_during_a_backoff(accident: str) -> None:
 
         async with testing.environment(host) as env:
             run_id = await env.start(flow)
-            await until("the first attempt is recorded", lambda: any(isinstance(e, AttemptEnded) for e in env.journal(run_id)))
+            await until(
+                "the first attempt is recorded", lambda: any(isinstance(e, AttemptEnded) for e in env.journal(run_id))
+            )
             await getattr(env, accident)(host)
             run = await env.finish(flow, run_id)
         assert run.output == 3

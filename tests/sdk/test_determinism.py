@@ -208,6 +208,28 @@ def test_changed_step_inside_a_branch() -> None:
     asyncio.run(main())
 
 
+def test_registered_step_that_became_a_closure() -> None:
+    async def v1(v: Versions, ctx: stepwire.Context) -> str:
+        await ctx.step.run("two", v.registered(ctx), "two")
+        return await ctx.step.run("three", v.hold, "three")
+
+    async def v2(v: Versions, ctx: stepwire.Context) -> str:
+        await ctx.step.run("two", v.note, "two")
+        return await ctx.step.run("three", v.hold, "three")
+
+    async def main() -> None:
+        versions = Versions()
+        first = versions.host(v1)
+        async with testing.environment(first) as env:
+            run = await crashed(versions, env, first, versions.host(v2), "three")
+        assert run.record.state is RunState.PAUSED
+        assert run.failure is not None
+        assert run.failure.message == "expected step 'two' (task of 'registered'), received step 'two' (run)"
+        assert versions.calls == {"two": 1}
+
+    asyncio.run(main())
+
+
 def test_appended_steps_are_fine() -> None:
     async def appended(v: Versions, ctx: stepwire.Context) -> list[str]:
         return [*await three(v, ctx), await ctx.step.run("four", v.note, "four")]
@@ -323,4 +345,3 @@ def test_divergence_in_concurrent_code_is_found_too() -> None:
         assert versions.calls["c"] == 0
 
     asyncio.run(main())
-

@@ -28,7 +28,9 @@ class FastSlow:
         self.entered += 1
 
         async def branch(first: str, second: str) -> str:
-            return await ctx.step.run(first, self.gates.wait, first) + await ctx.step.run(second, self.gates.wait, second)
+            return await ctx.step.run(first, self.gates.wait, first) + await ctx.step.run(
+                second, self.gates.wait, second
+            )
 
         fast_slow = (lambda: branch("a", "b"), lambda: branch("x", "y"))
         return list(await ctx.group.parallel(fast_slow, parallel_mode=ParallelMode[mode]))

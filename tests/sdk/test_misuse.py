@@ -310,6 +310,25 @@ def test_coroutine_instead_of_a_function() -> None:
     assert_failed(run, ErrorCode.INVALID_ARGUMENT, "'work'", "not callable")
 
 
+def test_more_branches_than_threads() -> None:
+    """Refused at the call, before anything of the group is planned; never a hang (docs/adr/0007)."""
+    host = stepwire.Host("misuse", branch_threads=4)
+
+    @host.flow
+    def flow(ctx: stepwire.ContextSync, branches: int) -> int:
+        return sum(ctx.group.parallel([lambda: ctx.step.run("s", lambda: 1)] * branches))
+
+    async def main() -> None:
+        async with testing.environment(host) as env:
+            run = await env.execute(flow, 4)
+            assert_failed(run, ErrorCode.LIMIT_EXCEEDED, "branch_threads")
+            assert run.record.groups == ()
+            for _ in range(5):
+                assert await env.run(flow, 3) == 3
+
+    asyncio.run(main())
+
+
 # ---- declarations
 
 

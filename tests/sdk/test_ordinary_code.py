@@ -14,10 +14,11 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.testing import TestRun
 from stepwire_engine.core.entries import Planned, RunState
 from stepwire_engine.core.history import StepStateView
-from tests.sdk.gates import Gates, recorded, until
+from tests.sdk.gates import PATIENCE_SECONDS, Gates, recorded, until
 
 REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
 ASYNC = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+SHORT = 0.03
 
 
 def flow_run(body: Any, *, replay: bool = False) -> TestRun:
@@ -228,24 +229,24 @@ def assert_cancelled(run: TestRun, path: str) -> None:
     assert [p for e in run.journal if isinstance(e, Planned) for p in e.plan.abandoned] == [path]
 
 
-async def with_asyncio(ctx: stepwire.Context, step: Any) -> str:
+async def with_asyncio(ctx: stepwire.Context, step: Any, limit: float = SHORT) -> str:
     try:
-        async with asyncio.timeout(0.03):
+        async with asyncio.timeout(limit):
             await ctx.step.run("slow", step)
     except TimeoutError:
         return "timed out"
     return "in time"
 
 
-async def with_anyio(ctx: stepwire.Context, step: Any) -> str:
-    with anyio.move_on_after(0.03) as scope:
+async def with_anyio(ctx: stepwire.Context, step: Any, limit: float = SHORT) -> str:
+    with anyio.move_on_after(limit) as scope:
         await ctx.step.run("slow", step)
     return "timed out" if scope.cancelled_caught else "in time"
 
 
-async def with_wait_for(ctx: stepwire.Context, step: Any) -> str:
+async def with_wait_for(ctx: stepwire.Context, step: Any, limit: float = SHORT) -> str:
     try:
-        await asyncio.wait_for(ctx.step.run("slow", step), 0.03)
+        await asyncio.wait_for(ctx.step.run("slow", step), limit)
     except TimeoutError:
         return "timed out"
     return "in time"
@@ -289,7 +290,7 @@ def test_abandoned_step(scope: Any) -> None:
 @pytest.mark.parametrize("scope", [with_asyncio, with_anyio, with_wait_for])
 def test_step_within_its_scope(scope: Any) -> None:
     async def flow(ctx: stepwire.Context) -> str:
-        return await scope(ctx, lambda: None)  # type: ignore[no-any-return]
+        return await scope(ctx, lambda: None, PATIENCE_SECONDS)  # type: ignore[no-any-return]
 
     assert flow_run(flow).output == "in time"
 
@@ -328,7 +329,7 @@ def test_cancelled_group_await() -> None:
         async def branch() -> None:
             await ctx.step.run("endless", asyncio.Event().wait)
 
-        with anyio.move_on_after(0.03):
+        with anyio.move_on_after(SHORT):
             await ctx.group.parallel((branch, branch))
         return [await ctx.step.run("after", lambda: "after")]
 
@@ -395,6 +396,26 @@ def test_context_variables(is_async: bool, replay: bool) -> None:
     body = in_tasks if is_async else in_threads
     expected = ["nobody", "flow", "flow", "flow", "left left", "right right", "flow", "flow"]
     assert flow_run(body, replay=replay).output == expected
+
+
+@ASYNC
+def test_context_variables_in_a_lambda_around_async_code(is_async: bool) -> None:
+    """It shows only at the call that such a step is async; it sees the same context all the same."""
+
+    async def read() -> list[str]:
+        await asyncio.sleep(0)
+        attempt = stepwire.current_attempt()
+        return [USER.get(), attempt.path if attempt else ""]
+
+    async def in_tasks(ctx: stepwire.Context) -> list[str]:
+        USER.set("flow")
+        return await ctx.step.run("hidden", lambda: read())
+
+    def in_threads(ctx: stepwire.ContextSync) -> list[str]:
+        USER.set("flow")
+        return ctx.step.run("hidden", lambda: read())  # type: ignore[return-value]
+
+    assert flow_run(in_tasks if is_async else in_threads).output == ["flow", "hidden"]
 
 
 def test_current_attempt() -> None:

@@ -11,8 +11,9 @@ import stepwire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from stepwire import ParallelMode, testing
+from stepwire.protocol.failure import ErrorCode
 from stepwire.testing import TestRun
-from stepwire_engine.core.entries import Planned
+from stepwire_engine.core.entries import Planned, RunState
 from tests.sdk.programs import Interpreter, Program, expected, paths_of, random_program
 
 PROGRAMS = 200
@@ -93,10 +94,10 @@ def test_sync_flows_agree(seed: int) -> None:
 
 
 branch_programs = st.recursive(
-    st.lists(st.one_of(st.tuples(st.just("step"), st.sampled_from("abc")), st.tuples(st.just("wait"), st.integers(0, 3))), max_size=5),
+    st.lists(st.one_of(st.tuples(st.sampled_from(["step", "task"]), st.sampled_from("abc")), st.tuples(st.just("wait"), st.integers(0, 3))), max_size=5),
     lambda inner: st.lists(
         st.one_of(
-            st.tuples(st.just("step"), st.sampled_from("abc")),
+            st.tuples(st.sampled_from(["step", "task"]), st.sampled_from("abc")),
             st.tuples(st.just("group"), st.lists(inner, max_size=4)),
         ),
         max_size=4,
@@ -171,3 +172,21 @@ def test_decision_from_the_order_of_releases(replay: bool) -> None:
         assert run.succeeded
         assert [s.path for s in run.record.steps][-2:] == [f"winner {run.output[0]}", f"order {''.join(run.output)}"]
         assert run.output == [path.rpartition("/")[2] for path in run.order[:6]]
+
+
+def test_program_that_breaks_the_rule() -> None:
+    """What depends on anything but releases is found by replay, with both paths (P12)."""
+    host = stepwire.Host("programs")
+    entered: list[int] = []
+
+    @host.flow
+    async def flow(ctx: stepwire.Context) -> None:
+        entered.append(1)
+        await ctx.step.run("first", lambda: 1)
+        await ctx.step.run(f"entry {len(entered)}", lambda: 1)
+        await ctx.step.run("last", lambda: 1)
+
+    run = testing.run(host, flow, replay=True)
+    assert run.record.state is RunState.PAUSED
+    assert run.failure is not None and run.failure.code is ErrorCode.NON_DETERMINISTIC_FLOW
+    assert run.failure.message == "expected step 'entry 2' (run), received step 'entry 3' (run)"

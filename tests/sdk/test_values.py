@@ -63,7 +63,9 @@ VALUES: list[tuple[Any, Any]] = [
 
 @REPLAY
 @ASYNC
-@pytest.mark.parametrize(("annotation", "value"), VALUES, ids=lambda v: getattr(v, "__name__", None) or type(v).__name__)
+@pytest.mark.parametrize(
+    ("annotation", "value"), VALUES, ids=lambda v: getattr(v, "__name__", None) or type(v).__name__
+)
 def test_round_trip(annotation: Any, value: Any, is_async: bool, replay: bool) -> None:
     """Flow input, input and output of a registered step, output of a closure, output of the flow."""
     host = stepwire.Host("values")
@@ -135,6 +137,34 @@ def test_values_are_not_aliased(is_async: bool, replay: bool) -> None:
     run = testing.run(host, host.flow(in_tasks if is_async else in_threads), replay=replay)
     assert run.output == [[1, "flow"], [1], [1, "step"]]
     assert kept == [1]
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        ((1, 2), [1, 2]),
+        ({7}, [7]),
+        (Line("tea", Decimal("3.50")), {"article": "tea", "price": "3.50", "tags": []}),
+        (date(2026, 1, 2), "2026-01-02"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (b"a", "YQ=="),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_without_an_annotation_values_are_plain_json(value: Any, plain: Any) -> None:
+    """The same live and replayed: the live value is decoded from the stored bytes, too."""
+    seen: list[Any] = []
+    host = stepwire.Host("values")
+
+    @host.flow
+    async def flow(ctx: stepwire.Context) -> None:
+        seen.append(await ctx.step.run("plain", lambda: value))
+        await ctx.step.run("next", lambda: 1)
+
+    for replay in (False, True):
+        seen.clear()
+        assert testing.run(host, flow, replay=replay).succeeded
+        assert seen == [plain] * len(seen) and seen
 
 
 # ---- inputs

@@ -135,9 +135,7 @@ class Host:
         return [e for s in self.take() for e in s.executes]
 
     def releases(self) -> list[Release]:
-        return [
-            e for s in self.take() if s.advance is not None for e in s.advance.entries if isinstance(e, Release)
-        ]
+        return [e for s in self.take() if s.advance is not None for e in s.advance.entries if isinstance(e, Release)]
 
     @property
     def acked(self) -> int:
@@ -173,9 +171,7 @@ class Host:
     def ok(self, path: str, run_id: str = "r", data: bytes = b"1", attempt: int = 1) -> Result:
         return self._result(run_id, path, attempt, Payload(data), None)
 
-    def failed(
-        self, path: str, run_id: str = "r", attempt: int = 1, code: ErrorCode = ErrorCode.USER_ERROR
-    ) -> Result:
+    def failed(self, path: str, run_id: str = "r", attempt: int = 1, code: ErrorCode = ErrorCode.USER_ERROR) -> Result:
         return self._result(run_id, path, attempt, None, Failure(code, "ValueError", "no"))
 
     def _result(self, run_id: str, path: str, attempt: int, output: Payload | None, failure: Failure | None) -> Result:

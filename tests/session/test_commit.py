@@ -12,11 +12,10 @@ from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BranchEnded,
     BranchOutcome,
-    Fence,
-    GroupEnded,
-    ParallelMode,
-    GroupOpened,
     FailPolicy,
+    GroupEnded,
+    GroupOpened,
+    ParallelMode,
     RetryPolicy,
     StepPlanned,
     Verdict,
@@ -385,8 +384,7 @@ def test_a_step_is_not_given_to_another_host_before_its_plan_is_committed() -> N
     desk, host = running("a")
     other = desk.host("other", flows=())
     desk.held = True
-    fence, released, planned = host.seqs["r"]
-    assert host.session.start("r", "t", fence, desk.mono)
+    assert host.session.start("r", "t", host.seqs["r"][0], desk.mono)
     host.plan(task("t", started=True))
     host.session.say_goodbye("stop")
     desk.settle()
@@ -405,7 +403,3 @@ def test_a_retry_waits_for_its_time_whatever_else_happens() -> None:
     assert host.executes() == []
     desk.pass_time(1.0)
     assert [(e.path, e.attempt) for e in host.executes()] == [("a", 2)]
-
-
-def _fence(host: Host) -> Fence:
-    return host.seqs["r"][0]

@@ -37,7 +37,6 @@ def test_histories_with_every_fault_reach_every_rare_branch() -> None:
         "evict",
         "resume",
         "resume with an unacked plan or result",
-        "held output gone",
     }
     assert rare - set(reached) == set(), f"never reached: {rare - set(reached)}"
 

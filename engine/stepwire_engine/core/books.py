@@ -47,14 +47,26 @@ class Reply(msgspec.Struct, frozen=True):
     """The idempotency key belongs to this finished run; the shell compares and answers."""
 
 
+_TIMERS_SWEPT_MIN = 1024
+
+
 class Timers:
-    """Due times of retries and attempt timeouts on the monotonic clock, in seconds."""
+    """Due times of retries and attempt timeouts on the monotonic clock, in seconds.
+
+    Nobody disarms a timer. Those whose attempt is over are dropped when they would be half of all, so that
+    ended runs do not stay in memory until the timeouts of their steps.
+    """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Step | Lease]] = []
         self._count = 0
+        self._sweep_at = _TIMERS_SWEPT_MIN
 
     def arm(self, due: float, what: Step | Lease) -> None:
+        if len(self._heap) >= self._sweep_at:
+            self._heap = [timer for timer in self._heap if _awaited(timer[2])]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(_TIMERS_SWEPT_MIN, 2 * len(self._heap))
         self._count += 1
         heapq.heappush(self._heap, (due, self._count, what))
 
@@ -67,6 +79,12 @@ class Timers:
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[2])
         return due
+
+
+def _awaited(what: Step | Lease) -> bool:
+    if isinstance(what, Lease):
+        return what.step.lease is what
+    return not (what.state.final or what.run.broken or what.run.state.terminal)
 
 
 class Books:

@@ -31,6 +31,8 @@ class Dispatcher:
         """The run needs a host for its body."""
         if run.body is not None or run.body_wanted or run.uncertain or run.broken or not _runnable(run):
             return
+        if run.plan_row > run.committed_seq:
+            return  # A snapshot needs the plans of the body before; their commit asks again.
         run.body_wanted = True
         self._bodies.setdefault(run.flow, deque()).append(run)
         self.pump_bodies(run.flow)
@@ -73,7 +75,9 @@ class Dispatcher:
         body.ready = True
         if missed:
             body.last_release = _last_release(missed)
-            self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, tuple(missed)))
+            self._advance(
+                run, self._books.sessions[body.session_id], Advance(body.fence, tuple(missed), None, body.hold)
+            )
         self.enqueue_closures(run)
 
     def release(self, run: Run, released: Released) -> None:
@@ -96,9 +100,8 @@ class Dispatcher:
             else:
                 outcomes.append(StepOutcome(path, ended.output))
         body.last_release = released.release_seq
-        body.hold = False
         release = Release(released.release_seq, released.at_ms, tuple(outcomes))
-        self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, (release,)))
+        self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, (release,), None, body.hold))
 
     def _advance(self, run: Run, session: Session, advance: Advance) -> None:
         run.stats.advances += 1
@@ -109,13 +112,19 @@ class Dispatcher:
     # ---- steps
 
     def enqueue(self, step: Step) -> None:
-        """A step is ready for an attempt."""
+        """Whatever stood in the way of this step's next attempt is gone; what is not due yet gets its timer."""
         run = step.run
         if step.queued or step.lease is not None or step.state.final or run.broken or step.uncertain:
             return
         if run.state is not RunState.RUNNING:
             return
-        if step.kind is StepKind.TASK:
+        if step.row > run.committed_seq:
+            turn = self._books.last_commit[run.number].turn
+            assert turn is not None
+            turn.planned.append(step)
+        elif not self._due(step):
+            self._arm(step)
+        elif step.kind is StepKind.TASK:
             step.queued = True
             self._tasks.setdefault(step.name, deque()).append(step)
             self.pump_tasks(step.name)
@@ -128,17 +137,19 @@ class Dispatcher:
     def enqueue_closures(self, run: Run) -> None:
         """The run's body is live: its open closures can be executed."""
         for step in run.open_steps():
-            if step.kind is StepKind.RUN and self._due(step):
+            if step.kind is StepKind.RUN:
                 self.enqueue(step)
 
     def enqueue_open(self, run: Run) -> None:
-        """Everything open and due of this run; what is not due gets its timer."""
+        """Everything open of this run."""
         for step in run.open_steps():
-            if self._due(step):
-                self.enqueue(step)
-            else:
-                assert step.retry_at_ms is not None
-                self._books.timers.arm(self._books.due_mono(step.retry_at_ms), step)
+            self.enqueue(step)
+
+    def _arm(self, step: Step) -> None:
+        assert step.retry_at_ms is not None
+        if step.timer_ms != step.retry_at_ms:
+            step.timer_ms = step.retry_at_ms
+            self._books.timers.arm(self._books.due_mono(step.retry_at_ms), step)
 
     def _due(self, step: Step) -> bool:
         return (
@@ -205,9 +216,9 @@ class Dispatcher:
     def cancel(self, lease: Lease, reason: CancelReason) -> None:
         """Tell the host to stop an attempt. It stays leased until its result arrives, so its slot stays used."""
         session = self._books.sessions.get(lease.session_id)
-        if session is None or lease.cancelled:
+        if session is None or lease.cancelled is not None:
             return
-        lease.cancelled = True
+        lease.cancelled = reason
         self._books.counters.cancels_sent[reason.name.lower()] += 1
         session.cancel(lease.step.run.run_id, Cancel(lease.step.path, lease.fence, reason))
         self._books.speak(session)
@@ -224,10 +235,11 @@ def _last_release(entries: list[Plan | Release]) -> int:
 
 def _still_ready(step: Step) -> bool:
     """Whether a queued step still needs its attempt; if not, it is in no queue any more."""
-    if step.state.final or step.lease is not None or step.run.broken or step.run.state is not RunState.RUNNING:
-        step.queued = False
-        return False
-    return True
+    run = step.run
+    if step.queued and not step.state.final and step.lease is None and not run.broken and run.state is RunState.RUNNING:
+        return True
+    step.queued = False
+    return False
 
 
 def _runnable(run: Run) -> bool:

@@ -100,8 +100,7 @@ class EngineCore:
             for step in run.open_steps():
                 # A retry that is not due yet was not dispatched by anybody.
                 step.uncertain = step.retry_at_ms is None or step.retry_at_ms <= now.unix_ms
-                if not step.uncertain:
-                    self._books.timers.arm(self._books.due_mono(step.retry_at_ms or 0), step)
+                self._dispatcher.enqueue(step)
         self._liveness.await_instances(instances, now.mono)
         self._liveness.end_adoption()
 
@@ -122,7 +121,7 @@ class EngineCore:
         refused = _refusal(hello)
         if refused is not None:
             return refused
-        session = next((s for s in self._books.sessions.values() if s.instance_id == hello.instance_id), None)
+        session = self._books.sessions.get(hello.instance_id)
         if session is None:
             session = Session(hello.instance_id, hello, now.mono)
             self._books.sessions[session.id] = session
@@ -217,7 +216,6 @@ class EngineCore:
         turn = Turn(run, now.unix_ms)
         machine.create(turn, RunCreated(run_id, flow, payload, seed, now.unix_ms, key))
         self._add(run)
-        self._books.counters.runs_started[flow] += 1
         commit = self._commit(turn, None)
         assert commit is not None
         commit.replies.append(Reply(token, run_id))
@@ -255,6 +253,7 @@ class EngineCore:
             self._lose(session, "silence" if session.connected else "stream_end")
         for due in self._books.timers.pop_due(now.mono):
             if isinstance(due, Step):
+                due.timer_ms = None
                 self._dispatcher.enqueue(due)
             elif due.step.lease is due:
                 self._dispatcher.cancel(due, CancelReason.TIMEOUT)
@@ -335,6 +334,8 @@ class EngineCore:
             run = commit.turn.run
             run.committed_seq += 1
             run.in_flight -= 1
+            if run.committed_seq == 1:
+                self._books.counters.runs_started[run.flow] += 1
             if not run.in_flight:
                 self._books.last_commit.pop(run.number, None)
             self._books.changed.add(run.run_id)
@@ -355,6 +356,10 @@ class EngineCore:
             session, stream = commit.welcome
             if session.stream == stream:
                 self._fault(session, code, message)
+        for ticket in commit.tickets:
+            # Whoever brought this must bring it again, also a host that holds nothing of the run any more.
+            if ticket.ledger is ticket.session.acks:
+                self._fault(ticket.session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
         if commit.turn is None:
             return
         run = commit.turn.run
@@ -416,6 +421,8 @@ class EngineCore:
         run = turn.run
         if run.broken:
             return
+        if turn.accepted and run.body is not None:
+            run.body.hold = False
         for lease, reason in turn.cancelled:
             self._dispatcher.cancel(lease, reason)
         if turn.ended is not None:
@@ -426,8 +433,7 @@ class EngineCore:
         for step in turn.planned:
             self._dispatcher.enqueue(step)
         for step in turn.retries:
-            if step.retry_at_ms is not None:
-                self._books.timers.arm(self._books.due_mono(step.retry_at_ms), step)
+            self._dispatcher.enqueue(step)
         if turn.paused:
             self._evict(run)
         elif run.body is None:
@@ -473,6 +479,9 @@ class EngineCore:
         if run.broken:
             self._books.broken.pop(run.run_id, None)
             fresh = rebuild(run.number, rows)
+            self._books.changed.add(fresh.run_id)
+            if fresh.state.terminal:
+                return
             self._add(fresh)
             self._dispatcher.want_body(fresh)
             self._dispatcher.enqueue_open(fresh)

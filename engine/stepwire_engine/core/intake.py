@@ -24,7 +24,7 @@ from stepwire_engine.core.books import Books
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.machine import Turn
-from stepwire_engine.core.model import Lease, Run, Step
+from stepwire_engine.core.model import Lease, Run
 from stepwire_engine.core.sessions import Session
 
 
@@ -43,7 +43,7 @@ class Intake:
         for result in section.results:
             self._result(turn, session, result)
         for reject in section.rejects:
-            self._reject(session, run, reject)
+            self._reject(turn, session, reject)
         if section.need_snapshot is not None:
             self._need_snapshot(session, run, section.need_snapshot)
         if section.body_failed is not None:
@@ -120,25 +120,25 @@ class Intake:
     def _result(self, turn: Turn, session: Session, result: Result) -> None:
         run = turn.run
         step = run.steps.get(result.path)
-        self._release_lease(session, run.run_id, result.path, result.fence)
+        lease = self._release_lease(session, run.run_id, result.path, result.fence)
         if step is None or step.state.final:
             self._books.counters.repeated_results += 1
             return
         if result.attempt != step.attempt or (step.fence is not None and result.fence < step.fence):
             self._books.counters.stale_results += 1
+            turn.planned.append(step)  # If this was the last that stood in the way of its next attempt.
             return
         failure = result.failure
         if failure is not None and failure.code is ErrorCode.CANCELLED and not run.state.terminal:
             # The host stopped it at our request (lease lost, drain); that is no outcome of the step.
-            self._dispatcher_later(turn, step)
+            turn.planned.append(step)
             return
         if step.lease is not None:
             # An older holder may not be heard once a newer one exists, so this is the same or a newer one.
             holder = self._books.sessions.get(step.lease.session_id)
             if holder is not None and holder is not session:
                 turn.cancelled.append((step.lease, CancelReason.LEASE_LOST))
-        body = run.body
-        step.produced_by = body.fence if body is not None and body.session_id == session.id and body.ready else None
+        step.produced_by = lease.beside if lease is not None else None
         machine.accept_result(turn, step, result, session.service, self._books.config)
         outcome = "ok" if failure is None else failure.code.slug
         kind = step.kind.name.lower()
@@ -148,19 +148,19 @@ class Intake:
         else:
             self._books.counters.retries[run.flow] += 1
 
-    def _dispatcher_later(self, turn: Turn, step: Step) -> None:
-        if step not in turn.planned:
-            turn.planned.append(step)
-
-    def _release_lease(self, session: Session, run_id: str, path: str, fence: Fence) -> None:
+    def _release_lease(self, session: Session, run_id: str, path: str, fence: Fence) -> Lease | None:
+        """Free the slot of an attempt that ended. Returns the lease under which it was executed, if it is known."""
         session.saturated = False
         lease = session.leases.get((run_id, path))
-        if lease is not None and lease.fence <= fence:
-            session.drop(lease)
+        if lease is None or lease.fence > fence:
+            return None
+        session.drop(lease)
+        return lease
 
     # ---- the rest
 
-    def _reject(self, session: Session, run: Run, reject: Reject) -> None:
+    def _reject(self, turn: Turn, session: Session, reject: Reject) -> None:
+        run = turn.run
         self._books.counters.rejects += 1
         lease = session.leases.get((run.run_id, reject.path))
         if lease is None or lease.fence != reject.fence:
@@ -178,7 +178,7 @@ class Intake:
                 if body is not None and body.session_id == session.id and body.fence < reject.fence:
                     session.drop_body(run)
                     self._dispatcher.want_body(run)
-        self._dispatcher.enqueue(lease.step)
+        turn.planned.append(lease.step)
 
     def _need_snapshot(self, session: Session, run: Run, fence: Fence) -> None:
         body = run.body

@@ -77,6 +77,8 @@ class Liveness:
             if offered.fence < lease.fence:
                 # The Execute that raised the right never arrived; the host runs the attempt under its old one.
                 lease.fence = lease.step.fence = offered.fence
+            if lease.cancelled is not None:
+                session.cancel(offered.run_id, Cancel(offered.path, lease.fence, lease.cancelled))
         held = {b.run_id for b in state.bodies}
         for run in list(session.bodies.values()):
             if run.run_id not in held:
@@ -171,11 +173,11 @@ class Liveness:
         lost: list[Session] = []
         for session in self._books.sessions.values():
             if stall > config.stall_forgiven:
-                session.heard += stall
+                session.heard = min(now, session.heard + stall)
                 if session.lost_at is not None:
-                    session.lost_at += stall
+                    session.lost_at = min(now, session.lost_at + stall)
             if session.connected and now - session.heard > config.silence_timeout:
-                session.lost_at = session.lost_at or now
+                session.lost_at = now if session.lost_at is None else session.lost_at
             elif session.connected:
                 session.lost_at = None
             if session.lost_at is not None and now - session.lost_at > config.reconnect_grace:
@@ -205,10 +207,14 @@ class Liveness:
         turns: dict[int, Turn] = {}
         graceful = cause == "goodbye"
         requeue: list[Lease] = []
+        for step in session.closures:
+            step.queued = False
+        session.closures.clear()
         for lease in list(session.leases.values()):
+            current = lease.step.lease is lease
             session.drop(lease)
             run = lease.step.run
-            if lease.step.state.final or run.broken or run.run_id not in books.runs:
+            if not current or lease.step.state.final or run.broken or run.state.terminal:
                 continue
             if graceful or run.state is RunState.PAUSED:
                 requeue.append(lease)
@@ -223,9 +229,6 @@ class Liveness:
                 machine.lose_body(turn, books.config)
             else:
                 self._dispatcher.want_body(run)
-        for step in session.closures:
-            step.queued = False
-        session.closures.clear()
         for lease in requeue:
             self._dispatcher.enqueue(lease.step)
         books.commits.append(Commit(Unit(books.claim_epoch, sessions_gone=(session.instance_id,))))

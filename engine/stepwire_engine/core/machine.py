@@ -38,6 +38,7 @@ class Turn:
 
     Attributes:
         planned: Steps that became dispatchable and that no host has started.
+        accepted: It has a plan of the live body.
         retries: Steps that will be due at their `retry_at_ms`.
         cancelled: Attempts that are no longer wanted, and why.
         released: The release to hand to the body.
@@ -45,6 +46,7 @@ class Turn:
     """
 
     __slots__ = (
+        "accepted",
         "cancelled",
         "ended",
         "entries",
@@ -61,6 +63,7 @@ class Turn:
         self.run = run
         self.unix_ms = unix_ms
         self.entries: list[Entry] = []
+        self.accepted = False
         self.planned: list[Step] = []
         self.retries: list[Step] = []
         self.cancelled: list[tuple[Lease, CancelReason]] = []
@@ -87,6 +90,7 @@ def accept_plan(turn: Turn, plan: Plan, host: str) -> None:
     """Journal a checked plan (`plan_check.refusal` said None) and find out what it makes possible."""
     run = turn.run
     turn.emit(Planned(plan, turn.unix_ms, host))
+    turn.accepted = True
     for planned in plan.steps:
         if not planned.started:
             turn.planned.append(run.steps[planned.path])

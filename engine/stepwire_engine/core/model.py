@@ -30,9 +30,16 @@ class StepState(enum.IntEnum):
 
 
 class Lease:
-    """A session's right to one attempt; `frame` is the engine frame that carried the Execute, 0 if none did."""
+    """A session's right to one attempt.
 
-    __slots__ = ("attempt", "cancelled", "fence", "frame", "session_id", "since", "step")
+    Attributes:
+        frame: The engine frame that carried its Execute, or its Cancel if the host began it by itself; 0: none did.
+            A Report that answers a later frame and does not list the attempt says that the host does not have it.
+        cancelled: Why the host was told to stop it; None: it was not.
+        beside: The live body that the same host had before it got this attempt; it keeps the output for it.
+    """
+
+    __slots__ = ("attempt", "beside", "cancelled", "fence", "frame", "session_id", "since", "step")
 
     def __init__(self, step: Step, session_id: str, fence: Fence, since: float) -> None:
         self.step = step
@@ -41,11 +48,18 @@ class Lease:
         self.fence = fence
         self.since = since
         self.frame = 0
-        self.cancelled = False
+        self.cancelled: CancelReason | None = None
+        self.beside: Fence | None = None
 
 
 class Step:
-    """A planned step. `outcome` is kept only until its release was performed."""
+    """A planned step.
+
+    Attributes:
+        outcome: Kept only until its release was performed.
+        row: The journal row that planned it; nobody may execute it before that is committed.
+        timer_ms: The `retry_at_ms` for which a timer is armed.
+    """
 
     __slots__ = (
         "attempt",
@@ -64,10 +78,12 @@ class Step:
         "released",
         "retry",
         "retry_at_ms",
+        "row",
         "run",
         "scope",
         "state",
         "timeout",
+        "timer_ms",
         "uncertain",
     )
 
@@ -94,6 +110,8 @@ class Step:
         self.queued = False
         self.produced_by: Fence | None = None
         self.uncertain = False
+        self.row = run.seq + 1
+        self.timer_ms: int | None = None
 
 
 class Scope:
@@ -139,10 +157,10 @@ class Body:
         fence: Its right to plan.
         ready: False while its snapshot is being read; nothing else is sent for it until then.
         last_release: Last release sent with or after the snapshot.
-        hold: What the last Advance said.
+        hold: It starts no closure by itself until a plan of it is committed.
     """
 
-    __slots__ = ("fence", "frame", "hold", "last_release", "ready", "session_id")
+    __slots__ = ("fence", "hold", "last_release", "ready", "session_id")
 
     def __init__(self, session_id: str, fence: Fence) -> None:
         self.session_id = session_id
@@ -150,7 +168,6 @@ class Body:
         self.ready = False
         self.last_release = 0
         self.hold = False
-        self.frame = 0
 
 
 class Run:
@@ -177,6 +194,7 @@ class Run:
         self.recorded: RunState | None = None
         self.seq = 0
         self.committed_seq = 0
+        self.plan_row = 0
         self.in_flight = 0
         self.broken = False
         self.uncertain = False

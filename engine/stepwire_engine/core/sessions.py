@@ -221,6 +221,10 @@ class Session:
                 lease = self.leases.get((section.run_id, execute.path))
                 if lease is not None:
                     lease.frame = self._number
+            for cancel in section.cancels:
+                lease = self.leases.get((section.run_id, cancel.path))
+                if lease is not None and not lease.frame:
+                    lease.frame = self._number
         if self.open:
             self._sections = {}
         self._acked_sent = acked
@@ -232,6 +236,9 @@ class Session:
     def hold(self, lease: Lease) -> None:
         """Note that the host has this attempt."""
         self.leases[lease.step.run.run_id, lease.step.path] = lease
+        body = lease.step.run.body
+        if body is not None and body.ready and body.session_id == self.id:
+            lease.beside = body.fence
         lease.step.lease = lease
         lease.step.fence = lease.fence
         lease.step.uncertain = False

@@ -9,6 +9,7 @@ engine. This module does not know how user code runs; `_runtime` drives it.
 from __future__ import annotations
 
 import enum
+import heapq
 from collections import deque
 from collections.abc import Iterable
 
@@ -73,6 +74,7 @@ class BodyJournal:
         self._recorded: dict[_Key, tuple[Decision, int]] = {}
         self._unmade: dict[_Key, tuple[Decision, int]] = {}
         self._unmade_until: dict[int, int] = {}
+        self._intervals: list[int] = []
         self._releases: deque[Release] = deque()
         self._replay_until = 0
         self._new: list[tuple[int, Kind, Decision]] = []
@@ -96,6 +98,8 @@ class BodyJournal:
         for kind, path, decision in _decisions(plan):
             self._recorded[kind, path] = decision, interval
             self._unmade[kind, path] = decision, interval
+            if interval not in self._unmade_until:
+                heapq.heappush(self._intervals, interval)
             self._unmade_until[interval] = self._unmade_until.get(interval, 0) + 1
 
     def add_release(self, release: Release) -> bool:
@@ -158,11 +162,17 @@ class BodyJournal:
         """The next release that may be handed to user code now, or None."""
         if not self._releases:
             return None
-        if self._unmade_until and min(self._unmade_until) <= self.delivered:
+        if self._decision_due():
             return None
         release = self._releases.popleft()
         self.delivered = release.release_seq
         return release
+
+    def _decision_due(self) -> bool:
+        """Whether a recorded decision of the releases delivered so far is missing."""
+        while self._intervals and self._intervals[0] not in self._unmade_until:
+            heapq.heappop(self._intervals)
+        return bool(self._intervals) and self._intervals[0] <= self.delivered
 
     @property
     def undelivered(self) -> int:
@@ -174,7 +184,7 @@ class BodyJournal:
         The caller vouches for that. Recorded decisions of concurrent lines prove nothing: such a line
         may still be on its way.
         """
-        if self.caught_up or not self.complete:
+        if not self.complete or not self._decision_due():
             return None
         for (kind, path), (decision, interval) in self._unmade.items():
             if interval <= self.delivered:

@@ -11,7 +11,7 @@ import heapq
 import inspect
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any
 
 from stepwire._runtime.scope import ATTEMPT, SCOPE, AttemptInfo
@@ -151,19 +151,17 @@ class Attempts:
             return
         if inspect.isawaitable(value):
             # A lambda or partial around a coroutine function: it shows only now that it is async.
-            self._loop.call_soon_threadsafe(self._continue_async, running, value)
+            self._loop.call_soon_threadsafe(self._continue_async, running, value, copy_context())
             return
         self._returned(running, value)
 
-    def _continue_async(self, running: RunningAttempt, awaitable: Any) -> None:
+    def _continue_async(self, running: RunningAttempt, awaitable: Any, context: Context) -> None:
         async def fn() -> Any:
             return await awaitable
 
         running.call = StepCall(
             running.call.kind, fn, (), {}, running.call.returns, running.call.codec, running.call.retries, True
         )
-        context = Context()
-        context.run(ATTEMPT.set, running.info)
         running.task = self._loop.create_task(self._run_async(running), context=context)
         if running.stop is not None:
             running.task.cancel()

@@ -243,9 +243,14 @@ class HostRuntime:
         self._schedule()
 
     def body_gone(self, body: LiveBody) -> None:
-        """Something of the live copy is missing; the engine sends a snapshot."""
-        self._port.give_back(body.run_id, body.journal.fence)
-        self._drop(body)
+        """Something of the live copy is missing; the engine sends a snapshot.
+
+        What the body decided before still counts: its steps may have been started already.
+        """
+        self._submit_plans(body)
+        if not body.over:
+            self._port.give_back(body.run_id, body.journal.fence)
+            self._drop(body)
         self._schedule()
 
     def throw_away(self, run_id: str) -> None:

@@ -72,7 +72,9 @@ class GroupRun:
             made.add_done_callback(lambda done: self._line_done(index, done))
         elif inspect.isawaitable(made):
             self.body.lines_running += 1
-            task = self.body.loop.create_task(_drive(made), context=context)
+            # Not wrapped if it need not be: a wrapper that is cancelled before it began would never await it.
+            code = made if inspect.iscoroutine(made) else _drive(made)
+            task = self.body.loop.create_task(code, context=context)
             scope.line = task
             self._tasks[index] = task
             task.add_done_callback(lambda done: self._line_done(index, done))

@@ -65,6 +65,7 @@ class GrpcLink:
         self._bell = threading.Condition()
         self._rung = False
         self._stopping = threading.Event()
+        self._leaving = False
         self._stream = 0
         self._thread = threading.Thread(target=self._run, name="stepwire-session", daemon=True)
         self._call: Any = None
@@ -73,6 +74,10 @@ class GrpcLink:
 
     def start(self) -> None:
         self._thread.start()
+
+    def leave(self) -> None:
+        """The next end of the stream is the last: Goodbye is about to be said."""
+        self._leaving = True
 
     def stop(self, timeout: float) -> None:
         """End the stream and the thread; what was queued before is sent first."""
@@ -95,7 +100,7 @@ class GrpcLink:
         began = time.monotonic()
         while not self._stopping.is_set():
             alive = self._one_stream()
-            if self._stopping.is_set() or self.refused.is_set():
+            if self._stopping.is_set() or self._leaving or self.refused.is_set():
                 return
             now = time.monotonic()
             if alive:

@@ -102,6 +102,10 @@ class RunCalls:
         self._pid = 0
         self._closed = False
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def start(self, flow: str, payload: Payload, id: str) -> Pending[tuple[str, bool]]:
         """(run_id, existing)."""
         request = pb.StartRequest(flow=flow, id=id)

@@ -106,7 +106,7 @@ class RunWatch:
 
     def _judge(self, error: grpc.RpcError) -> None:
         """Pause and return if another stream may work; raise otherwise."""
-        if self._cancelled.is_set():
+        if self._cancelled.is_set() or self._calls.closed:
             return
         code, status = code_of(error), error.code()
         if code is None and status is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -306,8 +306,10 @@ class HostSession:
         self._durable = True
 
     def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
-        """Give an attempt back that was never begun."""
-        self._attempts.pop((run_id, execute.path), None)
+        """Give an attempt back that was never begun, under the right it has now."""
+        attempt = self._attempts.pop((run_id, execute.path), None)
+        if attempt is not None and attempt.fence != execute.fence:
+            execute = msgspec.structs.replace(execute, fence=attempt.fence)
         self._reject(run_id, execute, reason)
 
     def _reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
