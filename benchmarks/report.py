@@ -58,6 +58,8 @@ def _details(outcome: Outcome) -> Iterator[str]:
             f"  {step:.2f} ms per step = {ratio:.2f} x "
             f"(raw stream round trip {trip:.2f} ms + raw commit {commit:.2f} ms), interleaved"
         )
+        if any((one.floor_ratio or 0) < 1 for one in ones):
+            yield "  this ratio is void: in a repetition the floor was above the step, so other work kept the disk busy"
     flushes = sum(one.flushes or 0 for one in ones)
     yield f"  {sum(one.commits for one in ones)} commits while measured; the disk completed {flushes} cache flushes"
     yield (

@@ -118,7 +118,12 @@ METRICS: tuple[Definition, ...] = (
     Definition("body_entries_total", _C, "Snapshots sent, each of which enters a flow body anew."),
     Definition("rejects_total", _C, "Executes that a host refused."),
     Definition("sessions_connected", _G, "Hosts connected.", {"service": Open.SERVICE}),
-    Definition("session_slots", _G, "Slots of connected hosts, as the engine sees them.", {"service": Open.SERVICE, "state": ("busy", "free")}),
+    Definition(
+        "session_slots",
+        _G,
+        "Slots of connected hosts, as the engine sees them.",
+        {"service": Open.SERVICE, "state": ("busy", "free")},
+    ),
     Definition("sessions_resumed_total", _C, "Sessions that came back with what they held."),
     Definition("bodies_adopted_total", _C, "Live bodies kept over a resume."),
     Definition("attempts_adopted_total", _C, "Attempts in progress kept over a resume."),

@@ -170,7 +170,7 @@ class Environment:
         """Connect one more host and wait until the engine knows it."""
         local = self._hosts[host.name] = _LocalHost(self, host)
         local.link.start()
-        while not local.port.session.connected:
+        while not local.port.session.connected:  # noqa: ASYNC110 - the link is callbacks of this loop; nothing tells
             await asyncio.sleep(0)
 
     async def start(self, flow: FlowFunction[..., Any], *args: Any, id: str = "") -> str:
@@ -267,9 +267,10 @@ class Environment:
         if not await self.engine.advance_to_next_timer() and self._idle() and not self._settled(run_id):
             view = await self.engine.driver.runs.view(run_id, include_steps=True)
             open_steps = [f"{s.path} ({s.state.name.lower()})" for s in view.steps if s.ended_at_ms is None]
+            reason = view.reason.name.lower() if view.reason else "unknown"
             raise Stuck(
                 f"run {run_id} is {view.state.name} and nothing can move it",
-                why=f"open steps: {', '.join(open_steps) or 'none'}; reason {view.reason.name.lower() if view.reason else 'unknown'}",
+                why=f"open steps: {', '.join(open_steps) or 'none'}; reason {reason}",
                 hint="does a host of this environment serve the flow and every registered step?",
             )
 

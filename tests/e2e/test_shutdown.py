@@ -13,6 +13,7 @@ from tests.e2e.processes import Engine, Process, Stage, wait_for
 DRAIN_SECONDS = 1.0
 SLACK_SECONDS = 1.5
 TICKS = range(3, 8)
+RESTARTS = 12
 
 
 def seconds_to_end(process: Process) -> tuple[int, float]:
@@ -133,6 +134,17 @@ def test_a_step_that_ends_while_its_host_begins_to_drain(stage: Stage) -> None:
         again[ticks] = stage.ledger.count("before", run.run_id)["leave"] - 1
         assert following.terminate() == 0
     assert not any(again.values()), f"ticks and re-executions: {again}"
+
+
+@pytest.mark.timeout(90)
+def test_a_host_comes_back_after_every_restart(stage: Stage) -> None:
+    """It dials at once when its stream ends, hence often an engine that is just ending."""
+    engine = stage.engine()
+    stage.host(engine, "stays")
+    for restart in range(RESTARTS):
+        assert engine.running.terminate() == 0
+        process = engine.start().running
+        wait_for(lambda p=process: "host stays connected" in p.said, f"the host after restart {restart + 1}", 10)
 
 
 def test_a_host_that_leaves_an_idle_engine(stage: Stage) -> None:

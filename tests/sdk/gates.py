@@ -67,6 +67,9 @@ class Gates:
         self.passed.append(name)
         return name if value is None else value
 
+    async def until_passed(self, name: str) -> None:
+        await until(f"pass {name!r}", lambda: name in self.passed)
+
     async def until_reached(self, *names: str) -> None:
         await until(f"reach {names}", lambda: all(name in self.reached for name in names))
 
@@ -79,5 +82,5 @@ def recorded(env: Environment, run_id: str) -> list[str]:
 
 async def until_recorded(env: Environment, run_id: str, gates: Gates, name: str) -> None:
     """Until the outcome of the step behind gate `name` is committed."""
-    await until(f"{name!r} ends", lambda: name in gates.passed)
+    await gates.until_passed(name)
     await until(f"{name!r} is recorded", lambda: name in recorded(env, run_id))

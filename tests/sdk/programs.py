@@ -10,6 +10,7 @@ A program is a list of operations:
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections import Counter
 from typing import Any
@@ -107,7 +108,9 @@ class Interpreter:
                         await self._outside(turns)
                     case ("group", members):
                         path = occurrences.next_path("parallel")
-                        branches = [lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)]
+                        branches = [
+                            functools.partial(run, b, paths.branch_path(path, i)) for i, b in enumerate(members)
+                        ]
                         values.append(list(await ctx.group.parallel(branches, parallel_mode=self.mode)))
             return values
 
@@ -134,7 +137,9 @@ class Interpreter:
                         values.append(ctx.step.run(name, fn, occurrences.next_path(name)))
                     case ("group", members):
                         path = occurrences.next_path("parallel")
-                        branches = [lambda b=b, i=i: run(b, paths.branch_path(path, i)) for i, b in enumerate(members)]
+                        branches = [
+                            functools.partial(run, b, paths.branch_path(path, i)) for i, b in enumerate(members)
+                        ]
                         values.append(list(ctx.group.parallel(branches, parallel_mode=self.mode)))
             return values
 

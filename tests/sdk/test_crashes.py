@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 import stepwire
 from stepwire import ParallelMode, testing
 from stepwire.testing import Environment

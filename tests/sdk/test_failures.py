@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 import stepwire
 from stepwire import ParallelMode, testing
 from stepwire.protocol.failure import ErrorCode

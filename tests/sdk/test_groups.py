@@ -1,4 +1,4 @@
-"""Groups: identity of steps, branches of every kind, nesting, results in declaration order (MISSION 1.3, P6-P8, P10, P11)."""
+"""Groups: identity of steps, branches of every kind, nesting, results in declaration order (MISSION P6-P8, P10, P11)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+
 import stepwire
 from stepwire import ParallelMode, testing
 from tests.sdk.gates import Gates, recorded, turns, until, until_recorded
@@ -272,7 +273,7 @@ def test_results_in_declaration_order(mode: ParallelMode, seed: int) -> None:
                 await gates.until_reached(*order)
                 for name in order:
                     gates.open(name)
-                    await until(f"{name} passes", lambda name=name: name in gates.passed)
+                    await gates.until_passed(name)
                 assert gates.passed == order
                 assert (await finish).output == list(range(n))
 

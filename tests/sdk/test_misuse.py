@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 import stepwire
 from stepwire import testing
 from stepwire.protocol.failure import ErrorCode

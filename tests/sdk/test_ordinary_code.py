@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 import stepwire
 from stepwire import testing
 from stepwire.protocol.failure import ErrorCode

@@ -7,9 +7,10 @@ import random
 from typing import Any
 
 import pytest
-import stepwire
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import stepwire
 from stepwire import ParallelMode, testing
 from stepwire.protocol.failure import ErrorCode
 from stepwire.testing import TestRun
@@ -93,17 +94,13 @@ def test_sync_flows_agree(seed: int) -> None:
     asyncio.run(main())
 
 
+STEP = st.tuples(st.sampled_from(["step", "task"]), st.sampled_from("abc"))
+WAIT = st.tuples(st.just("wait"), st.integers(0, 3))
 branch_programs = st.recursive(
-    st.lists(st.one_of(st.tuples(st.sampled_from(["step", "task"]), st.sampled_from("abc")), st.tuples(st.just("wait"), st.integers(0, 3))), max_size=5),
-    lambda inner: st.lists(
-        st.one_of(
-            st.tuples(st.sampled_from(["step", "task"]), st.sampled_from("abc")),
-            st.tuples(st.just("group"), st.lists(inner, max_size=4)),
-        ),
-        max_size=4,
-    ),
+    st.lists(STEP | WAIT, max_size=5),
+    lambda inner: st.lists(STEP | st.tuples(st.just("group"), st.lists(inner, max_size=4)), max_size=4),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=60)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
+
 import stepwire
 from stepwire import NonRetryable, Retry, RetryAfter, testing
 from stepwire.protocol.failure import ErrorCode
@@ -61,7 +63,7 @@ def test_delays(retry: Retry, expected: list[float]) -> None:
     run = failing(retry)
     assert delays(run) == expected
     ended = [a.ended_at_ms for a in run.record.steps[0].attempts]
-    due = [b - a for a, b in zip(ended, ended[1:], strict=False)]
+    due = [b - a for a, b in pairwise(ended)]
     assert due == [1000 * d for d in expected], "each attempt ran when it was due"
 
 
@@ -174,7 +176,7 @@ def test_retry_after(wanted: Any) -> None:
 
 def test_retry_after_a_datetime() -> None:
     """Honoured within 10 % (S22)."""
-    run = failing(Retry(retries=1, delay=0, jitter=0), RetryAfter(datetime.now(UTC) + timedelta(hours=1)))  # noqa: TID251
+    run = failing(Retry(retries=1, delay=0, jitter=0), RetryAfter(datetime.now(UTC) + timedelta(hours=1)))
     assert delays(run) == [pytest.approx(3600, rel=0.1)]
 
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+
 import stepwire
 from stepwire import Retry, testing
 

@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+
 import stepwire
 from stepwire import Retry, testing
 from stepwire.protocol.failure import ErrorCode

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+
 import stepwire
 from stepwire import testing
 from stepwire.protocol.failure import ErrorCode

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.frames import BodyFailed, CancelReason, Result
+from stepwire.protocol.frames import BodyFailed, CancelReason, RejectReason, Result
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BranchEnded,
@@ -150,6 +150,19 @@ def test_a_body_that_failed_pauses_the_run_and_somebody_resumes_it() -> None:
     assert section.advance is not None and section.advance.start is not None
 
 
+def test_a_body_that_failed_pauses_the_run_also_if_it_gives_attempts_back_in_the_same_frame() -> None:
+    """Reject(NO_BODY) means that the body is gone; it must not hide why."""
+    desk, host = running()
+    host.plan("a")
+    desk.settle()
+    (execute,) = host.executes()
+    host.session.fail_body("r", BodyFailed(host.seqs["r"][0], FAILURE))
+    host.session.reject("r", execute, RejectReason.NO_BODY)
+    desk.settle()
+    assert desk.run_state() == "PAUSED"
+    assert desk.core.counters.body_entries == 1
+
+
 # ---- acks
 
 
@@ -216,7 +229,10 @@ def test_after_a_refused_commit_the_host_sends_again_and_the_run_completes(recei
     desk.settle()
     assert [f.code for f in host.faults] == [ErrorCode.STORE_UNAVAILABLE]
     assert host.session.unacked == 1
+    desk.host("other")
     desk.held = False
+    desk.settle()
+    assert desk.core.counters.body_entries == 1, "what the host still holds is adopted, not given to another one"
     host.connect()
     desk.settle()
     assert host.session.unacked == 0
@@ -224,6 +240,88 @@ def test_after_a_refused_commit_the_host_sends_again_and_the_run_completes(recei
     host.end()
     desk.settle()
     assert desk.run_state() == "SUCCEEDED"
+    assert (desk.core.counters.body_entries, desk.core.counters.executes) == (1, 1)
+
+
+def test_a_refused_commit_repeats_no_attempt_of_a_host_that_comes_back() -> None:
+    desk, host = running("a", task("t"))
+    other = desk.host("other", flows=())
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk.held = False
+    desk.settle()
+    assert other.take() == []
+    host.connect()
+    desk.settle()
+    assert other.take() == [] and host.holds("t")
+    assert [c for s in host.take() for c in s.cancels] == []
+    host.ok("t")
+    desk.settle()
+    assert {p for e in desk.rows.entries() if type(e).__name__ == "Released" for p in e.paths} == {"a", "t"}  # type: ignore[union-attr]
+
+
+def test_a_second_refusal_still_waits_for_the_hosts_of_the_first() -> None:
+    desk, host = running("a", task("t"))
+    worker = desk.host("worker", flows=())
+    host.plan(task("u"))
+    desk.settle()
+    assert [e.path for e in worker.executes()] == ["u"]
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk.settle()
+    assert worker.faults
+    worker.ok("u")
+    worker.connect()
+    desk.commit(1)
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk.held = False
+    desk.settle()
+    worker.connect()
+    desk.settle()
+    assert worker.take() == [] and desk.core.counters.executes == 3, "the first host may still come back"
+    host.connect()
+    desk.settle()
+    assert desk.core.counters.executes == 3 and host.holds("t") and host.session.unacked == 0
+
+
+def test_a_refused_commit_of_a_host_that_does_not_come_back_costs_its_grace() -> None:
+    desk, host = running("a", task("t"))
+    other = desk.host("other")
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk.held = False
+    desk.settle()
+    assert other.take() == []
+    desk.pass_time(4)
+    sections = other.take()
+    assert {e.path for s in sections for e in s.executes} == {"a", "t"}
+    assert [s for s in sections if s.advance] != []
+
+
+def test_a_host_that_resumes_while_its_run_is_being_read_again_is_told_to_come_later() -> None:
+    desk, host = running("a", "b")
+    desk.held = True
+    host.ok("a")
+    desk.settle()
+    desk.commit(receipt=REFUSED)
+    desk._to_hosts()
+    host.connect()
+    desk.commit()
+    desk._to_hosts()
+    assert [f.code for f in host.faults] == [ErrorCode.STORE_UNAVAILABLE] * 2
+    assert host.session.bodies == 1 and [c for s in host.take() for c in s.cancels] == []
+    desk.held = False
+    desk.settle()
+    host.connect()
+    desk.settle()
+    assert desk.core.counters.body_entries == 1 and host.holds("b")
 
 
 def test_a_refused_result_of_a_host_without_lease_or_body_is_not_lost() -> None:

@@ -263,7 +263,7 @@ def test_watch_of_an_ended_run_sends_it_once(peer: Peer, port: TablePort) -> Non
 
 def test_watch_sends_many_changes_at_once_as_one(peer: Peer, port: TablePort, engine: LoopbackEngine) -> None:
     port.runs["r1"] = open_run()
-    stream = peer.watch("r1")
+    stream = peer.watch("r1", steps=True)
     next(stream)
     passed(port.watched)
     engine.call(port.put, *[open_run(stats=RunStats(plans=n)) for n in range(100)])
@@ -271,6 +271,18 @@ def test_watch_sends_many_changes_at_once_as_one(peer: Peer, port: TablePort, en
     passed(port.watched)
     engine.call(port.put, ended_run())
     assert len(list(stream)) == 1
+
+
+def test_watch_without_steps_tells_states_only(peer: Peer, port: TablePort, engine: LoopbackEngine) -> None:
+    """Who waits for a result has no use for every wave of the run."""
+    port.runs["r1"] = open_run()
+    stream = peer.watch("r1")
+    next(stream)
+    passed(port.watched)
+    engine.call(port.put, open_run(stats=RunStats(plans=7)))
+    passed(port.watched)
+    engine.call(port.put, ended_run())
+    assert [pb.WatchResponse.FromString(data).run.state for data in stream] == [run_pb2.RUN_STATE_SUCCEEDED]
 
 
 def test_watch_does_not_repeat_a_record_that_looks_the_same(

@@ -110,6 +110,7 @@ class Books:
         self.replies: list[Reply] = []
         self.loads: list[Run] = []
         self.changed: set[str] = set()
+        self.ended: list[tuple[Run, int]] = []
         self.speaking: dict[str, Session] = {}
 
     def next_fence(self) -> Fence:

@@ -356,14 +356,15 @@ class EngineCore:
             session, stream = commit.welcome
             if session.stream == stream:
                 self._fault(session, code, message)
-        for ticket in commit.tickets:
-            # Whoever brought this must bring it again, also a host that holds nothing of the run any more.
-            if ticket.ledger is ticket.session.acks:
-                self._fault(ticket.session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
         if commit.turn is None:
             return
         run = commit.turn.run
         run.in_flight -= 1
+        for ticket in commit.tickets:
+            # Whoever brought this must bring it again, also a host that holds nothing of the run any more.
+            run.awaited.add(ticket.session.instance_id)
+            if ticket.ledger is ticket.session.acks:
+                self._fault(ticket.session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
         if not run.broken:
             self._break(run)
         if run.in_flight:
@@ -386,12 +387,18 @@ class EngineCore:
                 for lease in leases:
                     session.drop(lease)
                 session.drop_body(run)
+                run.awaited.add(session.instance_id)
                 self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
 
     # ---- effects
 
     def _welcome(self, session: Session, stream: int) -> None:
         if session.stream != stream or not session.connected:
+            return
+        held = session.hello.resume or ResumeState()
+        runs = {body.run_id for body in held.bodies} | {attempt.run_id for attempt in held.attempts}
+        if not runs.isdisjoint(self._books.broken):
+            self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
             return
         config = self._books.config
         session.welcome(
@@ -411,7 +418,7 @@ class EngineCore:
         if stream > 1 or session.hello.resume is not None:
             # Without a resume state this host never saw a Welcome, so it holds nothing of what was given to it.
             session.forget_queued()
-            self._liveness.resume(session, session.hello.resume or ResumeState())
+            self._liveness.resume(session, held)
         self._liveness.instance_spoke(session.instance_id)
         self._books.speak(session)
         self._liveness.end_adoption()
@@ -465,6 +472,7 @@ class EngineCore:
         self._books.runs.pop(run.run_id, None)
         if self._books.keys.get(run.id) is run:
             del self._books.keys[run.id]
+        self._books.ended.append((run, turn.ended.at_ms))
 
     # ---- journals
 
@@ -483,8 +491,7 @@ class EngineCore:
             if fresh.state.terminal:
                 return
             self._add(fresh)
-            self._dispatcher.want_body(fresh)
-            self._dispatcher.enqueue_open(fresh)
+            self._liveness.reclaim(fresh, run.awaited)
             return
         body = run.body
         if body is None or body.ready or run.run_id not in self._books.runs:
@@ -516,6 +523,11 @@ class EngineCore:
         """Answers to clients."""
         replies, self._books.replies = self._books.replies, []
         return replies
+
+    def take_ended(self) -> list[tuple[Run, int]]:
+        """Runs whose end was committed, with its time in milliseconds since the Unix epoch."""
+        ended, self._books.ended = self._books.ended, []
+        return ended
 
     def take_changed(self) -> set[str]:
         """Runs that a commit changed."""

@@ -200,6 +200,23 @@ def live_view(live: Run, *, now_unix_ms: int, serves: Serves) -> RunView | None:
     )
 
 
+def ended_view(ended: Run, at_ms: int) -> RunView:
+    """The record, without steps, of a run whose end was just committed at `at_ms`."""
+    body_ended = ended.body_ended
+    return RunView(
+        run_id=ended.run_id,
+        flow=ended.flow,
+        state=ended.state,
+        input=ended.input,
+        created_at_ms=ended.created_at_ms,
+        id=ended.id,
+        output=body_ended.output if body_ended is not None else None,
+        failure=body_ended.failure if body_ended is not None else None,
+        ended_at_ms=at_ms,
+        stats=_newest(RunStats(), ended.stats),
+    )
+
+
 def _newest(journal: RunStats, live: RunStats) -> RunStats:
     """A copy that shows messages sent since the last row."""
     counts = zip(msgspec.structs.astuple(journal), msgspec.structs.astuple(live), strict=True)

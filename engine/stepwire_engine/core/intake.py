@@ -42,12 +42,13 @@ class Intake:
             self._plan(turn, session, plan)
         for result in section.results:
             self._result(turn, session, result)
+        if section.body_failed is not None:
+            # Before whatever else says that the body is gone: the next one would only fail in the same way.
+            self._body_failed(turn, session, section.body_failed)
         for reject in section.rejects:
             self._reject(turn, session, reject)
         if section.need_snapshot is not None:
             self._need_snapshot(session, run, section.need_snapshot)
-        if section.body_failed is not None:
-            self._body_failed(turn, session, section.body_failed)
         machine.settle(turn)
         return turn
 

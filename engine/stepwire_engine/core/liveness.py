@@ -30,6 +30,7 @@ class Liveness:
         self._last_tick: float | None = None
         self._awaited: set[str] = set()
         self._adopt_until: float | None = None
+        self._reclaimed: dict[int, Run] = {}
 
     # ---- adoption after a restart
 
@@ -43,8 +44,34 @@ class Liveness:
         return self._adopt_until is not None
 
     def instance_spoke(self, instance_id: str) -> None:
-        """An awaited instance resumed or said Goodbye."""
+        """An instance resumed, said Goodbye or was lost."""
         self._awaited.discard(instance_id)
+        for run in self._books.broken.values():
+            run.awaited.discard(instance_id)
+        for run in list(self._reclaimed.values()):
+            run.awaited.discard(instance_id)
+            if not run.awaited:
+                del self._reclaimed[run.number]
+                self._dispatch_unclaimed(run)
+
+    def reclaim(self, run: Run, instances: Iterable[str]) -> None:
+        """A run was read again: what these instances hold of it is adopted, unless they are lost meanwhile."""
+        run.awaited = {instance for instance in instances if instance in self._books.sessions}
+        if not run.awaited:
+            self._reclaimed.pop(run.number, None)
+            self._dispatch_unclaimed(run)
+            return
+        run.uncertain = True
+        for step in run.open_steps():
+            step.uncertain = True
+        self._reclaimed[run.number] = run
+
+    def _dispatch_unclaimed(self, run: Run) -> None:
+        run.uncertain = False
+        for step in run.open_steps():
+            step.uncertain = False
+        self._dispatcher.want_body(run)
+        self._dispatcher.enqueue_open(run)
 
     def end_adoption(self) -> list[Run]:
         """Dispatch what nobody adopted, once every awaited instance spoke or the grace is over."""
@@ -52,13 +79,9 @@ class Liveness:
             return []
         self._adopt_until = None
         self._awaited.clear()
-        waiting = [run for run in self._books.runs.values() if run.uncertain]
+        waiting = [run for run in self._books.runs.values() if run.uncertain and run.number not in self._reclaimed]
         for run in waiting:
-            run.uncertain = False
-            for step in run.open_steps():
-                step.uncertain = False
-            self._dispatcher.want_body(run)
-            self._dispatcher.enqueue_open(run)
+            self._dispatch_unclaimed(run)
         return waiting
 
     # ---- resume

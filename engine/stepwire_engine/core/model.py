@@ -198,6 +198,7 @@ class Run:
         self.in_flight = 0
         self.broken = False
         self.uncertain = False
+        self.awaited: set[str] = set()
         self.body: Body | None = None
         self.body_wanted = False
         self.fresh: list[Step] = []

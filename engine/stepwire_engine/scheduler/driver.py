@@ -258,6 +258,7 @@ class Driver:
             self._load(run)
         self._send_frames()
         self.runs.answer(core.take_replies())
+        self.runs.note_ended(core.take_ended())
         self.runs.note_changed(core.take_changed())
         self._arm()
         if self.draining and not self._attempts():

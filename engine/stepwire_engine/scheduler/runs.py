@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from stepwire_engine.clock import Clock
 from stepwire_engine.core.books import Reply
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import RunCreated, RunState
-from stepwire_engine.core.history import RunView, live_view, run_view
+from stepwire_engine.core.history import RunView, ended_view, live_view, run_view
+from stepwire_engine.core.model import Run
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.scheduler.reader import Reader
 from stepwire_engine.store.base import RunPage, RunRecord, Store, StoreError
@@ -29,6 +31,8 @@ T = TypeVar("T")
 Changed = Callable[[], Awaitable[None]]
 """Returns after the next commit that changed the run; one that happened since the last return counts."""
 
+_JUST_ENDED_MAX = 512
+"""Records of ended runs kept in memory, each with an output of at most 64 KiB."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,6 +82,7 @@ class Runs:
         self._pending: set[asyncio.Future[Reply]] = set()
         self._reading = 0
         self._watches: dict[str, set[_Watch]] = {}
+        self._just_ended: OrderedDict[str, RunView] = OrderedDict()
         self._intake_closed: CallRefused | None = None
         self._ended: CallRefused | None = None
 
@@ -138,6 +143,8 @@ class Runs:
             seen = live_view(live, now_unix_ms=now, serves=self.serves)
             if seen is not None:
                 return seen
+        if not include_steps and (just_ended := self._just_ended.get(run_id)) is not None:
+            return just_ended
         record = await self._record(run_id)
         rows = await self._read(self._reader.journal(record.number), f"run {run_id}")
         return run_view(
@@ -193,6 +200,15 @@ class Runs:
             token = reply.token
             if isinstance(token, asyncio.Future) and not token.done():
                 token.set_result(reply)
+
+    def note_ended(self, ended: Sequence[tuple[Run, int]]) -> None:
+        """Keep the records of the last runs that ended: whoever waits for one asks for it now."""
+        for run, at_ms in ended:
+            view = ended_view(run, at_ms)
+            if view.output is None or len(view.output.data) <= limits.INLINE_BYTES_MAX:
+                self._just_ended[run.run_id] = view
+                if len(self._just_ended) > _JUST_ENDED_MAX:
+                    self._just_ended.popitem(last=False)
 
     def note_changed(self, run_ids: set[str]) -> None:
         """Wake those who watch these runs."""

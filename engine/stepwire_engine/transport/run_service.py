@@ -149,7 +149,7 @@ class RunService:
         sent: RunView | None = None
         while True:
             view = await self._port.view(request.run_id, include_steps=request.include_steps)
-            if view != sent:
+            if sent is None or (view != sent if request.include_steps else view.state is not sent.state):
                 answer = pb.WatchResponse()
                 run_to_pb(view, answer.run)
                 await context.write(_serialized(answer))

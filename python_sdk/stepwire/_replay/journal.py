@@ -78,7 +78,7 @@ class BodyJournal:
         self._releases: deque[Release] = deque()
         self._replay_until = 0
         self._new: list[tuple[int, Kind, Decision]] = []
-        self._last_received = ""
+        self._last_made: tuple[Kind, str, Decision] | None = None
 
     # ---- feeding
 
@@ -132,7 +132,7 @@ class BodyJournal:
         Raises:
             Divergence: the journal has another decision in its place.
         """
-        self._last_received = _describe(kind, path, decision)
+        self._last_made = kind, path, decision
         recorded = self._recorded.get((kind, path)) if self._recorded else None
         if recorded is None:
             if kind is Kind.BODY_ENDED and self.replaying:
@@ -141,7 +141,7 @@ class BodyJournal:
             return True
         expected, interval = recorded
         if not _same(kind, expected, decision):
-            raise Divergence(_describe(kind, path, expected), self._last_received)
+            raise Divergence(_describe(kind, path, expected), self._received)
         if self._unmade.pop((kind, path), None) is not None:
             left = self._unmade_until[interval] - 1
             if left:
@@ -190,8 +190,12 @@ class BodyJournal:
             if interval <= self.delivered:
                 if getattr(decision, "concurrent", False):
                     return None
-                return Divergence(_describe(kind, path, decision), self._last_received or "nothing")
+                return Divergence(_describe(kind, path, decision), self._received)
         return None
+
+    @property
+    def _received(self) -> str:
+        return _describe(*self._last_made) if self._last_made is not None else "nothing"
 
     def missing(self) -> str:
         """What the body has not done again yet, for an error message."""

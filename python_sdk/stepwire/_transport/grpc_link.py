@@ -36,6 +36,8 @@ _OPTIONS = (
     ("grpc.http2.max_pings_without_data", 0),
     # Every reconnect dials anew; a shared subchannel would sit out gRPC's own backoff.
     ("grpc.use_local_subchannel_pool", 1),
+    # gRPC's own retry of a stream that an ending engine never accepted can wait for ever; this link dials again itself.
+    ("grpc.enable_retries", 0),
 )
 _FINAL = frozenset({ErrorCode.VERSION, ErrorCode.FEATURE, ErrorCode.INVALID_NAME})
 
