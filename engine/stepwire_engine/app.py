@@ -32,7 +32,7 @@ from stepwire_engine.web.server import AddressUnavailable, HttpServer
 
 MEMORY = ":memory:"
 """As `db`: keep everything in memory and forget it at the end."""
-_GRACE_SECONDS = 2.0
+_GRACE_SECONDS = 0.5
 """For calls in progress when the ports close; streams of hosts have ended by then."""
 _REF_LENGTH = 12
 _log = logging.getLogger("stepwire.engine")

@@ -17,7 +17,7 @@ from stepwire.codec import (
     flow_types,
     return_type,
 )
-from stepwire.errors import ConfigurationError
+from stepwire.errors import ConfigurationError, InvalidInput
 from stepwire.protocol import paths
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import ParallelMode
@@ -67,7 +67,10 @@ class StepFunction(Generic[P, T]):
 
     def decode_input(self, payload: Payload) -> tuple[list[Any], dict[str, Any]]:
         """Arguments of a call. Raises InvalidInput."""
-        return decode_call(payload, self.fn, codec=self.codec)
+        try:
+            return decode_call(payload, self.fn, codec=self.codec)
+        except InvalidInput as error:
+            raise InvalidInput(f"input of step {self.name!r}: {error.failure.message}") from None
 
 
 class FlowFunction(Generic[P, T]):
@@ -104,7 +107,10 @@ class FlowFunction(Generic[P, T]):
 
     def decode_input(self, payload: Payload) -> tuple[Any, ...]:
         """Arguments after the context. Raises InvalidInput."""
-        return decode_flow_input(payload, self.fn, codec=self.codec)
+        try:
+            return decode_flow_input(payload, self.fn, codec=self.codec)
+        except InvalidInput as error:
+            raise InvalidInput(f"input of flow {self.name!r}: {error.failure.message}") from None
 
     def decode_output(self, payload: Payload) -> Any:
         """What the flow returned, by its annotation."""

@@ -301,8 +301,8 @@ class RunningHost:
             self.port.session.drain(drain_timeout)
         self.port.ring()
         deadline = self.loop.time() + drain_timeout
-        while self.loop.time() < deadline and (self.runtime.busy or not self.port.session.settled):
-            if self.runtime.busy == 0 and not self.port.session.connected:
+        while self.loop.time() < deadline and not (self.runtime.handed_over and self.port.session.settled):
+            if self.runtime.handed_over and not self.port.session.connected:
                 break  # Nobody is there to take what is left; it is safe with the engine's journal.
             await asyncio.sleep(0.02)
         self._link.leave()

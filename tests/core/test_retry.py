@@ -152,22 +152,26 @@ def test_a_step_that_loses_its_host_too_often_is_poison() -> None:
     run.assert_rebuilt()
 
 
+def state(run: Given) -> RunState:
+    return run.run.state
+
+
 def test_a_body_that_is_lost_again_and_again_without_a_plan_is_paused() -> None:
     run = lossy(3).when(body_lost()).when(body_lost())
-    assert run.run.state is RunState.RUNNING
+    assert state(run) is RunState.RUNNING
     run.when(body_lost())
-    assert run.run.state is RunState.PAUSED
+    assert state(run) is RunState.PAUSED
     run.assert_rebuilt()
 
 
 def test_a_plan_proves_that_the_body_lives() -> None:
     run = lossy(3).when(body_lost()).when(body_lost()).when(plan("b")).when(body_lost())
-    assert run.run.state is RunState.RUNNING
+    assert state(run) is RunState.RUNNING
 
 
 def test_whoever_resumes_a_poisonous_body_gives_it_all_its_tries_again() -> None:
     run = lossy(3).when(body_lost()).when(body_lost()).when(body_lost()).when(resumed()).when(body_lost())
-    assert run.run.state is RunState.RUNNING
+    assert state(run) is RunState.RUNNING
     run.assert_rebuilt()
 
 
@@ -176,16 +180,16 @@ def test_whoever_resumes_a_poisonous_body_gives_it_all_its_tries_again() -> None
 
 def test_a_paused_run_keeps_what_its_attempts_bring() -> None:
     run = given(plan("a")).when(paused())
-    assert run.run.state is RunState.PAUSED
+    assert state(run) is RunState.PAUSED
     run.when(ok("a")).then("a")
     run.when(resumed())
-    assert run.run.state is RunState.RUNNING
+    assert state(run) is RunState.RUNNING
     run.assert_rebuilt()
 
 
 def test_a_run_paused_before_its_first_plan_is_pending_again() -> None:
     run = given().when(paused()).when(resumed())
-    assert run.run.state is RunState.PENDING
+    assert state(run) is RunState.PENDING
 
 
 def test_the_payload_of_a_result_is_kept_until_it_is_released() -> None:

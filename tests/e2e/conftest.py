@@ -52,5 +52,6 @@ def pytest_runtest_makereport(
     report = yield
     if report.failed:
         for stage in Stage.alive:
+            stage.dump_stacks()
             report.sections += [(f"log {name}", tail) for name, tail in stage.tails()]
     return report

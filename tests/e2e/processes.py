@@ -6,6 +6,7 @@ polling of something observable, up to a deadline.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -17,7 +18,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import stepwire
 from tests.e2e import gates, ledger, observed
@@ -26,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"stepwire engine ready  grpc (\S+)  http (\S+)  db ")
 START_SECONDS = 15.0
 END_SECONDS = 15.0
-QUICK = {"reconnect_grace": 0.5, "adoption_grace": 3}
+QUICK: dict[str, Any] = {"reconnect_grace": 0.5, "adoption_grace": 3}
 """Settings of engines that lose hosts on purpose: nobody has to wait for the usual graces."""
 _POLL_SECONDS = 0.002
-_LOG_TAIL = 6000
+_LOG_TAIL = 12_000
 _ports = random.SystemRandom()
 
 T = TypeVar("T")
@@ -93,6 +94,10 @@ class Process:
     def running(self) -> bool:
         return self.popen.poll() is None
 
+    def says(self, text: str, seconds: float = 15.0) -> None:
+        """Wait until it has written `text`."""
+        wait_for(lambda: text in self.said, f"process {self.pid} to say {text!r}", seconds)
+
     def signal(self, number: signal.Signals) -> None:
         self.popen.send_signal(number)
 
@@ -121,7 +126,7 @@ PYTHONPATH = os.pathsep.join(str(path) for path in (ROOT, ROOT / "engine", ROOT 
 class Engine:
     """An engine on one database and one pair of ports, over as many processes as the test wants."""
 
-    def __init__(self, db: Path, log: Path, **settings: object) -> None:
+    def __init__(self, db: Path, log: Path, **settings: Any) -> None:
         self.db = db
         self.log = log
         self.port, self.http_port = free_port(), free_port()
@@ -133,7 +138,7 @@ class Engine:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def launch(self, **settings: object) -> Process:
+    def launch(self, **settings: Any) -> Process:
         """Start a process without waiting for anything; `settings` change those of the engine."""
         ports = {"port": self.port, "http_port": self.http_port}
         given = {"db": self.db, "log_format": "text"} | ports | self.settings | settings
@@ -185,16 +190,17 @@ class Stage:
         self.ledger = ledger.Ledger(directory / "ledger")
         self.gates = gates.Gates()
         self.logs: list[Path] = []
+        self._hosts: list[Process] = []
         self._closing: list[Callable[[], None]] = []
         Stage.alive.append(self)
 
-    def engine(self, name: str = "engine", **settings: object) -> Engine:
+    def engine(self, name: str = "engine", **settings: Any) -> Engine:
         """An engine that is ready."""
         engine = Engine(self.directory / f"{name}.db", self._log(name), **settings)
         self._closing.append(engine.kill)
         return engine.start()
 
-    def launch(self, engine: Engine, **settings: object) -> Process:
+    def launch(self, engine: Engine, **settings: Any) -> Process:
         """One more process with the settings of `engine`, e.g. one that must refuse to start."""
         process = engine.launch(**settings)
         self._closing.append(process.kill)
@@ -214,6 +220,7 @@ class Stage:
             },
         )
         self._closing.append(process.kill)
+        self._hosts.append(process)
         wait_for(lambda: "connected to engine" in process.said or not process.running, f"host {name}", START_SECONDS)
         assert process.running, f"host {name} ended with {process.wait()}: {process.said}"
         return process
@@ -244,6 +251,14 @@ class Stage:
         if path not in self.logs:
             self.logs.append(path)
         return path
+
+    def dump_stacks(self) -> None:
+        """Make every host write the stacks of its threads to its log."""
+        for process in self._hosts:
+            if process.running:
+                process.signal(signal.SIGUSR1)
+                with contextlib.suppress(AssertionError):
+                    process.says("most recent call first", 1)
 
     def tails(self) -> list[tuple[str, str]]:
         """The end of every log, for reports of failures."""

@@ -95,7 +95,6 @@ def test_an_input_that_does_not_fit(served: Served, given: Any) -> None:
     assert record.steps == () and not served.stage.ledger.of(record.run_id, "body", "before"), "nothing was executed"
 
 
-@pytest.mark.xfail(strict=True, reason="the message says `does not fit int: ...` without flow and place")
 def test_the_message_names_the_flow_whose_input_does_not_fit(served: Served) -> None:
     """As `codec.decode_flow_input` promises."""
     error, _ = failed(served, "plus_one", "many")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.e2e.ledger import Ledger
 from tests.e2e.processes import Engine, Stage, wait_for
 
-IMPATIENT = {"heartbeat_interval": 0.25, "silence_timeout": 1.5, "reconnect_grace": 0.3}
+IMPATIENT: dict[str, Any] = {"heartbeat_interval": 0.25, "silence_timeout": 1.5, "reconnect_grace": 0.3}
 """A host that does not report for 1.8 s is lost."""
 
 

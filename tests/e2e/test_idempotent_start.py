@@ -69,13 +69,6 @@ def assert_same(client: stepwire.ClientSync, run_id: str) -> None:
     assert len(list(client.list())) == 1
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "gRPC notices the dead connection only at the next call, which fails although the engine is up again; "
-        "calls that may be repeated (Get, List, Start with an id) are not"
-    ),
-)
 def test_the_first_call_after_an_engine_restart(stage: Stage) -> None:
     engine = stage.engine()
     client = stage.client(engine)

@@ -29,16 +29,17 @@ def at_its_gate(stage: Stage, engine: Engine) -> RunHandleSync[list[str]]:
     return run
 
 
+def planned_of(run: RunHandleSync[list[str]]) -> None:
+    """Wait until a plan of the run is committed."""
+    wait_for(lambda: run.get(steps=True).steps, "a plan to be committed")
+
+
 def assert_completed(stage: Stage, run: RunHandleSync[list[str]]) -> None:
     """The right result, and each step ran once."""
     assert run.result(timeout=15) == ["first", "gated", "last"]
     assert stage.ledger.count("before", run.run_id) == {"first": 1, "gated": 1, "last": 1}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=("stopping the gRPC server takes its whole grace of 2 s while any client is connected, even an idle one"),
-)
 def test_the_engine_ends_within_its_drain_timeout(stage: Stage) -> None:
     engine = stage.engine(drain_timeout=DRAIN_SECONDS)
     stage.host(engine, "stays")
@@ -73,7 +74,7 @@ def test_the_engine_waits_for_what_runs(stage: Stage) -> None:
     stage.host(engine, "stays")
     run = at_its_gate(stage, engine)
     engine.running.signal(signal.SIGTERM)
-    wait_for(lambda: "draining" in engine.running.said, "the engine to drain")
+    engine.running.says("draining")
     stage.gates.open(run.run_id, "gated")
     code, seconds = seconds_to_end(engine.running)
     assert code == 0 and seconds < 5, "it ends as soon as nothing runs"
@@ -86,7 +87,7 @@ def test_a_second_sigterm_ends_the_engine_at_once(stage: Stage) -> None:
     stage.host(engine, "stays")
     run = at_its_gate(stage, engine)
     engine.running.signal(signal.SIGTERM)
-    wait_for(lambda: "draining" in engine.running.said, "the engine to drain")
+    engine.running.says("draining")
     assert engine.running.running
     engine.running.signal(signal.SIGTERM)
     code, seconds = seconds_to_end(engine.running)
@@ -109,13 +110,6 @@ def test_a_host_drains_and_the_run_goes_on_elsewhere(stage: Stage) -> None:
     assert_completed(stage, run)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason=(
-        "RunningHost.stop looks at attempts in progress and at the session, but not at results on their way between "
-        "them: it says Goodbye before a result of the same tick is queued, and the step runs again elsewhere"
-    ),
-)
 @pytest.mark.timeout(60)
 def test_a_step_that_ends_while_its_host_begins_to_drain(stage: Stage) -> None:
     """Whatever tick of the loop it ends in: a result that exists when the host says Goodbye is not thrown away."""
@@ -126,7 +120,7 @@ def test_a_step_that_ends_while_its_host_begins_to_drain(stage: Stage) -> None:
         host = stage.host(engine, f"leaving-{ticks}")
         run = client.start("leaving", ticks)
         stage.gates.arrived(run.run_id, "leave")
-        wait_for(lambda r=run: r.get(steps=True).steps, "the plan to be committed")
+        planned_of(run)
         stage.gates.open(run.run_id, "leave")
         assert host.wait() == 0
         following = stage.host(engine, "following")
@@ -141,10 +135,9 @@ def test_a_host_comes_back_after_every_restart(stage: Stage) -> None:
     """It dials at once when its stream ends, hence often an engine that is just ending."""
     engine = stage.engine()
     stage.host(engine, "stays")
-    for restart in range(RESTARTS):
+    for _ in range(RESTARTS):
         assert engine.running.terminate() == 0
-        process = engine.start().running
-        wait_for(lambda p=process: "host stays connected" in p.said, f"the host after restart {restart + 1}", 10)
+        engine.start().running.says("host stays connected", 10)
 
 
 def test_a_host_that_leaves_an_idle_engine(stage: Stage) -> None:

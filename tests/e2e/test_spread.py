@@ -12,6 +12,12 @@ def member(index: int) -> str:
     return f"parallel/[{index}]/member"
 
 
+def at_gates(stage: Stage, run_id: str, number: int) -> list[str]:
+    """Wait until exactly so many members wait at their gates; their paths."""
+    wait_for(lambda: len(stage.gates.waiting(run_id)) == number, f"{number} members at their gates")
+    return stage.gates.waiting(run_id)
+
+
 def test_four_members_on_two_hosts_with_two_slots(stage: Stage) -> None:
     engine = stage.engine()
     for name in ("one", "two"):
@@ -32,8 +38,8 @@ def test_one_slot_is_never_exceeded(stage: Stage) -> None:
     run = stage.client(engine).start("spread", 8)
     for done in range(8):
         at_once = min(2, 8 - done)
-        wait_for(lambda n=at_once: len(stage.gates.waiting(run.run_id)) == n, f"{at_once} members at their gates")
-        stage.gates.open(run.run_id, stage.gates.waiting(run.run_id)[0])
+        first, *_ = at_gates(stage, run.run_id, at_once)
+        stage.gates.open(run.run_id, first)
     assert run.result(timeout=15) == list(range(8))
     most = most_at_once(stage.ledger.refresh())
     assert sorted(most.values()) == [1, 1], "both hosts worked, one step at a time"

@@ -12,8 +12,8 @@ import pytest
 import stepwire
 from stepwire import ParallelMode, testing
 from stepwire.protocol.failure import ErrorCode
-from stepwire_engine.core.entries import RunState
-from tests.sdk.gates import Gates
+from stepwire_engine.core.entries import Planned, RunState
+from tests.sdk.gates import Gates, until
 
 Body = Callable[["Versions", stepwire.Context], Any]
 
@@ -53,13 +53,20 @@ class Versions:
         return ctx._body.host._steps["registered"]  # type: ignore[attr-defined]
 
 
+def planned(env: testing.Environment, run_id: str) -> list[str]:
+    """Last segments of the steps whose plan is committed."""
+    return [
+        step.path.rpartition("/")[2] for e in env.journal(run_id) if isinstance(e, Planned) for step in e.plan.steps
+    ]
+
+
 async def crashed(versions: Versions, env: testing.Environment, v1: stepwire.Host, v2: stepwire.Host, last: str) -> Any:
     """Run v1 until it waits at gate `last`, kill the host, go on with v2 until the run settles."""
     flow = v1.flows["flow"]
     run_id = await env.start(flow)
-    finish = asyncio.create_task(env.finish(flow, run_id))
     await versions.gates.until_reached(last)
-    finish.cancel()
+    # With the plan on record the engine gives that step out together with the snapshot.
+    await until("the plan is recorded", lambda: last in planned(env, run_id))
     versions.block = False
     await env.crash(v1, v2)
     return await env.finish(v2.flows["flow"], run_id)
@@ -141,6 +148,7 @@ def test_changed_code_pauses_the_run(v2: Body, expected: str, received: str) -> 
             assert expected in before
             assert received in after
             assert versions.calls == {"one": 1, "two": 1}, "nothing ran under the wrong code"
+            assert run.body_entries == 2
 
             restored = versions.host(three)
             await env.crash(second, restored)
@@ -156,7 +164,7 @@ async def two_branches(v: Versions, ctx: stepwire.Context, count: int, mode: Par
     def branch(i: int) -> Any:
         async def steps() -> str:
             first = await ctx.step.run("first", v.note, f"first{i}")
-            return first + await ctx.step.run("second", v.hold, f"second{i}")
+            return first + await ctx.step.run(f"second{i}", v.hold, f"second{i}")
 
         return steps
 
@@ -189,7 +197,7 @@ def test_changed_group_pauses_the_run(count: int, mode: ParallelMode, received: 
 def test_changed_step_inside_a_branch() -> None:
     async def other(v: Versions, ctx: stepwire.Context) -> list[str]:
         async def first() -> str:
-            return await ctx.step.run("first", v.note, "first0") + await ctx.step.run("second", v.hold, "second0")
+            return await ctx.step.run("first", v.note, "first0") + await ctx.step.run("second0", v.hold, "second0")
 
         async def changed() -> str:
             return await ctx.step.run("other", v.note, "other")
@@ -310,7 +318,7 @@ def test_sync_flow_pauses_too() -> None:
         async with testing.environment(v1) as env:
             flow = v1.flows["flow"]
             run_id = await env.start(flow)
-            await gates.until_reached("last")
+            await until("the plan is recorded", lambda: "last" in planned(env, run_id))
             gates.open("last")
             await env.crash(v1, v2)
             run = await env.finish(flow, run_id)

@@ -1,4 +1,4 @@
-"""Groups: identity of steps, branches of every kind, nesting, results in declaration order (MISSION P6-P8, P10, P11)."""
+"""Groups: identity of steps, branches of every kind, nesting, results in declaration order (P6-P8, P10, P11)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 import stepwire
 from stepwire import ParallelMode, testing
-from tests.sdk.gates import Gates, recorded, turns, until, until_recorded
+from tests.sdk.gates import Gates, recorded, turns, until_recorded
 
 MODES = pytest.mark.parametrize("mode", list(ParallelMode), ids=lambda m: m.name)
 REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])

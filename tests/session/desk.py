@@ -310,3 +310,20 @@ class Desk:
 def task(path: str, **how: Any) -> StepPlanned:
     """A registered step that any host serving "work" may run."""
     return StepPlanned(path, StepKind.TASK, "work", Payload(b"{}"), **how)
+
+
+def running(*steps: str | StepPlanned, **what: Any) -> tuple[Desk, Host]:
+    """A run whose body planned these steps on its only host."""
+    desk = Desk()
+    host = desk.host()
+    desk.start()
+    desk.settle()
+    if steps:
+        host.plan(*steps, **what)
+        desk.settle()
+    host.take()
+    return desk, host
+
+
+def advances(sections: list[EngineSection]) -> list[Advance]:
+    return [section.advance for section in sections if section.advance is not None]

@@ -16,29 +16,17 @@ from stepwire.protocol.plan import (
     GroupEnded,
     GroupOpened,
     ParallelMode,
+    Plan,
     RetryPolicy,
     StepPlanned,
     Verdict,
 )
-from stepwire_engine.core.entries import Planned
+from stepwire_engine.core.entries import AttemptEnded, Planned, Released
 from stepwire_engine.core.units import Receipt, UnitOutcome
-from tests.session.desk import REFUSED, Desk, Host, task
+from tests.session.desk import REFUSED, Desk, Host, running, task
 
 FAILURE = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", "went astray")
 RACING = GroupOpened("g", 2, ParallelMode.RACE, FailPolicy.ALL, cancel_siblings=True)
-
-
-def running(*steps: str | StepPlanned, **what: object) -> tuple[Desk, Host]:
-    """A run whose body planned these steps on its only host."""
-    desk = Desk()
-    host = desk.host()
-    desk.start()
-    desk.settle()
-    if steps:
-        host.plan(*steps, **what)  # type: ignore[arg-type]
-        desk.settle()
-    host.take()
-    return desk, host
 
 
 def _welcome(desk: Desk, host: Host) -> None:
@@ -236,7 +224,7 @@ def test_after_a_refused_commit_the_host_sends_again_and_the_run_completes(recei
     host.connect()
     desk.settle()
     assert host.session.unacked == 0
-    assert [e.path for e in desk.rows.entries() if type(e).__name__ == "AttemptEnded"] == ["a"]
+    assert [e.path for e in desk.rows.entries() if isinstance(e, AttemptEnded)] == ["a"]
     host.end()
     desk.settle()
     assert desk.run_state() == "SUCCEEDED"
@@ -259,7 +247,7 @@ def test_a_refused_commit_repeats_no_attempt_of_a_host_that_comes_back() -> None
     assert [c for s in host.take() for c in s.cancels] == []
     host.ok("t")
     desk.settle()
-    assert {p for e in desk.rows.entries() if type(e).__name__ == "Released" for p in e.paths} == {"a", "t"}  # type: ignore[union-attr]
+    assert {p for e in desk.rows.entries() if isinstance(e, Released) for p in e.paths} == {"a", "t"}
 
 
 def test_a_second_refusal_still_waits_for_the_hosts_of_the_first() -> None:
@@ -365,7 +353,7 @@ def test_everything_decided_after_a_refused_commit_is_dropped_too() -> None:
     desk.settle()
     host.connect()
     desk.settle()
-    assert {p for e in desk.rows.entries() if type(e).__name__ == "Released" for p in e.paths} == {"a", "b"}  # type: ignore[union-attr]
+    assert {p for e in desk.rows.entries() if isinstance(e, Released) for p in e.paths} == {"a", "b"}
 
 
 def test_a_refused_start_leaves_nothing() -> None:
@@ -473,7 +461,7 @@ def test_a_snapshot_holds_the_plans_that_were_under_way_when_the_body_was_given_
     desk.settle()
     (section,) = [s for s in host.take() if s.advance]
     assert section.advance is not None
-    planned = [s.path for p in section.advance.entries if not hasattr(p, "outcomes") for s in p.steps]  # type: ignore[union-attr]
+    planned = [s.path for p in section.advance.entries if isinstance(p, Plan) for s in p.steps]
     assert planned == ["a", "b", "c"]
 
 

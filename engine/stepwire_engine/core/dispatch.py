@@ -7,7 +7,6 @@ Dispatching is never journaled; it follows from plans. A step is in at most one 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from stepwire.protocol.frames import Advance, BodyStart, Cancel, CancelReason, Execute, Release, StepOutcome
 from stepwire.protocol.plan import Plan, StepKind
@@ -222,11 +221,6 @@ class Dispatcher:
         self._books.counters.cancels_sent[reason.name.lower()] += 1
         session.cancel(lease.step.run.run_id, Cancel(lease.step.path, lease.fence, reason))
         self._books.speak(session)
-
-    # ---- reading
-
-    def waiting_bodies(self) -> Iterable[Run]:
-        return (run for queue in self._bodies.values() for run in queue if run.body_wanted)
 
 
 def _last_release(entries: list[Plan | Release]) -> int:

@@ -118,7 +118,6 @@ def _plan_step(run: Run, planned: StepPlanned) -> None:
     step.input = planned.input
     step.retry = planned.retry
     step.timeout = planned.timeout
-    step.concurrent = planned.concurrent
     run.steps[planned.path] = step
     scope.steps.append(step)
     if planned.started:

@@ -63,7 +63,6 @@ class Step:
 
     __slots__ = (
         "attempt",
-        "concurrent",
         "fence",
         "input",
         "kind",
@@ -97,7 +96,6 @@ class Step:
         self.input: Payload | None = None
         self.retry: RetryPolicy | None = None
         self.timeout: float | None = None
-        self.concurrent = False
         self.attempt = 1
         self.state = StepState.PENDING
         self.retry_at_ms: int | None = None

@@ -95,13 +95,14 @@ class Attempts:
         self._telemetry = telemetry
         self._pool = ThreadPoolExecutor(slots, thread_name_prefix="stepwire-step")
         self._running: dict[tuple[str, str], RunningAttempt] = {}
+        self._ending: set[RunningAttempt] = set()
         self._deadlines: list[tuple[float, int, RunningAttempt]] = []
         self._deadline_count = 0
         self._sweep: asyncio.TimerHandle | None = None
 
     @property
     def count(self) -> int:
-        return len(self._running)
+        return len(self._running) + len(self._ending)
 
     def start(
         self,
@@ -215,10 +216,13 @@ class Attempts:
     def _give(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
         info = running.info
         elapsed = max(0.0, self._clock() - running.since)
+        # Before its outcome is handed over it must not look as if nothing were going on.
+        self._ending.add(running)
         self._running.pop((info.run_id, info.path), None)
         self._count(running, failure, elapsed)
         result = Result(info.path, info.attempt, running.fence, output, failure, elapsed)
         self._finish(running, result, value)
+        self._ending.discard(running)
 
     def _count(self, running: RunningAttempt, failure: Failure | None, elapsed: float) -> None:
         kind = running.call.kind.name.lower()

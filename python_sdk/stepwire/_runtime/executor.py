@@ -97,6 +97,11 @@ class HostRuntime:
         return self._attempts.count
 
     @property
+    def handed_over(self) -> bool:
+        """No attempt runs, and everything that attempts and bodies produced is with the session."""
+        return not (self._attempts.count or self._flushing or self._dirty or self._unsent or self._results)
+
+    @property
     def idle(self) -> bool:
         """No attempt runs, nothing waits to be flushed, and every body waits for a release."""
         return self.quiet and not any(body.lines_running for body in self._bodies.values())

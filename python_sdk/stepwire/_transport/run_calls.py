@@ -35,6 +35,8 @@ from stepwire.v1 import run_service_pb2 as pb
 
 CALL_SECONDS = 30.0
 """How long a call may take, a watch apart."""
+RECONNECT_SECONDS = 1.0
+"""How long a call that may be repeated waits for an engine whose connection turned out to be dead."""
 _SERVICE = "/stepwire.v1.RunService/"
 _CODE_KEY = "stepwire-code"
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -52,23 +54,48 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class Pending(Generic[T]):
-    """A call on its way. Either `result` or `wait` gives its answer."""
+    """A call on its way. Either `result` or `wait` gives its answer.
 
-    def __init__(self, future: Any, read: Callable[[bytes], T], address: str) -> None:
+    Args:
+        again: Makes the call once more. A connection whose engine was restarted shows only at the next call that
+            it is dead; a call that may be repeated does not let anybody see that.
+    """
+
+    def __init__(
+        self, future: Any, read: Callable[[bytes], T], address: str, again: Callable[[], Any] | None
+    ) -> None:
         self._future = future
         self._read = read
         self._address = address
+        self._again = again
 
     def result(self) -> T:
         """Block until the answer is here. Raises StepwireError."""
         try:
             data = self._future.result()
         except grpc.RpcError as error:
+            if self._repeat(error):
+                return self.result()
             raise error_from_rpc(error, self._address) from None
         return readable(self._read, data)
 
+    def _repeat(self, error: grpc.RpcError) -> bool:
+        """Make the call again, once, if the engine never had it. True if it was made."""
+        again, self._again = self._again, None
+        if again is None or error.code() is not grpc.StatusCode.UNAVAILABLE or code_of(error) is not None:
+            return False
+        self._future = again()
+        return True
+
     async def wait(self) -> T:
         """The same for a coroutine; cancelling it cancels the call. Raises StepwireError."""
+        await self._over()
+        failed = self._future.exception() if not self._future.cancelled() else None
+        if isinstance(failed, grpc.RpcError) and self._repeat(failed):
+            await self._over()
+        return self.result()
+
+    async def _over(self) -> None:
         loop = asyncio.get_running_loop()
         done = asyncio.Event()
 
@@ -83,7 +110,6 @@ class Pending(Generic[T]):
             await done.wait()
         finally:
             self._future.cancel()  # of no effect once it is done
-        return self.result()
 
 
 class RunCalls:
@@ -116,7 +142,7 @@ class RunCalls:
             answer = pb.StartResponse.FromString(data)
             return answer.run_id, answer.existing
 
-        return self._call("Start", request, read)
+        return self._call("Start", request, read, repeatable=bool(id))
 
     def get(self, run_id: str, steps: bool) -> Pending[Run]:
         request = pb.GetRequest(run_id=run_id, include_steps=steps)
@@ -134,7 +160,7 @@ class RunCalls:
         return self._call("List", request, read)
 
     def resume(self, run_id: str) -> Pending[None]:
-        return self._call("Resume", pb.ResumeRequest(run_id=run_id), lambda data: None)
+        return self._call("Resume", pb.ResumeRequest(run_id=run_id), lambda data: None, repeatable=False)
 
     def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool) -> Any:
         """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds."""
@@ -154,10 +180,16 @@ class RunCalls:
             for channel in channels.values():
                 channel.close()
 
-    def _call(self, name: str, request: Message, read: Callable[[bytes], T]) -> Pending[T]:
+    def _call(
+        self, name: str, request: Message, read: Callable[[bytes], T], *, repeatable: bool = True
+    ) -> Pending[T]:
         method: Any = self._open("calls").unary_unary(_SERVICE + name)
-        future = method.future(request.SerializeToString(), timeout=CALL_SECONDS)
-        return Pending(future, read, self.address)
+        data = request.SerializeToString()
+
+        def again() -> Any:
+            return method.future(data, timeout=RECONNECT_SECONDS, wait_for_ready=True)
+
+        return Pending(method.future(data, timeout=CALL_SECONDS), read, self.address, again if repeatable else None)
 
     def _open(self, use: str) -> grpc.Channel:
         """A connection per use: the streams of one are limited, and watches must not keep calls waiting."""
