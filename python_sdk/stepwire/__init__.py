@@ -1,12 +1,12 @@
 """Stepwire: flows made of durable steps. This package is the host side; the engine is `stepwire engine`.
 
-    import stepwire
+import stepwire
 
-    host = stepwire.Host("orders")
+host = stepwire.Host("orders")
 
-    @host.flow
-    async def checkout(ctx: stepwire.Context, order: dict) -> str:
-        return await ctx.step.run("charge", charge, order)
+@host.flow
+async def checkout(ctx: stepwire.Context, order: dict) -> str:
+    return await ctx.step.run("charge", charge, order)
 """
 
 from __future__ import annotations

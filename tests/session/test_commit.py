@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.frames import BodyFailed, CancelReason, RejectReason, Result
+from stepwire.protocol.frames import BodyFailed, CancelReason, HostSection, RejectReason, Result
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BranchEnded,
@@ -21,7 +21,11 @@ from stepwire.protocol.plan import (
     StepPlanned,
     Verdict,
 )
-from stepwire_engine.core.entries import AttemptEnded, Planned, Released
+from stepwire_engine.core.entries import AttemptEnded, Planned, Released, RunPaused
+from stepwire_engine.core.intake import Intake
+from stepwire_engine.core.machine import Turn
+from stepwire_engine.core.model import Run
+from stepwire_engine.core.sessions import Session
 from stepwire_engine.core.units import Receipt, UnitOutcome
 from tests.session.desk import REFUSED, Desk, Host, running, task
 
@@ -489,3 +493,39 @@ def test_a_retry_waits_for_its_time_whatever_else_happens() -> None:
     assert host.executes() == []
     desk.pass_time(1.0)
     assert [(e.path, e.attempt) for e in host.executes()] == [("a", 2)]
+
+
+def test_a_failure_of_the_core_pauses_its_run_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in the core quarantines that one run with a typed reason, never the frame (DESIGN 5)."""
+    desk = Desk()
+    host = desk.host()
+    desk.start("bad")
+    desk.start("good")
+    desk.settle()
+    whole = Intake.section
+
+    def fails_on_bad(self: Intake, session: Session, run: Run, section: HostSection) -> Turn:
+        if run.run_id == "bad":
+            raise ZeroDivisionError("a fault of ours")
+        return whole(self, session, run, section)
+
+    monkeypatch.setattr(Intake, "section", fails_on_bad)
+    host.plan("a", run_id="bad")
+    host.end("good")
+    desk.settle()
+    assert desk.run_state("good") == "SUCCEEDED"
+    assert desk.run_state("bad") == "PAUSED"
+    ((run_id, error),) = desk.core.take_incidents()
+    assert run_id == "bad" and isinstance(error, ZeroDivisionError)
+    (paused,) = [e for e in desk.rows.entries(1) if isinstance(e, RunPaused)]
+    assert paused.failure.code is ErrorCode.INTERNAL and "ours" not in paused.failure.message
+    assert host.session.settled, "the host was acked and need not send it again"
+
+
+def test_a_run_whose_journal_cannot_be_read_keeps_nobody_waiting() -> None:
+    desk, host = running("a", task("t"))
+    run = desk.core.runs["r"]
+    desk.core.journal_unreadable(run, desk.now)
+    host.ok("a")
+    desk.settle()
+    assert "r" not in desk.core.runs and host.session.settled and host.faults == []

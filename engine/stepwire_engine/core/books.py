@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import Fault
 from stepwire.protocol.plan import Fence
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
@@ -110,6 +111,7 @@ class Books:
         self.replies: list[Reply] = []
         self.loads: list[Run] = []
         self.changed: set[str] = set()
+        self.incidents: list[tuple[str, Exception]] = []
         self.ended: list[tuple[Run, int]] = []
         self.speaking: dict[str, Session] = {}
 
@@ -117,6 +119,11 @@ class Books:
         """A fence higher than every one given before."""
         self._fence_n += 1
         return Fence(self.claim_epoch, self._fence_n)
+
+    def fault(self, session: Session, code: ErrorCode, message: str) -> None:
+        """End the session's stream with a typed error."""
+        session.fault(Fault(code, message))
+        self.speak(session)
 
     def speak(self, session: Session) -> Session:
         """Note that something was queued for this session."""

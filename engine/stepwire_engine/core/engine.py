@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, Hello, HostFrame, ResumeState, Welcome
+from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import machine
 from stepwire_engine.core.books import Books, Commit, Now, Reply
+from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
 from stepwire_engine.core.dispatch import Dispatcher
@@ -26,10 +27,9 @@ from stepwire_engine.core.machine import Turn
 from stepwire_engine.core.model import Run, Step
 from stepwire_engine.core.sessions import AckTicket, Session
 from stepwire_engine.core.snapshot import body_entries
-from stepwire_engine.core.units import Receipt, RunRecord, SessionRecord, Unit, UnitOutcome
+from stepwire_engine.core.units import Receipt, SessionRecord, Unit, UnitOutcome
 
 FEATURES: frozenset[int] = frozenset()
-_RESEND = "the store refused a commit; resume and send again"
 
 
 class EngineCore:
@@ -47,6 +47,7 @@ class EngineCore:
         self._dispatcher = Dispatcher(self._books)
         self._liveness = Liveness(self._books, self._dispatcher)
         self._intake = Intake(self._books, self._dispatcher)
+        self._commits = Commits(self._books, self._dispatcher, self._liveness)
 
     # ---- reading
 
@@ -154,26 +155,35 @@ class EngineCore:
         session.lost_at = None
         ticket = None
         if any(section.run_id in self._books.broken for section in frame.runs):
-            self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
+            self._books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
             return
         if frame.position:
             if not session.acks.follows(frame.position):
-                self._fault(session, ErrorCode.PROTOCOL, f"frame position {frame.position} is out of order")
+                self._books.fault(session, ErrorCode.PROTOCOL, f"frame position {frame.position} is out of order")
                 return
             ticket = session.acks.begin(session, frame.position)
         if frame.hello is not None:
-            self._fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
+            self._books.fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
             return
         for section in frame.runs:
-            run = self._books.runs.get(section.run_id)
-            if run is None:
-                self._intake.foreign(session, section)
-            else:
-                self._commit(self._intake.section(session, run, section), ticket)
+            self._decide(session, section, ticket)
         self._hear(session, frame)
         if ticket is not None and ticket.release():
             self._books.speak(session)
         self._dispatcher.pump(session)
+
+    def _decide(self, session: Session, section: HostSection, ticket: AckTicket | None) -> None:
+        run = self._books.runs.get(section.run_id)
+        if run is None:
+            self._intake.foreign(session, section)
+            return
+        try:
+            turn = self._intake.section(session, run, section)
+        except Exception as error:
+            # A fault of ours must take neither the rest of the frame nor other runs with it (DESIGN 5).
+            self._commits.quarantine(run, error)
+        else:
+            self._commits.queue(turn, ticket)
 
     def _hear(self, session: Session, frame: HostFrame) -> None:
         """What a frame says about the host itself."""
@@ -186,13 +196,9 @@ class EngineCore:
         elif frame.fault is not None and not frame.fault.run_id:
             session.closing = True
 
-    def _fault(self, session: Session, code: ErrorCode, message: str) -> None:
-        session.fault(Fault(code, message))
-        self._books.speak(session)
-
     def _lose(self, session: Session, cause: str) -> None:
         for turn in self._liveness.lose(session, cause):
-            self._commit(turn, None)
+            self._commits.queue(turn, None)
         self._liveness.end_adoption()
 
     # ---- clients
@@ -216,7 +222,7 @@ class EngineCore:
         turn = Turn(run, now.unix_ms)
         machine.create(turn, RunCreated(run_id, flow, payload, seed, now.unix_ms, key))
         self._add(run)
-        commit = self._commit(turn, None)
+        commit = self._commits.queue(turn, None)
         assert commit is not None
         commit.replies.append(Reply(token, run_id))
 
@@ -226,7 +232,7 @@ class EngineCore:
             self._books.replies.append(Reply(token, holder.run_id, True, ErrorCode.KEY_CONFLICT, message))
             return
         reply = Reply(token, holder.run_id, True)
-        waiting = self._last_commit(holder) if holder.committed_seq == 0 else None
+        waiting = self._commits.last(holder) if holder.committed_seq == 0 else None
         (waiting.replies if waiting is not None else self._books.replies).append(reply)
 
     def resume_run(self, token: object, run_id: str, now: Now) -> None:
@@ -240,7 +246,7 @@ class EngineCore:
         turn = Turn(run, now.unix_ms)
         machine.resume(turn)
         machine.settle(turn)
-        commit = self._commit(turn, None)
+        commit = self._commits.queue(turn, None)
         assert commit is not None
         commit.replies.append(Reply(token, run_id))
 
@@ -276,203 +282,14 @@ class EngineCore:
 
     # ---- commits
 
-    def _commit(self, turn: Turn, ticket: AckTicket | None) -> Commit | None:
-        """Queue the turn's row. A frame that brought nothing new waits for what the run has in flight."""
-        run = turn.run
-        if not turn.entries:
-            if run.in_flight and ticket is not None:
-                self._wait_for(run, ticket)
-            last = self._last_commit(run)
-            if last is not None and last.turn is not None:
-                last.turn.planned.extend(turn.planned)
-            else:
-                self._perform(turn)
-            return None
-        record = None
-        if run.state is not run.recorded:
-            run.recorded = run.state
-            record = self._record(run)
-        unit = Unit(
-            self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, run.id if run.seq == 0 else ""
-        )
-        commit = Commit(unit, turn)
-        run.seq += 1
-        run.in_flight += 1
-        self._books.last_commit[run.number] = commit
-        if ticket is not None:
-            ticket.holds += 1
-            commit.tickets.append(ticket)
-        self._books.commits.append(commit)
-        return commit
-
-    def _record(self, run: Run) -> RunRecord:
-        ended = self._books.now.unix_ms if run.state.terminal else None
-        return RunRecord(run.number, run.run_id, run.flow, run.state, run.created_at_ms, ended, run.id)
-
-    def _last_commit(self, run: Run) -> Commit | None:
-        return self._books.last_commit.get(run.number)
-
-    def _wait_for(self, run: Run, ticket: AckTicket) -> None:
-        commit = self._last_commit(run)
-        assert commit is not None
-        ticket.holds += 1
-        commit.tickets.append(ticket)
-
     def committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt], now: Now) -> None:
         """What became of taken commits, in order. Their effects happen here and nowhere else."""
         self._books.now = now
         for commit, receipt in zip(commits, receipts, strict=True):
             if receipt.outcome is UnitOutcome.COMMITTED:
-                self._done(commit)
+                self._commits.done(commit)
             else:
-                self._failed(commit, receipt)
-
-    def _done(self, commit: Commit) -> None:
-        if commit.welcome is not None:
-            self._welcome(*commit.welcome)
-        if commit.turn is not None:
-            run = commit.turn.run
-            run.committed_seq += 1
-            run.in_flight -= 1
-            if run.committed_seq == 1:
-                self._books.counters.runs_started[run.flow] += 1
-            if not run.in_flight:
-                self._books.last_commit.pop(run.number, None)
-            self._books.changed.add(run.run_id)
-            self._perform(commit.turn)
-        self._books.replies.extend(commit.replies)
-        for ticket in commit.tickets:
-            if ticket.release():
-                self._books.speak(ticket.session)
-
-    def _failed(self, commit: Commit, receipt: Receipt) -> None:
-        """Nothing of this commit happened: the run leaves memory and is read again, its hosts start over."""
-        code = ErrorCode.STORE_UNAVAILABLE
-        message = f"nothing was accepted: {receipt.reason or receipt.outcome.value}"
-        taken = receipt.existing_run if receipt.outcome is UnitOutcome.KEY_TAKEN else ""
-        for reply in commit.replies:
-            self._books.replies.append(Reply(reply.token, code=code, message=message, key_taken_by=taken))
-        if commit.welcome is not None:
-            session, stream = commit.welcome
-            if session.stream == stream:
-                self._fault(session, code, message)
-        if commit.turn is None:
-            return
-        run = commit.turn.run
-        run.in_flight -= 1
-        for ticket in commit.tickets:
-            # Whoever brought this must bring it again, also a host that holds nothing of the run any more.
-            run.awaited.add(ticket.session.instance_id)
-            if ticket.ledger is ticket.session.acks:
-                self._fault(ticket.session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
-        if not run.broken:
-            self._break(run)
-        if run.in_flight:
-            return
-        self._books.last_commit.pop(run.number, None)
-        if run.committed_seq:
-            self._books.loads.append(run)
-        else:
-            self._books.broken.pop(run.run_id, None)
-
-    def _break(self, run: Run) -> None:
-        run.broken = True
-        self._books.broken[run.run_id] = run
-        self._books.runs.pop(run.run_id, None)
-        if self._books.keys.get(run.id) is run:
-            del self._books.keys[run.id]
-        for session in list(self._books.sessions.values()):
-            leases = [lease for lease in session.leases.values() if lease.step.run is run]
-            if leases or run.number in session.bodies:
-                for lease in leases:
-                    session.drop(lease)
-                session.drop_body(run)
-                run.awaited.add(session.instance_id)
-                self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
-
-    # ---- effects
-
-    def _welcome(self, session: Session, stream: int) -> None:
-        if session.stream != stream or not session.connected:
-            return
-        held = session.hello.resume or ResumeState()
-        runs = {body.run_id for body in held.bodies} | {attempt.run_id for attempt in held.attempts}
-        if not runs.isdisjoint(self._books.broken):
-            self._fault(session, ErrorCode.STORE_UNAVAILABLE, _RESEND)
-            return
-        config = self._books.config
-        session.welcome(
-            Welcome(
-                session_id=session.id,
-                protocol=min(session.hello.protocol_max, limits.PROTOCOL_MAX),
-                heartbeat_interval=config.heartbeat_interval,
-                session_ttl=config.silence_timeout + config.reconnect_grace,
-                payload_bytes_max=config.payload_bytes_max,
-                steps_per_run_max=config.steps_per_run_max,
-                branches_per_group_max=config.branches_per_group_max,
-                group_depth_max=config.group_depth_max,
-                default_retry=config.default_retry,
-            )
-        )
-        session.draining = self._books.draining
-        if stream > 1 or session.hello.resume is not None:
-            # Without a resume state this host never saw a Welcome, so it holds nothing of what was given to it.
-            session.forget_queued()
-            self._liveness.resume(session, held)
-        self._liveness.instance_spoke(session.instance_id)
-        self._books.speak(session)
-        self._liveness.end_adoption()
-        self._dispatcher.pump(session)
-
-    def _perform(self, turn: Turn) -> None:
-        run = turn.run
-        if run.broken:
-            return
-        if turn.accepted and run.body is not None:
-            run.body.hold = False
-        for lease, reason in turn.cancelled:
-            self._dispatcher.cancel(lease, reason)
-        if turn.ended is not None:
-            self._finish(turn)
-            return
-        if turn.released is not None:
-            self._dispatcher.release(run, turn.released)
-        for step in turn.planned:
-            self._dispatcher.enqueue(step)
-        for step in turn.retries:
-            self._dispatcher.enqueue(step)
-        if turn.paused:
-            self._evict(run)
-        elif run.body is None:
-            self._dispatcher.want_body(run)
-        if turn.resumed:
-            self._dispatcher.enqueue_open(run)
-
-    def _evict(self, run: Run) -> None:
-        if run.body is not None:
-            session = self._books.sessions[run.body.session_id]
-            session.evict(run.run_id, run.body.fence)
-            session.drop_body(run)
-            self._books.speak(session)
-
-    def _finish(self, turn: Turn) -> None:
-        run = turn.run
-        assert turn.ended is not None
-        state = turn.ended.state.name.lower()
-        self._books.counters.runs_finished[run.flow, state] += 1
-        self._books.counters.run_seconds.append((run.flow, (turn.unix_ms - run.created_at_ms) / 1000))
-        if run.body is not None:
-            holder = self._books.sessions.get(run.body.session_id)
-            if holder is not None:
-                holder.drop_body(run)
-                self._dispatcher.pump(holder)
-        for step in machine.open_leases(run):
-            assert step.lease is not None
-            self._dispatcher.cancel(step.lease, CancelReason.RUN_CANCELLED)
-        self._books.runs.pop(run.run_id, None)
-        if self._books.keys.get(run.id) is run:
-            del self._books.keys[run.id]
-        self._books.ended.append((run, turn.ended.at_ms))
+                self._commits.failed(commit, receipt)
 
     # ---- journals
 
@@ -491,6 +308,11 @@ class EngineCore:
             if fresh.state.terminal:
                 return
             self._add(fresh)
+            if run.quarantine is not None and fresh.state is not RunState.PAUSED:
+                turn = Turn(fresh, now.unix_ms)
+                machine.pause(turn, run.quarantine)
+                self._commits.queue(turn, None)
+                return
             self._liveness.reclaim(fresh, run.awaited)
             return
         body = run.body
@@ -506,7 +328,20 @@ class EngineCore:
         else:
             self._dispatcher.catch_up(run, body, body_entries(rows, after_release=resumed))
 
+    def journal_unreadable(self, run: Run, now: Now) -> None:
+        """The store cannot give the run's journal: the run leaves memory, so that nobody waits for it.
+
+        It stays open in the store; the shell says what is wrong with it.
+        """
+        self._books.now = now
+        self._commits.forget(run)
+
     # ---- taken by the shell
+
+    def take_incidents(self) -> list[tuple[str, Exception]]:
+        """Runs that were quarantined, with the exception of the core; for the log."""
+        incidents, self._books.incidents = self._books.incidents, []
+        return incidents
 
     def take_commits(self) -> list[Commit]:
         """What to submit to the store now, in order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator
 
+from stepwire.protocol.failure import Failure
 from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import BodyEnded, BranchOutcome, Fence, GroupEnded, GroupOpened, RetryPolicy, StepKind
@@ -195,6 +196,7 @@ class Run:
         self.plan_row = 0
         self.in_flight = 0
         self.broken = False
+        self.quarantine: Failure | None = None
         self.uncertain = False
         self.awaited: set[str] = set()
         self.body: Body | None = None

@@ -52,6 +52,8 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
             )
         if group.fail is FailPolicy.QUORUM and not 1 <= group.quorum <= group.branches:
             raise _Refused(f"group {group.path!r}: quorum {group.quorum} of {group.branches} branches")
+        if group.limit:
+            raise _Refused(f"group {group.path!r} has a limit, which this engine does not support yet")
         depth = _scope_depth(run, opened, paths.parent(group.path)) + 1
         if depth > config.group_depth_max:
             raise _Refused(

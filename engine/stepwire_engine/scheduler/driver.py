@@ -111,7 +111,12 @@ class Driver:
         core = EngineCore(self._config, epoch, store.last_run_number(), now)
         core.known_flows.update(store.known_flows())
         open_runs = list(store.open_runs())
-        journals = [(record.number, [row.entries for row in store.journal(record.number)]) for record in open_runs]
+        journals = []
+        for record in open_runs:
+            try:
+                journals.append((record.number, [row.entries for row in store.journal(record.number)]))
+            except StoreCorrupt as error:
+                _log.error("run %s stays as it is: %s", record.run_id, error)
         core.recover(journals, store.sessions(), self._clock.now())
         if open_runs:
             _log.info("took over %d open runs", len(open_runs))
@@ -257,6 +262,8 @@ class Driver:
         for run in core.take_loads():
             self._load(run)
         self._send_frames()
+        for run_id, incident in core.take_incidents():
+            _log.error("the core failed on run %s, which is paused now", run_id, exc_info=incident)
         self.runs.answer(core.take_replies())
         self.runs.note_ended(core.take_ended())
         self.runs.note_changed(core.take_changed())
@@ -302,6 +309,7 @@ class Driver:
             self._core.journal_loaded(run, rows, self._clock.now())
         except StoreCorrupt as error:
             _log.error("run %s stays as it is: %s", run.run_id, error)
+            self._core.journal_unreadable(run, self._clock.now())
         except StoreError as error:
             self.store_failed(error)
         except Exception:

@@ -216,7 +216,10 @@ class HostRuntime:
             return
         waiting = self._waiting.pop((run_id, cancel.path), None)
         if waiting is not None:
-            self._port.reject(run_id, waiting, RejectReason.NO_BODY)
+            # Not a Reject: the body is well, only this attempt of a step it has yet to reach is over.
+            stopped = Failure(ErrorCode.CANCELLED, "Cancelled", f"step {cancel.path!r} was cancelled before it began")
+            self._results.append((run_id, Result(waiting.path, waiting.attempt, waiting.fence, None, stopped)))
+            self._schedule()
         self._attempts.cancel(run_id, cancel.path, cancel.reason)
 
     # ---- from bodies

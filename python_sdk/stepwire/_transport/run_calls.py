@@ -61,9 +61,7 @@ class Pending(Generic[T]):
             it is dead; a call that may be repeated does not let anybody see that.
     """
 
-    def __init__(
-        self, future: Any, read: Callable[[bytes], T], address: str, again: Callable[[], Any] | None
-    ) -> None:
+    def __init__(self, future: Any, read: Callable[[bytes], T], address: str, again: Callable[[], Any] | None) -> None:
         self._future = future
         self._read = read
         self._address = address
@@ -180,9 +178,7 @@ class RunCalls:
             for channel in channels.values():
                 channel.close()
 
-    def _call(
-        self, name: str, request: Message, read: Callable[[bytes], T], *, repeatable: bool = True
-    ) -> Pending[T]:
+    def _call(self, name: str, request: Message, read: Callable[[bytes], T], *, repeatable: bool = True) -> Pending[T]:
         method: Any = self._open("calls").unary_unary(_SERVICE + name)
         data = request.SerializeToString()
 

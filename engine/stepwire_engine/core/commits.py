@@ -1,0 +1,249 @@
+"""From turns to rows, and from receipts to effects: decide -> commit -> perform happens here (DESIGN 2). LAW.
+
+A turn is queued as one unit; what it makes possible is performed when its receipt says that it is durable, and
+not before. A refused unit takes its run out of memory: the journal is read again, its hosts send again.
+"""
+
+from __future__ import annotations
+
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.frames import CancelReason, ResumeState, Welcome
+from stepwire_engine.core import machine
+from stepwire_engine.core.books import Books, Commit, Reply
+from stepwire_engine.core.dispatch import Dispatcher
+from stepwire_engine.core.liveness import Liveness
+from stepwire_engine.core.machine import Turn
+from stepwire_engine.core.model import Run
+from stepwire_engine.core.sessions import AckTicket, Session
+from stepwire_engine.core.units import Receipt, RunRecord, Unit, UnitOutcome
+
+RESEND = "the store refused a commit; resume and send again"
+
+
+class Commits:
+    """Units on their way to the store, and what follows from their receipts."""
+
+    def __init__(self, books: Books, dispatcher: Dispatcher, liveness: Liveness) -> None:
+        self._books = books
+        self._dispatcher = dispatcher
+        self._liveness = liveness
+
+    def queue(self, turn: Turn, ticket: AckTicket | None) -> Commit | None:
+        """Queue the turn's row. A frame that brought nothing new waits for what the run has in flight."""
+        run = turn.run
+        if not turn.entries:
+            if run.in_flight and ticket is not None:
+                self._wait_for(run, ticket)
+            last = self.last(run)
+            if last is not None and last.turn is not None:
+                last.turn.planned.extend(turn.planned)
+            else:
+                self._perform(turn)
+            return None
+        record = None
+        if run.state is not run.recorded:
+            run.recorded = run.state
+            record = self._record(run)
+        unit = Unit(
+            self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, run.id if run.seq == 0 else ""
+        )
+        commit = Commit(unit, turn)
+        run.seq += 1
+        run.in_flight += 1
+        self._books.last_commit[run.number] = commit
+        if ticket is not None:
+            ticket.holds += 1
+            commit.tickets.append(ticket)
+        self._books.commits.append(commit)
+        return commit
+
+    def _record(self, run: Run) -> RunRecord:
+        ended = self._books.now.unix_ms if run.state.terminal else None
+        return RunRecord(run.number, run.run_id, run.flow, run.state, run.created_at_ms, ended, run.id)
+
+    def last(self, run: Run) -> Commit | None:
+        """The run's newest commit that is still on its way."""
+        return self._books.last_commit.get(run.number)
+
+    def _wait_for(self, run: Run, ticket: AckTicket) -> None:
+        commit = self.last(run)
+        assert commit is not None
+        ticket.holds += 1
+        commit.tickets.append(ticket)
+
+    def done(self, commit: Commit) -> None:
+        """The unit is durable: perform what waited for it."""
+        if commit.welcome is not None:
+            self._welcome(*commit.welcome)
+        if commit.turn is not None:
+            run = commit.turn.run
+            run.committed_seq += 1
+            run.in_flight -= 1
+            if run.committed_seq == 1:
+                self._books.counters.runs_started[run.flow] += 1
+            if not run.in_flight:
+                self._books.last_commit.pop(run.number, None)
+            self._books.changed.add(run.run_id)
+            self._perform(commit.turn)
+            if run.quarantine is not None and not run.in_flight:
+                self._books.loads.append(run)
+        self._books.replies.extend(commit.replies)
+        for ticket in commit.tickets:
+            if ticket.release():
+                self._books.speak(ticket.session)
+
+    def failed(self, commit: Commit, receipt: Receipt) -> None:
+        """Nothing of this commit happened: the run leaves memory and is read again, its hosts start over."""
+        code = ErrorCode.STORE_UNAVAILABLE
+        message = f"nothing was accepted: {receipt.reason or receipt.outcome.value}"
+        taken = receipt.existing_run if receipt.outcome is UnitOutcome.KEY_TAKEN else ""
+        for reply in commit.replies:
+            self._books.replies.append(Reply(reply.token, code=code, message=message, key_taken_by=taken))
+        if commit.welcome is not None:
+            session, stream = commit.welcome
+            if session.stream == stream:
+                self._books.fault(session, code, message)
+        if commit.turn is None:
+            return
+        run = commit.turn.run
+        run.in_flight -= 1
+        for ticket in commit.tickets:
+            # Whoever brought this must bring it again, also a host that holds nothing of the run any more.
+            run.awaited.add(ticket.session.instance_id)
+            if ticket.ledger is ticket.session.acks:
+                self._books.fault(ticket.session, ErrorCode.STORE_UNAVAILABLE, RESEND)
+        if not run.broken:
+            self._break(run)
+        if run.in_flight:
+            return
+        self._books.last_commit.pop(run.number, None)
+        if run.committed_seq:
+            self._books.loads.append(run)
+        else:
+            self._books.broken.pop(run.run_id, None)
+
+    def quarantine(self, run: Run, error: Exception) -> None:
+        """The core failed on this run: it is read again and paused, everything else goes on (DESIGN 5)."""
+        message = f"the engine failed on run {run.run_id} and paused it; its log says why"
+        run.quarantine = Failure(ErrorCode.INTERNAL, "InternalError", message, retryable=Retryable.NO)
+        self._books.incidents.append((run.run_id, error))
+        self.forget(run)
+        self._books.broken[run.run_id] = run
+        if not run.in_flight:
+            self._books.loads.append(run)
+
+    def forget(self, run: Run) -> None:
+        """Take a run out of memory, and out of the books of the hosts that hold something of it."""
+        run.broken = True
+        self._books.broken.pop(run.run_id, None)
+        self._books.runs.pop(run.run_id, None)
+        if self._books.keys.get(run.id) is run:
+            del self._books.keys[run.id]
+        for session in self._books.sessions.values():
+            for lease in [lease for lease in session.leases.values() if lease.step.run is run]:
+                session.drop(lease)
+            body = run.body
+            if body is not None and body.session_id == session.id:
+                session.evict(run.run_id, body.fence)
+                session.drop_body(run)
+                self._books.speak(session)
+
+    def _break(self, run: Run) -> None:
+        run.broken = True
+        self._books.broken[run.run_id] = run
+        self._books.runs.pop(run.run_id, None)
+        if self._books.keys.get(run.id) is run:
+            del self._books.keys[run.id]
+        for session in list(self._books.sessions.values()):
+            leases = [lease for lease in session.leases.values() if lease.step.run is run]
+            if leases or run.number in session.bodies:
+                for lease in leases:
+                    session.drop(lease)
+                session.drop_body(run)
+                run.awaited.add(session.instance_id)
+                self._books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
+
+    # ---- effects
+
+    def _welcome(self, session: Session, stream: int) -> None:
+        if session.stream != stream or not session.connected:
+            return
+        held = session.hello.resume or ResumeState()
+        runs = {body.run_id for body in held.bodies} | {attempt.run_id for attempt in held.attempts}
+        if not runs.isdisjoint(self._books.broken):
+            self._books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
+            return
+        config = self._books.config
+        session.welcome(
+            Welcome(
+                session_id=session.id,
+                protocol=min(session.hello.protocol_max, limits.PROTOCOL_MAX),
+                heartbeat_interval=config.heartbeat_interval,
+                session_ttl=config.silence_timeout + config.reconnect_grace,
+                payload_bytes_max=config.payload_bytes_max,
+                steps_per_run_max=config.steps_per_run_max,
+                branches_per_group_max=config.branches_per_group_max,
+                group_depth_max=config.group_depth_max,
+                default_retry=config.default_retry,
+            )
+        )
+        session.draining = self._books.draining
+        if stream > 1 or session.hello.resume is not None:
+            # Without a resume state this host never saw a Welcome, so it holds nothing of what was given to it.
+            session.forget_queued()
+            self._liveness.resume(session, held)
+        self._liveness.instance_spoke(session.instance_id)
+        self._books.speak(session)
+        self._liveness.end_adoption()
+        self._dispatcher.pump(session)
+
+    def _perform(self, turn: Turn) -> None:
+        run = turn.run
+        if run.broken:
+            return
+        if turn.accepted and run.body is not None:
+            run.body.hold = False
+        for lease, reason in turn.cancelled:
+            self._dispatcher.cancel(lease, reason)
+        if turn.ended is not None:
+            self._finish(turn)
+            return
+        if turn.released is not None:
+            self._dispatcher.release(run, turn.released)
+        for step in turn.planned:
+            self._dispatcher.enqueue(step)
+        for step in turn.retries:
+            self._dispatcher.enqueue(step)
+        if turn.paused:
+            self._evict(run)
+        elif run.body is None:
+            self._dispatcher.want_body(run)
+        if turn.resumed:
+            self._dispatcher.enqueue_open(run)
+
+    def _evict(self, run: Run) -> None:
+        if run.body is not None:
+            session = self._books.sessions[run.body.session_id]
+            session.evict(run.run_id, run.body.fence)
+            session.drop_body(run)
+            self._books.speak(session)
+
+    def _finish(self, turn: Turn) -> None:
+        run = turn.run
+        assert turn.ended is not None
+        state = turn.ended.state.name.lower()
+        self._books.counters.runs_finished[run.flow, state] += 1
+        self._books.counters.run_seconds.append((run.flow, (turn.unix_ms - run.created_at_ms) / 1000))
+        if run.body is not None:
+            holder = self._books.sessions.get(run.body.session_id)
+            if holder is not None:
+                holder.drop_body(run)
+                self._dispatcher.pump(holder)
+        for step in machine.open_leases(run):
+            assert step.lease is not None
+            self._dispatcher.cancel(step.lease, CancelReason.RUN_CANCELLED)
+        self._books.runs.pop(run.run_id, None)
+        if self._books.keys.get(run.id) is run:
+            del self._books.keys[run.id]
+        self._books.ended.append((run, turn.ended.at_ms))
