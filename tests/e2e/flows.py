@@ -50,7 +50,7 @@ def told(value: Any) -> Any:
 
 
 async def dawdle(value: int) -> int:
-    """A step that takes 0..24 ms, by its path, so that kills find it at different moments."""
+    """A step that takes 0..24 ms, by its path."""
     with pen.attempt() as key:
         await asyncio.sleep(zlib.crc32(key.encode()) % 25 / 1000)  # gate: a step that takes time
     return value
@@ -145,6 +145,21 @@ async def tree(ctx: Context, planted: Tree) -> list[Any]:
 
 # ---- the run that is killed
 
+
+async def metered(value: int) -> int:
+    """A gate, and then up to 24 ms, so that a kill may come before, in and after its result and its Ack."""
+    with pen.attempt() as key:
+        await pass_gate(key)
+        await asyncio.sleep(zlib.crc32(key.encode()) % 25 / 1000)  # gate: a step that takes time
+    return value
+
+
+@host.step
+async def metered_task(value: int) -> int:
+    """`metered`, registered."""
+    return await metered(value)
+
+
 ROUNDS = 4
 CHAOS_STEPS = 60
 CHAOS_RESULT = sum(range(CHAOS_STEPS))
@@ -157,12 +172,12 @@ async def sixty(ctx: Context) -> int:
     numbers = iter(range(CHAOS_STEPS))
 
     async def pair(first: int, second: int) -> int:
-        one = await ctx.step.run("closure", dawdle, first)
-        return one + await ctx.step.run("task", task, second)
+        one = await ctx.step.run("closure", metered, first)
+        return one + await ctx.step.run("task", metered_task, second)
 
     total = 0
     for _ in range(ROUNDS):
-        for fn in (dawdle, task, dawdle):
+        for fn in (metered, metered_task, metered):
             total += await ctx.step.run("single", fn, next(numbers))
         for mode in (ParallelMode.WAIT, ParallelMode.RACE):
             pairs = [(next(numbers), next(numbers)) for _ in range(3)]

@@ -68,6 +68,7 @@ class Gates:
         self._changed = threading.Condition()
         self._arrived: Counter[str] = Counter()
         self._open: set[str] = set()
+        self._allowed: Counter[str] = Counter()
         self._closed = False
         gates = self
 
@@ -86,8 +87,15 @@ class Gates:
         with self._changed:
             self._arrived[key] += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or key in self._open, STEP_SECONDS)
+            self._changed.wait_for(lambda: self._closed or self._may_pass(key), STEP_SECONDS)
             return key in self._open
+
+    def _may_pass(self, key: str) -> bool:
+        run_id = key.partition(" ")[0]
+        if key not in self._open and self._allowed[run_id] > 0:
+            self._allowed[run_id] -= 1
+            self._open.add(key)
+        return key in self._open
 
     def arrived(self, run_id: str, *paths: str) -> None:
         """Wait until a step has arrived at each of these gates. Fails the test if not."""
@@ -106,6 +114,12 @@ class Gates:
     def open(self, run_id: str, *paths: str) -> None:
         with self._changed:
             self._open.update(f"{run_id} {path}" for path in paths)
+            self._changed.notify_all()
+
+    def allow(self, run_id: str, number: int) -> None:
+        """Let so many more steps of the run pass, in the order in which they come."""
+        with self._changed:
+            self._allowed[run_id] += number
             self._changed.notify_all()
 
     def close(self) -> None:

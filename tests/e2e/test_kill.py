@@ -19,33 +19,37 @@ HOSTS = ("one", "two")
 
 
 class Chaos:
-    """A run of 60 steps on two hosts, and a number of kills at random numbers of completed steps."""
+    """A run of 60 steps on two hosts that is killed after random numbers of steps.
+
+    Its steps are behind gates that let no more pass than the next kill needs: the run cannot be over, or far
+    ahead, while processes start again, and those that wait at their gates are attempts that a kill interrupts.
+    """
 
     def __init__(self, stage: Stage, rng: random.Random) -> None:
         self.stage = stage
-        self.rng = rng
         self.engine: Engine = stage.engine(**QUICK)
         self.hosts: dict[str, Process] = {name: stage.host(self.engine, name) for name in HOSTS}
-        self.killed_at = 0
         self.run = stage.client(self.engine).start("sixty", id="the run")
+        self.allowed = 0
+        steps = sorted(rng.sample(range(1, STEPS), KILLS))
+        self.points = [(number, round(rng.uniform(0, 30), 1)) for number in steps]
+        """After how many steps, and how many milliseconds after the last but one of them has ended."""
+
+    def reach(self, steps: int, delay_ms: float) -> None:
+        self._allow(steps)
+        wait_for(lambda: self.done() >= steps - 1, f"{steps} of {STEPS} steps to end", 60)
+        time.sleep(delay_ms / 1000)  # gate: the kill's own random moment
 
     def done(self) -> int:
         """Steps that have ended, by the file."""
         return len(self.stage.ledger.count("after", self.run.run_id))
 
-    def points(self) -> list[tuple[int, float]]:
-        """After how many steps, and how many milliseconds later."""
-        steps = sorted(self.rng.sample(range(STEPS - 1), KILLS))
-        return [(number, round(self.rng.uniform(0, 20), 1)) for number in steps]
-
-    def reach(self, steps: int) -> None:
-        """Wait for the next point; the run must also have gone on since the last kill."""
-        wanted = min(max(steps, self.killed_at + 1), STEPS - 1)
-        wait_for(lambda: self.done() >= wanted, f"{wanted} of {STEPS} steps to end", 60)
+    def _allow(self, steps: int) -> None:
+        self.stage.gates.allow(self.run.run_id, steps - self.allowed)
+        self.allowed = steps
 
     def kill_engine(self) -> None:
         self.engine.kill()
-        self.killed_at = self.done()
         self.engine.start()
 
     def kill_host(self, *, of_the_body: bool, with_engine: bool) -> None:
@@ -55,12 +59,11 @@ class Chaos:
         if with_engine:
             self.engine.kill()
         self.hosts[name].kill()
-        self.killed_at = self.done()
         if with_engine:
             self.engine.start()
         self.hosts[name] = self.stage.host(self.engine, name)
         if of_the_body:
-            wait_for(lambda: len(self.bodies()) > entered or self.done() == STEPS, "the body to be entered again", 30)
+            wait_for(lambda: len(self.bodies()) > entered, "the body to be entered again", 30)
 
     def bodies(self) -> list[Line]:
         """Every time the flow was entered."""
@@ -68,6 +71,7 @@ class Chaos:
 
     def finish(self) -> None:
         """The run ends with the right result, every step ran, and none after its Ack."""
+        self._allow(STEPS)
         assert self.run.result(timeout=60) == RESULT
         lines = self.stage.ledger.refresh()
         assert len({line.path for line in lines if line.event == "after"}) == STEPS
@@ -81,11 +85,9 @@ class Chaos:
 @pytest.mark.timeout(150)
 def test_twenty_kills_of_the_engine(stage: Stage, rng: random.Random, figure: Callable[[str], None]) -> None:
     chaos = Chaos(stage, rng)
-    points = chaos.points()
-    print(f"kills of the engine after steps (and ms): {points}")
-    for steps, delay in points:
-        chaos.reach(steps)
-        time.sleep(delay / 1000)  # gate: the kill's own random moment
+    print(f"kills of the engine after steps (and ms): {chaos.points}")
+    for steps, delay in chaos.points:
+        chaos.reach(steps, delay)
         chaos.kill_engine()
     chaos.finish()
     again = chaos.again()
@@ -101,11 +103,9 @@ def test_twenty_kills_of_hosts_and_engine(stage: Stage, rng: random.Random, figu
     kinds = [(of_the_body, with_engine) for of_the_body in (True, False) for with_engine in (True, False)]
     kinds *= KILLS // len(kinds)
     rng.shuffle(kinds)
-    points = chaos.points()
-    print(f"kills (host of the body?, engine too?): {kinds} after steps (and ms): {points}")
-    for (of_the_body, with_engine), (steps, delay) in zip(kinds, points, strict=True):
-        chaos.reach(steps)
-        time.sleep(delay / 1000)  # gate: the kill's own random moment
+    print(f"kills (host of the body?, engine too?): {kinds} after steps (and ms): {chaos.points}")
+    for (of_the_body, with_engine), (steps, delay) in zip(kinds, chaos.points, strict=True):
+        chaos.reach(steps, delay)
         chaos.kill_host(of_the_body=of_the_body, with_engine=with_engine)
     chaos.finish()
     again = chaos.again()
