@@ -14,7 +14,7 @@ PRODUCT = tuple(folder for folder in ALL_CODE if folder != "tests")
 REASONS: dict[str, str] = {
     "engine/stepwire_engine/core/history.py": "the record people read, its value types and its one fold, side by side",
     "python_sdk/stepwire/_runtime/body.py": "one live body: its decisions, lines of control and end share state",
-    "python_sdk/stepwire/_runtime/executor.py": "one tick of a host, from a frame's sections to what leaves; read top down",
+    "python_sdk/stepwire/_runtime/executor.py": "one tick of a host: what a frame says, what leaves",
     "python_sdk/stepwire/_transport/session.py": "one pure machine: a session's books are changed in one place",
     "examples/census/analysis.py": "one program, read in the order of the census; its counting rules stand at its head",
     "python_sdk/stepwire/errors.py": "the whole error tree with its hints: one reference, mostly docstrings",

@@ -37,7 +37,7 @@ class Chaos:
 
     def reach(self, steps: int, delay_ms: float) -> None:
         self._allow(steps)
-        wait_for(lambda: self.done() >= steps - 1, f"{steps} of {STEPS} steps to end", 60)
+        wait_for(lambda: self.bodies() and self.done() >= steps - 1, f"{steps} of {STEPS} steps to end", 60)
         time.sleep(delay_ms / 1000)  # gate: the kill's own random moment
 
     def done(self) -> int:

@@ -9,6 +9,11 @@ import pytest
 
 import stepwire
 from stepwire import Retry, testing
+from stepwire._transport.local import LocalLink
+from stepwire._transport.port import SessionPort
+from stepwire._transport.session import HostSession
+from stepwire.protocol.frames import EngineFrame, Hello, HostFrame
+from tests.sdk.gates import turns
 
 REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
 
@@ -129,3 +134,33 @@ def test_same_id_same_run() -> None:
             assert calls == [1]
 
     asyncio.run(main())
+
+
+class SilentEngine:
+    """Welcomes nobody; the test sends frames itself."""
+
+    def connect(self, hello: Hello, port: LocalLink) -> object:
+        return object()
+
+    def receive(self, stream: object, frame: HostFrame) -> None: ...
+
+    def disconnected(self, stream: object) -> None: ...
+
+
+@pytest.mark.xfail(strict=True, reason="LocalLink delivers what the old stream carried to the new one")
+def test_frames_of_a_broken_stream_never_arrive() -> None:
+    """A stale Ack would make the host forget frames that its new Hello has just named as kept."""
+
+    async def main() -> list[EngineFrame]:
+        arrived: list[EngineFrame] = []
+        port = SessionPort(HostSession(stepwire.Host("link").hello()), time.monotonic)
+        loop = asyncio.get_running_loop()
+        link = LocalLink(SilentEngine(), port, loop, lambda frame, _: arrived.append(frame))
+        link.start()
+        link.send(EngineFrame(number=1))
+        link.cut()
+        link.start()
+        await turns()
+        return arrived
+
+    assert asyncio.run(main()) == []
