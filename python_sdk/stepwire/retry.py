@@ -80,7 +80,7 @@ class Retry:
         backoff: "fixed", "linear" or "exponential".
         delay: Before the first retry, 0..366 days.
         factor: Growth for exponential, at least 1.
-        cap: Longest delay before jitter, 0..366 days.
+        cap: Longest delay before jitter, 0..366 days; None: 60 s, or `delay` if that is longer.
         jitter: Share of the delay, 0..1.
         non_retryable: Exception types (subclasses count) or type names that end the step at once.
 
@@ -93,7 +93,7 @@ class Retry:
     backoff: BackoffName = "exponential"
     delay: Duration = DEFAULT_RETRY.delay
     factor: float = DEFAULT_RETRY.factor
-    cap: Duration = DEFAULT_RETRY.cap
+    cap: Duration | None = None
     jitter: float = DEFAULT_RETRY.jitter
     non_retryable: Iterable[type[BaseException] | str] = ()
     policy: RetryPolicy = field(init=False, repr=False, compare=False)
@@ -102,12 +102,13 @@ class Retry:
 
     def __post_init__(self) -> None:
         non_retryable = _members(self.non_retryable)
+        delay = duration(self.delay)
         policy = RetryPolicy(
             max_attempts=_attempts(self.max_attempts, self.retries),
             backoff=_backoff(self.backoff),
-            delay=duration(self.delay),
+            delay=delay,
             factor=_number("factor", self.factor, 1.0, 1000.0),
-            cap=duration(self.cap),
+            cap=max(DEFAULT_RETRY.cap, delay) if self.cap is None else duration(self.cap),
             jitter=_number("jitter", self.jitter, 0.0, 1.0),
             non_retryable_types=tuple(t if isinstance(t, str) else t.__name__ for t in non_retryable),
         )

@@ -147,7 +147,6 @@ class SilentEngine:
     def disconnected(self, stream: object) -> None: ...
 
 
-@pytest.mark.xfail(strict=True, reason="LocalLink delivers what the old stream carried to the new one")
 def test_frames_of_a_broken_stream_never_arrive() -> None:
     """A stale Ack would make the host forget frames that its new Hello has just named as kept."""
 

@@ -167,6 +167,7 @@ class Intake:
         if lease is None or lease.fence != reject.fence:
             return
         session.drop(lease)
+        run.stats.executes -= 1  # It was no attempt.
         match reject.reason:
             case RejectReason.NO_SLOT:
                 session.saturated = True

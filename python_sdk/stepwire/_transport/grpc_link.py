@@ -28,6 +28,8 @@ METHOD = "/stepwire.v1.HostService/Session"
 _QUICK_SECONDS = 10.0
 _QUICK_CAP = 0.5
 _SLOW_CAP = 5.0
+_WELCOME_SECONDS = 10.0
+"""A stream without Welcome for this long is given up: whatever holds it, the next one may fare better."""
 _OPTIONS = (
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
@@ -161,7 +163,12 @@ class GrpcLink:
     # ---- gRPC's writer thread
 
     def _outgoing(self, stream: int) -> Iterator[bytes]:
+        dialled = time.monotonic()
         while stream == self._stream:
+            if not self._port.session.connected and time.monotonic() - dialled > _WELCOME_SECONDS:
+                logger.warning("no Welcome from engine %s for %g s; dialling again", self.address, _WELCOME_SECONDS)
+                self._call.cancel()
+                return
             frame = self._port.take_frame()
             if frame is None:
                 if self._stopping.is_set():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -40,6 +41,8 @@ class LocalLink:
         self._loop = loop
         self._on_frame = on_frame
         self._stream: Any = None
+        self._streams = 0
+        self._lock = threading.Lock()
         self._open = False
         self._sending = False
         self.in_flight = 0
@@ -47,6 +50,7 @@ class LocalLink:
 
     def start(self) -> None:
         """Dial."""
+        self._streams += 1
         self._port.connect()
         hello = self._port.take_frame()
         assert hello is not None and hello.hello is not None
@@ -62,37 +66,44 @@ class LocalLink:
         self._engine.disconnected(self._stream)
         self._port.disconnect()
 
+    def _count(self, more: int) -> None:
+        with self._lock:
+            self.in_flight += more
+
     # ---- engine to host: the engine's Port
 
     def send(self, frame: EngineFrame) -> None:
         """The engine sends a frame."""
-        self.in_flight += 1
-        self._loop.call_soon(self._deliver, frame)
+        self._count(1)
+        self._loop.call_soon(self._deliver, frame, self._streams)
 
     def close(self) -> None:
         """The engine ends the stream."""
-        self._loop.call_soon(self._closed)
+        self._loop.call_soon(self._closed, self._streams)
 
-    def _deliver(self, frame: EngineFrame) -> None:
-        self.in_flight -= 1
-        if self._open:
+    def _deliver(self, frame: EngineFrame, stream: int) -> None:
+        self._count(-1)
+        if self._open and stream == self._streams:
             self._on_frame(frame, self._port.receive(frame))
             self._ring()
 
-    def _closed(self) -> None:
-        if self._open:
+    def _closed(self, stream: int) -> None:
+        if self._open and stream == self._streams:
             self.cut()
 
     # ---- host to engine
 
     def _ring(self) -> None:
-        if self._open and not self._sending:
+        # Rung by the loop and by threads of sync steps.
+        with self._lock:
+            if not self._open or self._sending:
+                return
             self._sending = True
-            self.in_flight += 1
-            self._loop.call_soon_threadsafe(self._send)
+        self._count(1)
+        self._loop.call_soon_threadsafe(self._send)
 
     def _send(self) -> None:
         self._sending = False
-        self.in_flight -= 1
+        self._count(-1)
         while self._open and (frame := self._port.take_frame()) is not None:
             self._engine.receive(self._stream, frame)
