@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from random import Random
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from stepwire._runtime.attempts import StepCall
@@ -17,7 +18,7 @@ from stepwire._runtime.scope import ATTEMPT, SCOPE, AttemptInfo, Scope
 from stepwire.codec import return_type
 from stepwire.errors import BodyEvicted, ConfigurationError, NestedStepError
 from stepwire.flow import StepFunction
-from stepwire.protocol.plan import ParallelMode, StepKind
+from stepwire.protocol.plan import ParallelMode, RetryPolicy, StepKind
 from stepwire.retry import Duration, Retry, duration, retry_policy
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class _Base:
             raise BodyEvicted(self._body.run_id)
         return scope
 
-    def _plan(
+    def _prepare(
         self,
         name: str,
         fn: Callable[..., Any],
@@ -89,8 +90,8 @@ class _Base:
         kwargs: dict[str, Any],
         retries: int | Retry | None,
         timeout: Duration | None,
-    ) -> Callable[[Scope], DurableFuture]:
-        """What plans the step, once it is called on the loop."""
+    ) -> tuple[StepCall, StepFunction[..., Any] | None, RetryPolicy | None, float | None]:
+        """What is planned: the call, the registered step if it is one, its policy and its timeout in seconds."""
         step = fn if isinstance(fn, StepFunction) else None
         if not callable(fn):
             hint = "pass the function and its arguments, not a coroutine" if inspect.isawaitable(fn) else ""
@@ -100,19 +101,17 @@ class _Base:
         if retries is None and step is not None:
             retries = step.retries
         seconds = duration(timeout) if timeout is not None else (step.timeout if step is not None else None)
-        body = self._body
         call = StepCall(
             StepKind.TASK if step is not None else StepKind.RUN,
             step.fn if step is not None else fn,
             args,
             kwargs,
             step.returns if step is not None else _returns(fn),
-            step.codec if step is not None else body.host.codec,
+            step.codec if step is not None else self._body.host.codec,
             retries,
             _is_async(step.fn if step is not None else fn),
         )
-        policy = retry_policy(retries)
-        return lambda scope: body.plan_step(scope, name, call, step, policy, seconds)
+        return call, step, retry_policy(retries), seconds
 
     def _branches(self, branches: Iterable[Callable[[], Any]]) -> Sequence[Callable[[], Any]]:
         made = tuple(branches)
@@ -127,6 +126,9 @@ class _Base:
 def _is_async(fn: Callable[..., Any]) -> bool:
     while isinstance(fn, functools.partial):
         fn = fn.func
+    if type(fn) is FunctionType and not fn.__dict__:
+        # The common case, and ten times faster than asking inspect.
+        return bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
     # An object whose class defines `async def __call__` counts as well.
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__dict__.get("__call__"))
 
@@ -196,7 +198,7 @@ class Step:
             NestedStepError, AmbiguousStep, InvalidStepName, LimitExceeded: at the call; nothing was planned.
         """
         scope = self._ctx._scope(f"ctx.step.run({name!r})")
-        return self._ctx._plan(name, fn, args, kwargs, retries, timeout)(scope)
+        return self._ctx._body.plan_step(scope, name, *self._ctx._prepare(name, fn, args, kwargs, retries, timeout))
 
 
 class Group:
@@ -300,8 +302,8 @@ class StepSync:
     ) -> T:
         """Run `fn(*args, **kwargs)` as a durable step and wait for its result; see `Step.run`."""
         scope = self._ctx._scope(f"ctx.step.run({name!r})")
-        plan = self._ctx._plan(name, fn, args, kwargs, retries, timeout)
-        return self._ctx._wait(lambda: plan(scope))  # type: ignore[no-any-return]
+        prepared = self._ctx._prepare(name, fn, args, kwargs, retries, timeout)
+        return self._ctx._wait(lambda: self._ctx._body.plan_step(scope, name, *prepared))  # type: ignore[no-any-return]
 
 
 class GroupSync:

@@ -104,7 +104,10 @@ def _open_group(run: Run, opened: GroupOpened) -> None:
     scope.open_groups += 1
     _refresh(run, scope)
     run.groups[opened.path] = group
-    scope.groups.append(group)
+    if scope.groups is None:
+        scope.groups = [group]
+    else:
+        scope.groups.append(group)
     for index in range(opened.branches):
         branch = Scope(paths.branch_path(opened.path, index), group, index, scope.depth + 1)
         group.branches.append(branch)
@@ -119,7 +122,10 @@ def _plan_step(run: Run, planned: StepPlanned) -> None:
     step.retry = planned.retry
     step.timeout = planned.timeout
     run.steps[planned.path] = step
-    scope.steps.append(step)
+    if scope.steps is None:
+        scope.steps = [step]
+    else:
+        scope.steps.append(step)
     if planned.started:
         run.stats.host_starts += 1
     scope.outstanding += 1
@@ -159,10 +165,10 @@ def _end_group(run: Run, ended: GroupEnded) -> None:
 
 def _cancel_scope(run: Run, scope: Scope) -> None:
     """Cancel every open step in `scope` and below it: the branch lost."""
-    for step in scope.steps:
+    for step in scope.steps or ():
         if not step.released:
             _let_go(run, step, CancelReason.RACE_LOST)
-    for group in scope.groups:
+    for group in scope.groups or ():
         for branch in group.branches:
             _cancel_scope(run, branch)
         group.finished = []

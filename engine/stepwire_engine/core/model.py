@@ -123,8 +123,9 @@ class Scope:
         self.group = group
         self.index = index
         self.depth = depth
-        self.steps: list[Step] = []
-        self.groups: list[Group] = []
+        # Lists only where something is planned: a wide group has as many scopes as branches.
+        self.steps: list[Step] | None = None
+        self.groups: list[Group] | None = None
         self.outstanding = 0
         self.open_groups = 0
         self.ended = False

@@ -24,6 +24,8 @@ from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
 from stepwire.retry import Retry
 
+_KIND_NAMES = {kind: kind.name.lower() for kind in StepKind}
+
 
 class StepCall:
     """What an attempt calls: a function with its arguments, and how its output is encoded."""
@@ -51,13 +53,22 @@ class StepCall:
         self.is_async = is_async
 
 
-class RunningAttempt:
+class RunningAttempt(AttemptInfo):
     """An attempt in progress. `stop` says why it must end, if it must."""
 
-    __slots__ = ("call", "fence", "info", "since", "stop", "task", "timeout")
+    __slots__ = ("call", "fence", "since", "stop", "task", "timeout")
 
-    def __init__(self, info: AttemptInfo, fence: Fence, call: StepCall, timeout: float | None, since: float) -> None:
-        self.info = info
+    def __init__(
+        self,
+        run_id: str,
+        path: str,
+        attempt: int,
+        fence: Fence,
+        call: StepCall,
+        timeout: float | None,
+        since: float,
+    ) -> None:
+        super().__init__(run_id, path, attempt)
         self.fence = fence
         self.call = call
         self.timeout = timeout
@@ -117,10 +128,9 @@ class Attempts:
     ) -> None:
         """Begin an attempt in a copy of `context`. Must be called on the loop."""
         context = context.copy()
-        info = AttemptInfo(run_id, path, attempt)
-        running = RunningAttempt(info, fence, call, timeout, self._clock())
+        running = RunningAttempt(run_id, path, attempt, fence, call, timeout, self._clock())
         self._running[run_id, path] = running
-        context.run(ATTEMPT.set, info)
+        context.run(ATTEMPT.set, running)
         context.run(SCOPE.set, None)
         if timeout:
             self._arm(running, running.since + timeout)
@@ -181,7 +191,7 @@ class Attempts:
                 payload, back = call.codec.round_trip(value, call.returns)
             if len(payload.data) > self.payload_bytes_max:
                 raise PayloadTooLarge(
-                    f"output of step {running.info.path!r} is {len(payload.data)} bytes, limit {self.payload_bytes_max}"
+                    f"output of step {running.path!r} is {len(payload.data)} bytes, limit {self.payload_bytes_max}"
                 )
         except StepError as exc:
             self._give(running, None, failure_from_exception(exc), None)
@@ -202,7 +212,7 @@ class Attempts:
 
     def _stopped(self, running: RunningAttempt) -> None:
         """It ended after it was told to: what it returned or raised no longer counts."""
-        path = running.info.path
+        path = running.path
         if running.stop is CancelReason.TIMEOUT:
             message = f"step {path!r} was not finished within its timeout"
             if running.timeout:
@@ -214,18 +224,17 @@ class Attempts:
         self._give(running, None, failure, None)
 
     def _give(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
-        info = running.info
         elapsed = max(0.0, self._clock() - running.since)
         # Before its outcome is handed over it must not look as if nothing were going on.
         self._ending.add(running)
-        self._running.pop((info.run_id, info.path), None)
+        self._running.pop((running.run_id, running.path), None)
         self._count(running, failure, elapsed)
-        result = Result(info.path, info.attempt, running.fence, output, failure, elapsed)
+        result = Result(running.path, running.attempt, running.fence, output, failure, elapsed)
         self._finish(running, result, value)
         self._ending.discard(running)
 
     def _count(self, running: RunningAttempt, failure: Failure | None, elapsed: float) -> None:
-        kind = running.call.kind.name.lower()
+        kind = _KIND_NAMES[running.call.kind]
         outcome = "ok"
         if failure is not None:
             outcome = {ErrorCode.TIMEOUT: "timeout", ErrorCode.CANCELLED: "cancelled"}.get(failure.code, "failed")
@@ -248,14 +257,14 @@ class Attempts:
         if running.stop is not None:
             return
         running.stop = reason
-        running.info.cancelled = True
+        running.cancelled = True
         if running.task is not None:
             running.task.cancel()
             running.task.add_done_callback(lambda _: self._never_began(running))
 
     def _never_began(self, running: RunningAttempt) -> None:
         """A task that is cancelled before its first step runs none of its code, so it cannot tell its outcome."""
-        if self._running.get((running.info.run_id, running.info.path)) is running:
+        if self._running.get((running.run_id, running.path)) is running:
             self._stopped(running)
 
     def _arm(self, running: RunningAttempt, due: float) -> None:
@@ -275,7 +284,7 @@ class Attempts:
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             running = heapq.heappop(self._deadlines)[2]
-            if self._running.get((running.info.run_id, running.info.path)) is running:
+            if self._running.get((running.run_id, running.path)) is running:
                 self._stop(running, CancelReason.TIMEOUT)
         if self._deadlines:
             self._arm_sweep()

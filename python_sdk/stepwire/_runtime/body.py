@@ -151,7 +151,6 @@ class LiveBody:
         step = self.steps.pop(outcome.path, None)
         if step is None:
             return  # Abandoned; its outcome concerns nobody.
-        step.future.scope.outstanding.discard(step.name)
         if outcome.failure is not None:
             step.future.fail(error_from_failure(outcome.failure, outcome.path))
         elif outcome.held:
@@ -221,7 +220,7 @@ class LiveBody:
             AmbiguousStep, InvalidStepName, InvalidInput, PayloadTooLarge, LimitExceeded, BodyEvicted
         """
         self._alive()
-        if name in scope.outstanding:
+        if scope.occurrences.last_path(name) in self.steps:
             where = f" in {scope.path!r}" if scope.path else ""
             raise AmbiguousStep(f"step {name!r} is still outstanding{where}; give concurrent steps different names")
         if self._planned >= self.host.limits.steps_per_run_max:
@@ -241,8 +240,7 @@ class LiveBody:
         if not self.decide(Kind.STEP, path, planned):
             raise BodyEvicted(self.run_id)
         self._planned += 1
-        future = DurableFuture(self, path, scope, lambda: self._abandon(path))
-        scope.outstanding.add(name)
+        future = DurableFuture(self, path, scope)
         self.unawaited.add(future)
         self.steps[path] = OpenStep(name, planned, call, copy_context(), future)
         self.fresh.append(path)
@@ -295,10 +293,10 @@ class LiveBody:
             return False
         return asyncio.current_task() is not scope.line
 
-    def _abandon(self, path: str) -> None:
+    def abandon(self, path: str) -> None:
+        """User code gave up on a step: that is a decision as well (DESIGN 4)."""
         step = self.steps.pop(path, None)
         if step is not None and not self.over:
-            step.future.scope.outstanding.discard(step.name)
             self.decide(Kind.ABANDONED, path, path)
 
     # ---- lines of control

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stepwire._runtime.body import LiveBody
+    from stepwire._runtime.group import GroupRun
     from stepwire._runtime.scope import Scope
 
 
@@ -19,22 +20,22 @@ class DurableFuture(asyncio.Future[Any]):
         scope: Where it was made.
         awaited: Somebody waits, or waited, for it.
         blocks: The line of control that waits for it directly, so that nothing else of it can run.
-        on_cancel: Called when user code cancels it: the durable decision is to abandon it.
+        group: Whose outcome it is; None: a step's.
     """
 
     path: str
     scope: Scope
     awaited: bool
     blocks: Scope | None
-    on_cancel: Callable[[], None]
+    group: GroupRun | None
 
-    def __init__(self, body: LiveBody, path: str, scope: Scope, on_cancel: Callable[[], None]) -> None:
+    def __init__(self, body: LiveBody, path: str, scope: Scope, group: GroupRun | None = None) -> None:
         super().__init__(loop=body.loop)
         self.path = path
         self.scope = scope
         self.awaited = False
         self.blocks = None
-        self.on_cancel = on_cancel
+        self.group = group
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.mark_awaited()
@@ -58,7 +59,10 @@ class DurableFuture(asyncio.Future[Any]):
         if not super().cancel(msg):
             return False
         self.scope.body.unblock(self)
-        self.on_cancel()
+        if self.group is None:
+            self.scope.body.abandon(self.path)
+        else:
+            self.group.cancelled()
         return True
 
     def resolve(self, value: Any) -> None:

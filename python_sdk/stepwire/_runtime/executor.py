@@ -277,7 +277,7 @@ class HostRuntime:
     # ---- from attempts
 
     def _finish(self, running: RunningAttempt, result: Result, value: Any) -> None:
-        run_id = running.info.run_id
+        run_id = running.run_id
         body = self._bodies.get(run_id)
         if body is not None and result.failure is None:
             body.outputs[result.path] = value
@@ -338,22 +338,20 @@ class HostRuntime:
         elif body.ended and body.journal.caught_up:
             self._retire(body)
 
-    def _self_start(self, body: LiveBody) -> list[str]:
+    def _self_start(self, body: LiveBody) -> Sequence[str]:
         """Choose new steps whose first attempt this host starts itself (DESIGN 3, rule 5)."""
         fresh, body.fresh = body.fresh, []
         if body.hold or not fresh or not body.journal.caught_up:
             return []
-        fence = body.journal.fence
         alone = len(fresh) == 1
-        started = []
+        mine = []
         for path in fresh:
             step = body.steps.get(path)
-            if step is None or not body.journal.is_new(path):
-                continue
-            planned = step.planned
-            served = planned.kind is StepKind.RUN or (alone and planned.name in self._steps)
-            if served and self._port.start(body.run_id, path, fence):
-                started.append(path)
+            if step is not None and body.journal.is_new(path):
+                planned = step.planned
+                if planned.kind is StepKind.RUN or (alone and planned.name in self._steps):
+                    mine.append(path)
+        started = self._port.start(body.run_id, mine, body.journal.fence) if mine else ()
         if started:
             body.journal.mark_started(started)
         return started

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stepwire._replay.journal import Kind
@@ -35,7 +36,7 @@ class GroupRun:
         self.opened = opened
         self.branches = branches
         self.results: list[Any] = [None] * len(branches)
-        self.future = DurableFuture(body, opened.path, scope, self._cancelled)
+        self.future = DurableFuture(body, opened.path, scope, self)
         self._depth = scope.depth + 1
         self._failures: dict[int, Failure] = {}
         self._ended: list[tuple[int, BranchOutcome]] = []
@@ -69,7 +70,7 @@ class GroupRun:
             self.body.lines_running += 1
             if not made.done():
                 self.body.block(made)
-            made.add_done_callback(lambda done: self._line_done(index, done))
+            made.add_done_callback(partial(self._line_done, index))
         elif inspect.isawaitable(made):
             self.body.lines_running += 1
             # Not wrapped if it need not be: a wrapper that is cancelled before it began would never await it.
@@ -77,7 +78,7 @@ class GroupRun:
             task = self.body.loop.create_task(code, context=context)
             scope.line = task
             self._tasks[index] = task
-            task.add_done_callback(lambda done: self._line_done(index, done))
+            task.add_done_callback(partial(self._line_done, index))
         else:
             self._end(index, value=made)
 
@@ -161,7 +162,7 @@ class GroupRun:
         error.__cause__ = first
         self.future.fail(error)
 
-    def _cancelled(self) -> None:
+    def cancelled(self) -> None:
         """User code gave up on the group: its branches are cancelled and end as such."""
         self.stop()
 

@@ -22,12 +22,11 @@ class Scope:
     """The root of a body or one branch of a group.
 
     Attributes:
-        outstanding: Names of steps that are planned and not released.
         line: The task or thread that is the branch's own line of control; None while a branch is one
             bare step.
     """
 
-    __slots__ = ("_random", "body", "depth", "group", "index", "line", "occurrences", "outstanding", "path")
+    __slots__ = ("_random", "body", "depth", "group", "index", "line", "occurrences", "path")
 
     def __init__(self, body: LiveBody, path: str, group: GroupRun | None, index: int, depth: int) -> None:
         self.body = body
@@ -36,7 +35,6 @@ class Scope:
         self.index = index
         self.depth = depth
         self.occurrences = Occurrences(path)
-        self.outstanding: set[str] = set()
         self.line: Any = None
         self._random: DeterministicRandom | None = None
 

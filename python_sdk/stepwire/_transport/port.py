@@ -30,9 +30,11 @@ class SessionPort:
 
     # ---- for the runtime
 
-    def start(self, run_id: str, path: str, fence: Fence) -> bool:
+    def start(self, run_id: str, paths: Sequence[str], fence: Fence) -> Sequence[str]:
+        """Take slots for first attempts, in order. Returns those that got one."""
         with self.lock:
-            return self.session.start(run_id, path, fence, self.clock())
+            now = self.clock()
+            return [path for path in paths if self.session.start(run_id, path, fence, now)]
 
     def attempt_fence(self, run_id: str, path: str) -> Fence | None:
         with self.lock:

@@ -6,6 +6,8 @@ Pure functions and one counter. The grammar is normative in `proto/README.md`, w
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from stepwire.protocol.limits import NAME_BYTES_MAX
 
 ROOT = ""
@@ -16,6 +18,7 @@ class InvalidName(ValueError):
     """A step or group name is empty or longer than 256 bytes when encoded."""
 
 
+@lru_cache(8192)
 def encode_key(name: str) -> str:
     """Percent-encode `/ # [ ] %` and control characters of a name.
 
@@ -77,6 +80,14 @@ class Occurrences:
     def __init__(self, scope: str) -> None:
         self._scope = scope
         self._counts: dict[str, int] = {}
+
+    def last_path(self, name: str) -> str | None:
+        """Path of the latest occurrence of `name`; None if there is none yet."""
+        n = self._counts.get(name)
+        if n is None:
+            return None
+        key = encode_key(name)
+        return join(self._scope, key if n == 1 else f"{key}#{n}")
 
     def next_path(self, name: str) -> str:
         """Path of the next occurrence of `name` in this scope.
