@@ -7,6 +7,7 @@ store, ports. Every way to end leaves durable state that the next engine takes o
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -33,6 +34,7 @@ from stepwire_engine.web.server import AddressUnavailable, HttpServer
 MEMORY = ":memory:"
 """As `db`: keep everything in memory and forget it at the end."""
 _GRACE_SECONDS = 0.5
+_GC_ALLOCATIONS = 20_000
 """For calls in progress when the ports close; streams of hosts have ended by then."""
 _REF_LENGTH = 12
 _log = logging.getLogger("stepwire.engine")
@@ -168,6 +170,10 @@ def run_engine(
         on_ready: Called on the engine's loop when hosts and clients are served.
     """
     set_up_logging(config)
+    # What is loaded stays: leave it out of every collection, and collect after more allocations.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_run(config, insecure_listen, on_ready))
 
