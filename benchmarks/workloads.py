@@ -29,6 +29,9 @@ class Workload:
 WORKLOADS = (
     Workload(name="group_100", title="groups of 100, 10 runs at once", flow="group", steps=100, runs=100, at_once=10),
     Workload(name="group_1000", title="groups of 1,000, one run at a time", flow="group", steps=1000, runs=10),
+    Workload(
+        name="group_1000_4", title="groups of 1,000, 4 runs at once", flow="group", steps=1000, runs=24, at_once=4
+    ),
     Workload(name="sequence_10", title="10 steps, 100 runs at once", flow="sequence", steps=10, runs=300, at_once=100),
     Workload(name="one_step", title="one-step runs, one at a time", flow="sequence", steps=1, runs=200),
     Workload(name="sequence", title="one run of 300 sequential steps", flow="sequence", steps=300, runs=1, floor=True),

@@ -32,6 +32,10 @@ T3 = TypeVar("T3")
 T4 = TypeVar("T4")
 
 
+_NO_KWARGS: dict[str, Any] = {}
+"""Shared by every call without named arguments; never changed."""
+
+
 class _Base:
     """What contexts of async and sync flows share."""
 
@@ -105,7 +109,7 @@ class _Base:
             StepKind.TASK if step is not None else StepKind.RUN,
             step.fn if step is not None else fn,
             args,
-            kwargs,
+            kwargs or _NO_KWARGS,
             step.returns if step is not None else _returns(fn),
             step.codec if step is not None else self._body.host.codec,
             retries,

@@ -126,8 +126,9 @@ class Attempts:
         timeout: float | None,
         elapsed: float = 0.0,
     ) -> None:
-        """Begin an attempt in a copy of `context`. Must be called on the loop."""
-        context = context.copy()
+        """Begin an attempt in `context`, or a copy of it if it is not the first. Must be called on the loop."""
+        if attempt > 1 or call.kind is StepKind.TASK:
+            context = context.copy()
         running = RunningAttempt(run_id, path, attempt, fence, call, timeout, self._clock())
         self._running[run_id, path] = running
         context.run(ATTEMPT.set, running)

@@ -220,7 +220,7 @@ class LiveBody:
             AmbiguousStep, InvalidStepName, InvalidInput, PayloadTooLarge, LimitExceeded, BodyEvicted
         """
         self._alive()
-        if scope.occurrences.last_path(name) in self.steps:
+        if scope.last_path(name) in self.steps:
             where = f" in {scope.path!r}" if scope.path else ""
             raise AmbiguousStep(f"step {name!r} is still outstanding{where}; give concurrent steps different names")
         if self._planned >= self.host.limits.steps_per_run_max:
@@ -401,7 +401,7 @@ class LiveBody:
 
 def _next_path(scope: Scope, name: str) -> str:
     try:
-        return scope.occurrences.next_path(name)
+        return scope.next_path(name)
     except paths.InvalidName as error:
         raise InvalidStepName(str(error)) from None
 

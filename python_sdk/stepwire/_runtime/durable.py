@@ -23,18 +23,14 @@ class DurableFuture(asyncio.Future[Any]):
         group: Whose outcome it is; None: a step's.
     """
 
-    path: str
-    scope: Scope
-    awaited: bool
-    blocks: Scope | None
-    group: GroupRun | None
+    __slots__ = ("awaited", "blocks", "group", "path", "scope")
 
     def __init__(self, body: LiveBody, path: str, scope: Scope, group: GroupRun | None = None) -> None:
         super().__init__(loop=body.loop)
         self.path = path
         self.scope = scope
         self.awaited = False
-        self.blocks = None
+        self.blocks: Scope | None = None
         self.group = group
 
     def __await__(self) -> Generator[Any, None, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stepwire._runtime.group import GroupRun
 
 
-class Scope:
+class Scope(Occurrences):
     """The root of a body or one branch of a group.
 
     Attributes:
@@ -26,15 +26,14 @@ class Scope:
             bare step.
     """
 
-    __slots__ = ("_random", "body", "depth", "group", "index", "line", "occurrences", "path")
+    __slots__ = ("_random", "body", "depth", "group", "index", "line")
 
     def __init__(self, body: LiveBody, path: str, group: GroupRun | None, index: int, depth: int) -> None:
+        super().__init__(path)
         self.body = body
-        self.path = path
         self.group = group
         self.index = index
         self.depth = depth
-        self.occurrences = Occurrences(path)
         self.line: Any = None
         self._random: DeterministicRandom | None = None
 

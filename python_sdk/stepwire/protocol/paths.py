@@ -73,21 +73,22 @@ def branch_index(path: str) -> int:
 
 
 class Occurrences:
-    """Counts occurrences of keys within one scope, so that a repeated name gets `#2`, `#3`, ..."""
+    """Counts occurrences of keys within one scope, so that a repeated name gets `#2`, `#3`, ...
 
-    __slots__ = ("_counts", "_scope")
+    Most branches of a wide group plan one step, so the first name needs no dict.
+    """
 
-    def __init__(self, scope: str) -> None:
-        self._scope = scope
-        self._counts: dict[str, int] = {}
+    __slots__ = ("_counts", "_first", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._first: str | None = None
+        self._counts: dict[str, int] | None = None
 
     def last_path(self, name: str) -> str | None:
         """Path of the latest occurrence of `name`; None if there is none yet."""
-        n = self._counts.get(name)
-        if n is None:
-            return None
-        key = encode_key(name)
-        return join(self._scope, key if n == 1 else f"{key}#{n}")
+        n = self._count(name)
+        return self._path(name, n) if n else None
 
     def next_path(self, name: str) -> str:
         """Path of the next occurrence of `name` in this scope.
@@ -95,7 +96,21 @@ class Occurrences:
         Raises:
             InvalidName: see `encode_key`.
         """
-        n = self._counts.get(name, 0) + 1
+        n = self._count(name) + 1
+        path = self._path(name, n)
+        if self._first is None:
+            self._first = name
+        else:
+            if self._counts is None:
+                self._counts = {self._first: 1}
+            self._counts[name] = n
+        return path
+
+    def _count(self, name: str) -> int:
+        if self._counts is None:
+            return 1 if name == self._first else 0
+        return self._counts.get(name, 0)
+
+    def _path(self, name: str, n: int) -> str:
         key = encode_key(name)
-        self._counts[name] = n
-        return join(self._scope, key if n == 1 else f"{key}#{n}")
+        return join(self.path, key if n == 1 else f"{key}#{n}")
