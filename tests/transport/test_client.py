@@ -583,3 +583,13 @@ def test_names_of_states_and_reasons_are_those_of_the_protocol() -> None:
     assert names(run_pb2.RunState, "RUN_STATE_") == {n: s.name for n, s in run_record._RUN_STATES.items()}
     assert names(run_pb2.StepState, "STEP_STATE_") == {n: s.name for n, s in run_record._STEP_STATES.items()}
     assert names(run_pb2.WaitReason, "WAIT_REASON_") == {n: r.name for n, r in run_record._REASONS.items() if r}
+
+
+def test_without_an_engine_a_call_says_so_soon() -> None:
+    """The second try of a call that may be repeated must not hide what the first one found."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        client = ClientSync(f"127.0.0.1:{unused.getsockname()[1]}")
+        with pytest.raises(EngineUnavailable) as caught:
+            list(client.list())
+    assert "did not answer within" not in str(caught.value)

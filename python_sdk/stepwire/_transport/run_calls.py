@@ -66,6 +66,7 @@ class Pending(Generic[T]):
         self._read = read
         self._address = address
         self._again = again
+        self._first: grpc.RpcError | None = None
 
     def result(self) -> T:
         """Block until the answer is here. Raises StepwireError."""
@@ -74,6 +75,8 @@ class Pending(Generic[T]):
         except grpc.RpcError as error:
             if self._repeat(error):
                 return self.result()
+            if self._first is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                error = self._first  # Nobody came back; that is what there is to say.
             raise error_from_rpc(error, self._address) from None
         return readable(self._read, data)
 
@@ -82,6 +85,7 @@ class Pending(Generic[T]):
         again, self._again = self._again, None
         if again is None or error.code() is not grpc.StatusCode.UNAVAILABLE or code_of(error) is not None:
             return False
+        self._first = error
         self._future = again()
         return True
 
