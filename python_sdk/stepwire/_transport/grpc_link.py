@@ -121,8 +121,9 @@ class GrpcLink:
         decoder = EngineFrameDecoder(limits.PAYLOAD_BYTES_MAX * 16)
         with grpc.insecure_channel(self.address, options=_OPTIONS) as channel:
             dial: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
-            self._stream += 1
-            self._port.connect()
+            with self._port.lock:
+                self._stream += 1
+                self._port.connect()
             try:
                 self._call = dial(self._outgoing(self._stream))
                 for data in self._call:
@@ -142,8 +143,9 @@ class GrpcLink:
             except WireError as error:
                 logger.error("engine %s sent what cannot be decoded: %s", self.address, error)
             finally:
-                self._stream += 1
-                self._port.disconnect()
+                with self._port.lock:
+                    self._stream += 1
+                    self._port.disconnect()
                 self._ring()
                 if self._call is not None:
                     self._call.cancel()
@@ -169,7 +171,9 @@ class GrpcLink:
                 logger.warning("no Welcome from engine %s for %g s; dialling again", self.address, _WELCOME_SECONDS)
                 self._call.cancel()
                 return
-            frame = self._port.take_frame()
+            with self._port.lock:
+                # The writer of a stream that just ended must not take what the next one has to say.
+                frame = self._port.take_frame() if stream == self._stream else None
             if frame is None:
                 if self._stopping.is_set():
                     return
