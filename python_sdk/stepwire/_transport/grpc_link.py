@@ -166,14 +166,15 @@ class GrpcLink:
 
     def _outgoing(self, stream: int) -> Iterator[bytes]:
         dialled = time.monotonic()
-        while stream == self._stream:
+        while True:
             if not self._port.session.connected and time.monotonic() - dialled > _WELCOME_SECONDS:
                 logger.warning("no Welcome from engine %s for %g s; dialling again", self.address, _WELCOME_SECONDS)
                 self._call.cancel()
                 return
             with self._port.lock:
-                # The writer of a stream that just ended must not take what the next one has to say.
-                frame = self._port.take_frame() if stream == self._stream else None
+                if stream != self._stream:
+                    return  # This stream has ended; what is queued is the next one's to say.
+                frame = self._port.take_frame()
             if frame is None:
                 if self._stopping.is_set():
                     return
