@@ -167,14 +167,14 @@ class GrpcLink:
     def _outgoing(self, stream: int) -> Iterator[bytes]:
         dialled = time.monotonic()
         while True:
-            if not self._port.session.connected and time.monotonic() - dialled > _WELCOME_SECONDS:
-                logger.warning("no Welcome from engine %s for %g s; dialling again", self.address, _WELCOME_SECONDS)
-                self._call.cancel()
-                return
             with self._port.lock:
                 if stream != self._stream:
                     return  # This stream has ended; what is queued is the next one's to say.
                 frame = self._port.take_frame()
+            if not self._port.session.connected and time.monotonic() - dialled > _WELCOME_SECONDS:
+                logger.warning("no Welcome from engine %s for %g s; dialling again", self.address, _WELCOME_SECONDS)
+                self._call.cancel()
+                return
             if frame is None:
                 if self._stopping.is_set():
                     return
