@@ -41,6 +41,17 @@ def test_histories_with_every_fault_reach_every_rare_branch() -> None:
     assert rare - set(reached) == set(), f"never reached: {rare - set(reached)}"
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A body was given back, its successor's snapshot was lost with the stream, and the resume named the old one.
+        100169,
+    ],
+)
+def test_a_history_that_once_failed(seed: int) -> None:
+    World(seed).run()
+
+
 def test_the_same_seed_is_the_same_history() -> None:
     def trace(seed: int) -> list[tuple[str, str, str, int, float]]:
         world = World(seed)

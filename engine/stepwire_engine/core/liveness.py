@@ -102,9 +102,10 @@ class Liveness:
                 lease.fence = lease.step.fence = offered.fence
             if lease.cancelled is not None:
                 session.cancel(offered.run_id, Cancel(offered.path, lease.fence, lease.cancelled))
-        held = {b.run_id for b in state.bodies}
+        held = {b.run_id: b.fence for b in state.bodies}
         for run in list(session.bodies.values()):
-            if run.run_id not in held:
+            if run.body is None or held.get(run.run_id) != run.body.fence:
+                # The Advance that gave it this body never arrived, whatever older one it still names.
                 session.drop_body(run)
                 self._dispatcher.want_body(run)
         for body in state.bodies:
