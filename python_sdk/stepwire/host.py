@@ -24,7 +24,7 @@ from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.codec import JSON_CODEC, Codec
 from stepwire.context import context_of
-from stepwire.errors import ConfigurationError, EngineUnavailable
+from stepwire.errors import ConfigurationError
 from stepwire.flow import FlowFunction, StepFunction
 from stepwire.protocol.frames import EngineFrame, Hello
 from stepwire.protocol.plan import ParallelMode
@@ -276,7 +276,6 @@ class RunningHost:
             telemetry=host.telemetry,
             context_of=context_of,
         )
-        self.connected = asyncio.Event()
         self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect)
         self._lag: asyncio.TimerHandle | None = None
         host.telemetry.refresh.append(self._gauges)
@@ -284,20 +283,6 @@ class RunningHost:
     def start(self) -> None:
         self._link.start()
         self._watch_lag(self.loop.time())
-
-    async def wait_connected(self, timeout: float = 10.0) -> None:
-        """Until the engine welcomed this host.
-
-        Raises:
-            EngineUnavailable: not within `timeout` seconds.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                await self.connected.wait()
-        except TimeoutError:
-            raise EngineUnavailable(
-                f"no engine at {self._link.address} after {timeout:g} s", hint="start one: stepwire engine"
-            ) from None
 
     def wait_refused(self, stop: asyncio.Event) -> None:
         """Block until the engine refused this host for good, or `stop` is set."""
@@ -336,7 +321,6 @@ class RunningHost:
     def _handle(self, frame: EngineFrame, sections: list[Any]) -> None:
         if frame.welcome is not None:
             self.runtime.welcome(frame.welcome)
-            self.connected.set()
             logger.info("host %s connected to engine %s", self.host.name, self._link.address)
         if sections:
             self.runtime.handle(sections)

@@ -124,7 +124,6 @@ class Attempts:
         call: StepCall,
         context: Context,
         timeout: float | None,
-        elapsed: float = 0.0,
     ) -> None:
         """Begin an attempt in `context`, or a copy of it if it is not the first. Must be called on the loop."""
         if attempt > 1 or call.kind is StepKind.TASK:

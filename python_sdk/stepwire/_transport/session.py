@@ -345,15 +345,6 @@ class HostSession:
 
     # ---- frames out
 
-    @property
-    def wants_to_send(self) -> bool:
-        """Something is queued that may be sent now."""
-        if not self._connected:
-            return False
-        if self._hello_due:
-            return True
-        return self.welcome is not None and bool(self._resend or self._queue or self._drain or self._goodbye)
-
     def next_report(self) -> float | None:
         """When the next Report is due; None without a welcomed stream."""
         return self._report_due if self.connected else None
