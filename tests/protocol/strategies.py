@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import msgspec
 from hypothesis import strategies as st
 
-from stepwire.protocol import frames, plan
+from stepwire.protocol import frames, paths, plan
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.payload import Payload
 
@@ -58,28 +59,75 @@ def either(build: type[T]) -> st.SearchStrategy[T]:
     return st.builds(build, output=PAYLOADS) | st.builds(build, failure=FAILURES)
 
 
-STEPS = st.builds(
-    plan.StepPlanned,
-    path=NAME,
-    kind=st.sampled_from(plan.StepKind),
-    name=TEXT,
-    input=st.none() | PAYLOADS,
-    retry=st.none() | RETRIES,
-    timeout=TIMEOUT,
-    started=st.booleans(),
-    concurrent=st.booleans(),
+SLEEPS = st.builds(plan.Sleep, duration=SECONDS) | st.builds(plan.Sleep, until_ms=TIME_MS)
+WAITS = st.builds(plan.WaitEvent, event=NAME, match=TEXT, timeout=st.none() | SECONDS, lookback=SECONDS)
+EVENT_DATA = st.sampled_from([b"null", b"17", b'{"a":["\xc3\xa9"]}']).map(Payload) | st.builds(
+    Payload, st.binary(max_size=40), st.sampled_from(["cbor", "x-sealed"])
 )
+EVENTS = st.builds(plan.Event, name=NAME, data=EVENT_DATA, id=TEXT, at_ms=st.none() | TIME_MS)
+SENDS = st.builds(plan.SendEvent, st.lists(EVENTS, min_size=1, max_size=2).map(tuple))
+INVOKES = st.builds(plan.Invoke, flow=NAME, id=TEXT)
+CALLS = st.builds(
+    plan.Call,
+    url=NAME,
+    method=st.sampled_from(["GET", "POST", "x"]),
+    headers=st.lists(st.tuples(NAME, TEXT), max_size=2).map(tuple),
+    body=st.none() | PAYLOADS,
+)
+UNDOS = st.builds(plan.Undo, st.just(plan.StepKind.RUN), retry=st.none() | RETRIES, timeout=TIMEOUT) | st.builds(
+    plan.Undo, st.just(plan.StepKind.TASK), NAME, st.none() | RETRIES, TIMEOUT
+)
+_WORK = st.tuples(st.sampled_from([plan.StepKind.RUN, plan.StepKind.TASK]), TEXT, st.none())
+_PERFORMED = st.one_of(
+    st.tuples(st.just(plan.StepKind.SLEEP), TEXT, SLEEPS),
+    st.tuples(st.just(plan.StepKind.WAIT_EVENT), TEXT, WAITS),
+    st.tuples(st.just(plan.StepKind.SEND_EVENT), TEXT, SENDS),
+    st.tuples(st.just(plan.StepKind.INVOKE), TEXT, INVOKES),
+    st.tuples(st.just(plan.StepKind.CALL), st.just(plan.CALL_STEP), CALLS),
+)
+
+
+def _step(step: plan.StepPlanned, does: tuple[plan.StepKind, str, plan.StepSpec | None]) -> plan.StepPlanned:
+    kind, name, spec = does
+    return msgspec.structs.replace(step, kind=kind, name=name, spec=spec)
+
+
+STEPS = st.builds(
+    _step,
+    st.builds(
+        plan.StepPlanned,
+        path=NAME,
+        input=st.none() | PAYLOADS,
+        retry=st.none() | RETRIES,
+        timeout=TIMEOUT,
+        started=st.booleans(),
+        concurrent=st.booleans(),
+        deadline=TIMEOUT,
+        undo=st.none() | UNDOS,
+    ),
+    _WORK | _PERFORMED,
+)
+
+
+def _group(group: plan.GroupOpened, quorum: int) -> plan.GroupOpened:
+    return msgspec.structs.replace(group, quorum=quorum if group.fail is plan.FailPolicy.QUORUM else 0)
+
+
 GROUPS = st.builds(
-    plan.GroupOpened,
-    path=NAME,
-    branches=U32,
-    mode=st.sampled_from(plan.ParallelMode),
-    fail=st.sampled_from(plan.FailPolicy),
-    quorum=U32,
-    cancel_siblings=st.booleans(),
-    limit=U32,
-    concurrent=st.booleans(),
-    names=NAMES,
+    _group,
+    st.builds(
+        plan.GroupOpened,
+        path=NAME,
+        branches=U32,
+        mode=st.sampled_from(plan.ParallelMode),
+        fail=st.sampled_from(plan.FailPolicy),
+        cancel_siblings=st.booleans(),
+        limit=U32,
+        concurrent=st.booleans(),
+        names=NAMES,
+        deadline=TIMEOUT,
+    ),
+    COUNT,
 )
 BRANCHES = st.builds(
     plan.BranchEnded, NAME, st.sampled_from([plan.BranchOutcome.OK, plan.BranchOutcome.CANCELLED])
@@ -91,6 +139,11 @@ GROUP_ENDS = st.builds(
     winner=U32,
     losers=st.lists(U32, max_size=3).map(tuple),
 )
+BODY_ENDS = (
+    either(plan.BodyEnded)
+    | st.builds(plan.BodyEnded, restart=PAYLOADS)
+    | st.builds(plan.BodyEnded, cancelled=st.just(True))
+)
 PLANS = st.builds(
     plan.Plan,
     plan_seq=NUMBER,
@@ -101,7 +154,7 @@ PLANS = st.builds(
     abandoned=st.lists(NAME, max_size=2).map(tuple),
     branches_ended=st.lists(BRANCHES, max_size=2).map(tuple),
     groups_ended=st.lists(GROUP_ENDS, max_size=2).map(tuple),
-    body_ended=st.none() | either(plan.BodyEnded),
+    body_ended=st.none() | BODY_ENDS,
 )
 
 RESULTS = st.builds(
@@ -110,7 +163,25 @@ RESULTS = st.builds(
 ATTEMPTS = st.lists(st.builds(frames.AttemptInProgress, NAME, NAME, COUNT, FENCES, SECONDS), max_size=2).map(tuple)
 BODIES = st.lists(st.builds(frames.LiveBody, NAME, FENCES, U64, U64), max_size=2).map(tuple)
 FEATURES = st.lists(st.integers(1, 9), max_size=2).map(tuple)
-HELLOS = st.builds(
+FLOW_OPTIONS = st.lists(
+    st.builds(
+        frames.FlowOptions,
+        flow=NAME,
+        deadline=TIMEOUT,
+        undo_on_cancel=st.booleans(),
+        triggers=st.lists(st.builds(frames.Trigger, NAME, TEXT), max_size=2).map(tuple),
+    ),
+    max_size=2,
+    unique_by=lambda options: options.flow,
+).map(tuple)
+
+
+def _hello(hello: frames.Hello, options: tuple[frames.FlowOptions, ...]) -> frames.Hello:
+    flows = (*hello.flows, *[item.flow for item in options])
+    return msgspec.structs.replace(hello, flows=flows, flow_options=options)
+
+
+_PLAIN_HELLOS = st.builds(
     frames.Hello,
     service=TEXT,
     instance_id=NAME,
@@ -126,6 +197,7 @@ HELLOS = st.builds(
     sdk_version=TEXT,
     resume=st.none() | st.builds(frames.ResumeState, BODIES, ATTEMPTS, U64),
 )
+HELLOS = st.builds(_hello, _PLAIN_HELLOS, FLOW_OPTIONS)
 HOST_SECTIONS = st.builds(
     frames.HostSection,
     run_id=NAME,
@@ -150,9 +222,9 @@ HOST_FRAMES = st.builds(
 )
 
 OUTCOMES = (
-    st.builds(frames.StepOutcome, path=NAME, output=PAYLOADS)
-    | st.builds(frames.StepOutcome, path=NAME, failure=FAILURES)
-    | st.builds(frames.StepOutcome, path=NAME, held=st.just(True))
+    st.builds(frames.StepOutcome, path=NAME, output=PAYLOADS, attempts=COUNT, took_ms=U32)
+    | st.builds(frames.StepOutcome, path=NAME, failure=FAILURES, attempts=COUNT, took_ms=U32)
+    | st.builds(frames.StepOutcome, path=NAME, held=st.just(True), attempts=COUNT, took_ms=U32)
 )
 RELEASES = st.builds(frames.Release, NUMBER, TIME_MS, st.lists(OUTCOMES, max_size=3).map(tuple))
 ADVANCES = st.builds(
@@ -164,17 +236,29 @@ ADVANCES = st.builds(
     more=st.booleans(),
     purpose=st.sampled_from(frames.Purpose),
 )
-EXECUTES = st.builds(
+_EXECUTED = st.builds(
     frames.Execute,
     path=NAME,
     attempt=COUNT,
     fence=FENCES,
-    kind=st.sampled_from(plan.StepKind),
+    kind=st.sampled_from([plan.StepKind.RUN, plan.StepKind.TASK]),
     name=TEXT,
     input=st.none() | PAYLOADS,
     timeout=TIMEOUT,
     flow=TEXT,
 )
+UNDO_INPUTS = st.builds(frames.UndoInput, PAYLOADS, st.none() | FAILURES)
+
+
+def _call(execute: frames.Execute, call: plan.Call) -> frames.Execute:
+    return msgspec.structs.replace(execute, kind=plan.StepKind.CALL, call=call)
+
+
+def _undo(execute: frames.Execute, undo: frames.UndoInput) -> frames.Execute:
+    return msgspec.structs.replace(execute, path=paths.undo_path(execute.path), undo=undo)
+
+
+EXECUTES = _EXECUTED | st.builds(_call, _EXECUTED, CALLS) | st.builds(_undo, _EXECUTED, UNDO_INPUTS)
 ENGINE_SECTIONS = st.builds(
     frames.EngineSection,
     run_id=NAME,

@@ -1,4 +1,4 @@
-"""Paths against `vectors/paths.json`, which every SDK must reproduce."""
+"""Paths against `vectors/paths.json` and `vectors/paths-undo.json`, which every SDK must reproduce."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from stepwire.protocol.limits import NAME_BYTES_MAX
 from tests.protocol.protos import VECTORS
 
 GOLDEN: dict[str, list[dict[str, Any]]] = json.loads((VECTORS / "paths.json").read_text(encoding="utf-8"))
+UNDO: dict[str, list[Any]] = json.loads((VECTORS / "paths-undo.json").read_text(encoding="utf-8"))
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
@@ -33,6 +34,26 @@ def test_branches(case: dict[str, Any]) -> None:
     assert paths.branch_path(case["group"], case["index"]) == case["path"]
     assert paths.branch_index(case["path"]) == case["index"]
     assert paths.parent(case["path"]) == case["group"]
+
+
+@pytest.mark.parametrize("case", UNDO["undos"], ids=lambda case: case["step"])
+def test_undos(case: dict[str, str]) -> None:
+    assert paths.undo_path(case["step"]) == case["undo"]
+    assert paths.undone_path(case["undo"]) == case["step"]
+    assert paths.parent(case["undo"]) == paths.parent(case["step"])
+
+
+@pytest.mark.parametrize("path", UNDO["no_undos"])
+def test_what_is_not_the_path_of_an_undo(path: str) -> None:
+    assert paths.undone_path(path) is None
+
+
+@given(st.lists(NAMES | st.sampled_from(["#undo", "a#undo", "undo"]), max_size=8))
+def test_no_name_gives_the_path_of_an_undo(names: list[str]) -> None:
+    scope = paths.Occurrences(paths.ROOT)
+    made = [scope.next_path(name) for name in names]
+    assert [paths.undone_path(path) for path in made] == [None] * len(made)
+    assert len({*made, *map(paths.undo_path, made)}) == 2 * len(made)
 
 
 @given(st.lists(NAMES, max_size=8))

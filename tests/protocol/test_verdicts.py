@@ -1,6 +1,7 @@
 """The verdict function against golden vectors and against an oracle that knows only the sentence it comes from.
 
-The oracle: a group's verdict is decided as soon as every possible rest gives the same one.
+The oracle: a group's verdict is decided as soon as every possible rest gives the same one. When its deadline passes,
+the rest is known: it did not succeed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,11 @@ from stepwire.protocol.plan import BranchOutcome, FailPolicy, GroupEnded, GroupO
 from stepwire.protocol.verdict import EndedBranch, group_verdict
 from tests.protocol.protos import VECTORS
 
-GOLDEN: list[dict[str, Any]] = json.loads((VECTORS / "verdicts.json").read_text(encoding="utf-8"))
+GOLDEN: list[dict[str, Any]] = [
+    case
+    for name in ("verdicts.json", "verdicts-expired.json")
+    for case in json.loads((VECTORS / name).read_text(encoding="utf-8"))
+]
 
 
 def succeeds(group: GroupOpened, oks: int) -> bool:
@@ -52,6 +57,15 @@ def oracle(group: GroupOpened, ended: Sequence[EndedBranch]) -> GroupEnded | Non
     return None
 
 
+def expired_oracle(group: GroupOpened, ended: Sequence[EndedBranch]) -> GroupEnded:
+    known = {index for index, _ in ended}
+    losers = tuple(index for index in range(group.branches) if index not in known)
+    if not succeeds(group, sum(outcome is BranchOutcome.OK for _, outcome in ended)):
+        return GroupEnded(group.path, Verdict.FAILED, 0, losers)
+    length = next(n for n in range(len(ended) + 1) if decided(group, ended[:n]) is Verdict.OK)
+    return GroupEnded(group.path, Verdict.OK, ended[length - 1][0] + 1 if length and losers else 0, losers)
+
+
 def groups(branches: int) -> Iterator[GroupOpened]:
     policies = [(FailPolicy.ANY, 0), (FailPolicy.ALL, 0), (FailPolicy.NEVER, 0)]
     policies += [(FailPolicy.QUORUM, quorum) for quorum in range(branches + 2)]
@@ -73,6 +87,20 @@ def test_every_group_of_up_to_four_branches(branches: int) -> None:
             assert group_verdict(group, ended) == oracle(group, ended), (group, ended)
 
 
+@pytest.mark.parametrize("branches", range(5))
+def test_every_group_of_up_to_four_branches_whose_deadline_passed(branches: int) -> None:
+    for ended in endings(branches):
+        for group in groups(branches):
+            assert group_verdict(group, ended, expired=True) == expired_oracle(group, ended), (group, ended)
+
+
+def test_a_deadline_changes_nothing_that_is_decided() -> None:
+    for ended in endings(3):
+        for group in groups(3):
+            before = group_verdict(group, ended)
+            assert before is None or before == group_verdict(group, ended, expired=True)
+
+
 def test_a_settled_group_has_a_verdict() -> None:
     for ended in endings(3):
         if len(ended) == 3:
@@ -92,4 +120,4 @@ def test_golden_verdicts(case: dict[str, Any]) -> None:
     expected = case["group_ended"]
     if expected is not None:
         expected = GroupEnded("g", Verdict[expected["verdict"]], expected["winner"], tuple(expected["losers"]))
-    assert group_verdict(group, ended) == expected
+    assert group_verdict(group, ended, expired=case.get("expired", False)) == expected

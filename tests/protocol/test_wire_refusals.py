@@ -150,6 +150,93 @@ def test_host_messages_are_refused(case: str) -> None:
     assert refusal(wire.HostFrameDecoder(), message.SerializeToString()).code is ErrorCode.UNDECODABLE
 
 
+def a_step(**fields: Any) -> Callable[[Any], Any]:
+    return lambda m: m.runs[0].plans[0].steps.add(path="b", **fields)
+
+
+def an_undo(**fields: Any) -> Callable[[Any], Any]:
+    return lambda m: m.runs[0].plans[0].steps.add(path="b", kind=1, undo=fields)
+
+
+def an_end(**fields: Any) -> Callable[[Any], Any]:
+    return lambda m: m.runs[0].plans[0].MergeFrom(plan_pb2.Plan(body_ended=fields))
+
+
+def a_group(**fields: Any) -> Callable[[Any], Any]:
+    return lambda m: m.runs[0].plans[0].groups.add(path="g", mode=1, branches=3, **fields)
+
+
+def options(*items: dict[str, Any], **hello: Any) -> Callable[[Any], Any]:
+    fields = {"protocol_min": 1, "protocol_max": 1, "instance_id": "i", "flows": ["f"], **hello}
+    return lambda m: m.hello.MergeFrom(pb.Hello(**fields, flow_options=items))
+
+
+LONG = "x" * 257
+STEP_CASES: dict[str, Callable[[Any], Any]] = {
+    "closure with a spec": a_step(kind=1, sleep={"duration": {"seconds": 1}}),
+    "registered step with a spec": a_step(kind=2, name="s", invoke={"flow": "f"}),
+    "sleep without a spec": a_step(kind=3),
+    "call without a spec": a_step(kind=7, name="stepwire:call"),
+    "sleep that waits for an event": a_step(kind=3, wait_event={"event": "e"}),
+    "sleep of nothing": a_step(kind=3, sleep={}),
+    "sleep of two sorts": a_step(kind=3, sleep={"duration": {"seconds": 1}, "until": {"seconds": 1}}),
+    "sleep of less than nothing": a_step(kind=3, sleep={"duration": {"seconds": -1}}),
+    "sleep until before 1970": a_step(kind=3, sleep={"until": {"seconds": -1}}),
+    "wait for no event": a_step(kind=4, wait_event={}),
+    "wait for a long event": a_step(kind=4, wait_event={"event": LONG}),
+    "wait with a long match": a_step(kind=4, wait_event={"event": "e", "match": "x" * 1025}),
+    "no events to send": a_step(kind=5, send_event={}),
+    "101 events to send": a_step(kind=5, send_event={"events": [{"name": "e"}] * 101}),
+    "event without a name": a_step(kind=5, send_event={"events": [{"name": "e"}, {}]}),
+    "event with a long id": a_step(kind=5, send_event={"events": [{"name": "e", "id": LONG}]}),
+    "event with data that are not JSON": a_step(kind=5, send_event={"events": [{"name": "e", "data": {"data": b"{"}}]}),
+    "invocation of no flow": a_step(kind=6, invoke={}),
+    "invocation with a long key": a_step(kind=6, invoke={"flow": "f", "id": LONG}),
+    "call of nothing": a_step(kind=7, name="stepwire:call", call={}),
+    "call of another name": a_step(kind=7, name="other", call={"url": "http://h"}),
+    "call with 101 headers": a_step(kind=7, name="stepwire:call", call={"url": "u", "headers": [{"name": "a"}] * 101}),
+    "call with a header without a name": a_step(kind=7, name="stepwire:call", call={"url": "u", "headers": [{}]}),
+    "deadline below 0": a_step(kind=1, deadline={"seconds": -1}),
+    "undo of no kind": an_undo(),
+    "undo that sleeps": an_undo(kind=3),
+    "undo by a registered step without a name": an_undo(kind=2),
+    "undo by a closure with a name": an_undo(kind=1, name="s"),
+    "undo with a path that is too long": lambda m: (
+        m.runs[0].plans[0].steps.add(path="x" * limits.PATH_BYTES_MAX, kind=1, undo={"kind": 1})
+    ),
+    "output and restart": an_end(output={}, restart={}),
+    "failure and cancelled": an_end(failure={"code": 1, "retryable": 1}, cancelled=True),
+    "restart and cancelled": an_end(restart={}, cancelled=True),
+    "quorum of another policy": a_group(fail=1, quorum=2),
+    "policy without its quorum": a_group(fail=4),
+    "options of no flow": options({}),
+    "options of a flow that is not listed": options({"flow": "g"}),
+    "options twice": options({"flow": "f"}, {"flow": "f"}),
+    "65 triggers": options({"flow": "f", "triggers": [{"event": "e"}] * 65}),
+    "trigger without an event": options({"flow": "f", "triggers": [{}]}),
+    "trigger with a long match": options({"flow": "f", "triggers": [{"event": "e", "match": "x" * 1025}]}),
+    "flow deadline below 0": options({"flow": "f", "deadline": {"seconds": -1}}),
+    "step of the engine": options(steps=["stepwire:call"]),
+}
+
+
+@pytest.mark.parametrize("case", STEP_CASES)
+def test_steps_groups_and_options_are_refused(case: str) -> None:
+    message = a_host_message()
+    STEP_CASES[case](message)
+    assert refusal(wire.HostFrameDecoder(), message.SerializeToString()).code is ErrorCode.UNDECODABLE
+
+
+def test_flow_options_of_a_listed_flow_are_accepted() -> None:
+    message = a_host_message()
+    options({"flow": "f", "triggers": [{"event": "e"}] * 64}, steps=["call"])(message)
+    assert wire.HostFrameDecoder().decode(message.SerializeToString()) is not None
+
+
+def an_execute(path: str = "a", **fields: Any) -> dict[str, Any]:
+    return {"executes": [{"path": path, "attempt": 1, "fence": {"claim_epoch": 1}, **fields}]}
+
+
 ENGINE_CASES: dict[str, dict[str, Any]] = {
     "advance without purpose": {"advance": {"fence": {"claim_epoch": 1}}},
     "empty entry": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "entries": [{}]}},
@@ -172,6 +259,13 @@ ENGINE_CASES: dict[str, dict[str, Any]] = {
     "cancel without reason": {"cancels": [{"fence": {"claim_epoch": 1}}]},
     "evict without fence": {"evict": {}},
     "execute without kind": {"executes": [{"path": "a", "attempt": 1, "fence": {"claim_epoch": 1}}]},
+    "execute of a sleep": an_execute(kind=3),
+    "call without a request": an_execute(kind=7),
+    "request of a closure": an_execute(kind=1, call={"url": "u"}),
+    "call of nothing": an_execute(kind=7, call={}),
+    "undo at the path of a step": an_execute(kind=1, undo={"output": {}}),
+    "step at the path of an undo": an_execute(path="a#undo", kind=1),
+    "undo without output": an_execute(path="a#undo", kind=1, undo={}),
 }
 
 

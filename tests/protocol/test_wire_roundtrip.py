@@ -10,10 +10,36 @@ from hypothesis import strategies as st
 
 from stepwire.protocol import limits, wire
 from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.frames import EngineFrame, HostFrame, HostSection, Report, Result
+from stepwire.protocol.frames import (
+    Advance,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    HostFrame,
+    HostSection,
+    Release,
+    Report,
+    Result,
+    StepOutcome,
+    UndoInput,
+)
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import Fence, GroupOpened, Plan, StepPlanned
-from stepwire.v1 import host_service_pb2
+from stepwire.protocol.plan import (
+    CALL_STEP,
+    BodyEnded,
+    Call,
+    Event,
+    Fence,
+    GroupOpened,
+    Invoke,
+    Plan,
+    SendEvent,
+    Sleep,
+    StepKind,
+    StepPlanned,
+    WaitEvent,
+)
+from stepwire.v1 import host_service_pb2, plan_pb2
 from tests.protocol.strategies import ENGINE_FRAMES, HOST_FRAMES
 
 many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
@@ -31,6 +57,20 @@ def engine_frames(messages: list[bytes]) -> list[EngineFrame]:
 
 def result(data: bytes, number: int = 1) -> Result:
     return Result(f"work#{number}", 1, Fence(1, number), Payload(data))
+
+
+def a_plan(*steps: StepPlanned, body_ended: BodyEnded | None = None) -> HostFrame:
+    return HostFrame(1, runs=[HostSection("r", plans=[Plan(1, 0, Fence(1, 1), steps=steps, body_ended=body_ended)])])
+
+
+def released(*outcomes: StepOutcome) -> EngineFrame:
+    return EngineFrame(1, runs=[EngineSection("r", advance=Advance(Fence(1, 1), (Release(1, 7, outcomes),)))])
+
+
+def step_after(step: StepPlanned) -> StepPlanned:
+    """The step as the other side reads it."""
+    [frame] = host_frames(wire.encode_host_frame(a_plan(step)))
+    return frame.runs[0].plans[0].steps[0]
 
 
 @many
@@ -127,10 +167,101 @@ def test_texts_of_failures_are_cut_in_the_middle_and_causes_at_level_8() -> None
 
 
 def test_a_timeout_that_is_over_does_not_become_no_timeout() -> None:
-    plan = Plan(1, 0, Fence(1, 1), steps=(StepPlanned("a", timeout=0.0),))
-    frame = HostFrame(1, runs=[HostSection("r", plans=[plan])])
-    [decoded] = host_frames(wire.encode_host_frame(frame))
-    assert decoded.runs[0].plans[0].steps[0].timeout == 1e-9
+    step = step_after(StepPlanned("a", timeout=0.0, deadline=0.0))
+    assert (step.timeout, step.deadline) == (1e-9, 1e-9)
+
+
+def test_a_wait_without_time_is_not_a_wait_for_ever() -> None:
+    waits = (WaitEvent("paid", timeout=0.0, lookback=60.0), WaitEvent("paid"))
+    assert tuple(step_after(StepPlanned("a", StepKind.WAIT_EVENT, spec=wait)).spec for wait in waits) == waits
+
+
+@pytest.mark.parametrize("until_ms", [0, 1, 253_402_300_799_999])
+def test_a_time_of_user_code_survives(until_ms: int) -> None:
+    assert step_after(StepPlanned("a", StepKind.SLEEP, spec=Sleep(until_ms=until_ms))).spec == Sleep(until_ms=until_ms)
+
+
+@pytest.mark.parametrize(("named", "sent"), [(-1, 0), (10**15, 253_402_300_799_999)])
+def test_a_time_of_user_code_that_the_wire_does_not_have_is_clamped(named: int, sent: int) -> None:
+    step = step_after(StepPlanned("a", StepKind.SEND_EVENT, spec=SendEvent((Event("paid", at_ms=named),))))
+    assert step.spec == SendEvent((Event("paid", at_ms=sent),))
+
+
+def test_times_of_outcomes_are_clamped_to_what_the_wire_has() -> None:
+    frame = released(StepOutcome("a", held=True, took_ms=2**40), StepOutcome("b", held=True, took_ms=-5))
+    [decoded] = engine_frames(wire.encode_engine_frame(frame))
+    [release] = decoded.runs[0].advance.entries if decoded.runs[0].advance else []
+    assert isinstance(release, Release)
+    assert [outcome.took_ms for outcome in release.outcomes] == [2**32 - 1, 0]
+
+
+def test_what_steps_mostly_do_not_have_costs_no_byte() -> None:
+    """The hot path: steps and outcomes with defaults are as short as before there were kinds, undos and deadlines."""
+    plan = host_service_pb2.HostFrame.FromString(wire.encode_host_frame(a_plan(StepPlanned("a", started=True)))[0])
+    step = plan.runs[0].plans[0].steps[0]
+    assert [field.name for field, _ in step.ListFields()] == ["path", "kind", "started"]
+    frame = released(StepOutcome("a", Payload(b"1")), StepOutcome("b", held=True))
+    outcomes = host_service_pb2.EngineFrame.FromString(wire.encode_engine_frame(frame)[0])
+    first, second = outcomes.runs[0].advance.entries[0].release.outcomes
+    assert [field.name for field, _ in first.ListFields()] == ["path", "output"]
+    assert [field.name for field, _ in second.ListFields()] == ["path", "held"]
+
+
+LARGE = Payload(b"7" * (limits.INLINE_BYTES_MAX + 1))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        a_plan(StepPlanned("a", StepKind.SEND_EVENT, spec=SendEvent((Event("paid"), Event("shipped", LARGE))))),
+        a_plan(StepPlanned("a", StepKind.INVOKE, input=LARGE, spec=Invoke("ship"))),
+        a_plan(StepPlanned("a", StepKind.CALL, CALL_STEP, spec=Call("http://h", "PUT", body=LARGE))),
+        a_plan(body_ended=BodyEnded(restart=LARGE)),
+    ],
+    ids=["event", "invoke", "call", "restart"],
+)
+def test_large_payloads_of_plans_travel_as_chunks(frame: HostFrame) -> None:
+    messages = wire.encode_host_frame(frame)
+    assert len(messages) == 2
+    assert len(messages[1]) < 200
+    assert host_frames(messages) == [frame]
+
+
+@pytest.mark.parametrize(
+    "execute",
+    [
+        Execute("a", 1, Fence(1, 1), StepKind.CALL, CALL_STEP, call=Call("http://h", "PUT", body=LARGE)),
+        Execute("a#undo", 1, Fence(1, 1), StepKind.TASK, "release", undo=UndoInput(LARGE)),
+    ],
+    ids=["call", "undo"],
+)
+def test_large_payloads_of_executes_travel_as_chunks(execute: Execute) -> None:
+    frame = EngineFrame(1, runs=[EngineSection("r", executes=[execute])])
+    messages = wire.encode_engine_frame(frame)
+    assert len(messages) == 2
+    assert len(messages[1]) < 200
+    assert engine_frames(messages) == [frame]
+
+
+@pytest.mark.parametrize("data", [Payload(b"", "x-sealed"), Payload(b"17"), LARGE], ids=["empty", "small", "large"])
+def test_events_of_unary_calls_are_inline(data: Payload) -> None:
+    event = Event("paid", data, "e-1", 1_790_000_000_123)
+    message = plan_pb2.Event()
+    wire.event_to_pb(event, message)
+    assert wire.event_from_pb(plan_pb2.Event.FromString(message.SerializeToString())) == event
+
+
+def test_an_event_of_a_unary_call_without_data_has_null() -> None:
+    assert wire.event_from_pb(plan_pb2.Event(name="paid")) == Event("paid")
+
+
+def test_an_event_of_a_unary_call_is_checked() -> None:
+    with pytest.raises(wire.WireError) as nameless:
+        wire.event_from_pb(plan_pb2.Event())
+    assert nameless.value.code is ErrorCode.UNDECODABLE
+    with pytest.raises(wire.WireError) as large:
+        wire.event_from_pb(plan_pb2.Event(name="paid", data={"data": bytes(11)}), payload_bytes_max=10)
+    assert large.value.code is ErrorCode.PAYLOAD_TOO_LARGE
 
 
 def test_an_error_code_of_a_newer_peer_reads_as_internal() -> None:

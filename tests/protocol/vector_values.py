@@ -15,11 +15,13 @@ from stepwire.protocol.frames import (
     EngineSection,
     Execute,
     Fault,
+    FlowOptions,
     Goodbye,
     Hello,
     HostFrame,
     HostSection,
     LiveBody,
+    Purpose,
     Reject,
     RejectReason,
     Release,
@@ -27,24 +29,34 @@ from stepwire.protocol.frames import (
     Result,
     ResumeState,
     StepOutcome,
+    Trigger,
+    UndoInput,
     Welcome,
 )
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
+    CALL_STEP,
     Backoff,
     BodyEnded,
     BranchEnded,
     BranchOutcome,
+    Call,
+    Event,
     FailPolicy,
     Fence,
     GroupEnded,
     GroupOpened,
+    Invoke,
     ParallelMode,
     Plan,
     RetryPolicy,
+    SendEvent,
+    Sleep,
     StepKind,
     StepPlanned,
+    Undo,
     Verdict,
+    WaitEvent,
 )
 
 BODY = Fence(1, 7)
@@ -69,6 +81,7 @@ P1 = Plan(
 REL1 = Release(
     1, 1_790_000_000_123, (StepOutcome("parallel/[0]/a", held=True), StepOutcome("parallel/[1]/x", held=True))
 )
+A_RELEASED = Release(1, 1_790_000_000_123, (StepOutcome("parallel/[0]/a", Payload(b"1"), took_ms=2),))
 P2 = Plan(
     2,
     1,
@@ -232,6 +245,196 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
         runs=[
             HostSection(
                 "run-1", results=[Result(f"part#{n}", 1, BODY, Payload(bytes([n]) * 65_536)) for n in range(2, 8)]
+            )
+        ],
+    ),
+    "host-hello-options": HostFrame(
+        hello=Hello(
+            "orders",
+            "5f0c9e",
+            ("checkout", "checkout.on_failure", "plain"),
+            flow_options=(
+                FlowOptions(
+                    "checkout", 3600.0, True, (Trigger("order/placed", "data.total > `100`"), Trigger("retry"))
+                ),
+                FlowOptions(
+                    "checkout.on_failure", triggers=(Trigger("stepwire/run.failed", "data.flow == 'checkout'"),)
+                ),
+            ),
+        )
+    ),
+    "host-plan-kinds": HostFrame(
+        3,
+        runs=[
+            HostSection(
+                "run-1",
+                plans=[
+                    Plan(
+                        2,
+                        1,
+                        BODY,
+                        (GroupOpened("parallel", 2, cancel_siblings=True, deadline=30.0),),
+                        (
+                            StepPlanned("cool-off", StepKind.SLEEP, spec=Sleep(10.5)),
+                            StepPlanned("midnight", StepKind.SLEEP, spec=Sleep(until_ms=1_790_000_000_123)),
+                            StepPlanned(
+                                "paid",
+                                StepKind.WAIT_EVENT,
+                                spec=WaitEvent("payment", "data.order_id == `17`", 86_400.0, 60.0),
+                            ),
+                            StepPlanned("any", StepKind.WAIT_EVENT, spec=WaitEvent("payment")),
+                            StepPlanned(
+                                "tell",
+                                StepKind.SEND_EVENT,
+                                spec=SendEvent(
+                                    (
+                                        Event("shipped", Payload(b'{"order_id":17}'), "ship-17", 1_790_000_000_000),
+                                        Event("ping"),
+                                    )
+                                ),
+                            ),
+                            StepPlanned(
+                                "ship", StepKind.INVOKE, "", Payload(b"17"), RETRY, spec=Invoke("shipping", "order-17")
+                            ),
+                            StepPlanned(
+                                "sync",
+                                StepKind.CALL,
+                                CALL_STEP,
+                                timeout=30.0,
+                                deadline=120.0,
+                                spec=Call(
+                                    "https://example.org/sync",
+                                    "POST",
+                                    (("content-type", "application/json"),),
+                                    Payload(b"{}"),
+                                ),
+                            ),
+                            StepPlanned("reserve", started=True, undo=Undo(StepKind.RUN, timeout=5.0)),
+                            StepPlanned(
+                                "charge",
+                                StepKind.TASK,
+                                "charge",
+                                Payload(b"[[17],{}]"),
+                                undo=Undo(StepKind.TASK, "refund", RETRY),
+                            ),
+                        ),
+                    )
+                ],
+            )
+        ],
+    ),
+    "host-plan-restart": HostFrame(
+        4,
+        runs=[HostSection("run-1", plans=[Plan(3, 2, BODY, body_ended=BodyEnded(restart=Payload(b'{"cursor":9}')))])],
+    ),
+    "host-plan-cancelled": HostFrame(
+        4, runs=[HostSection("run-1", plans=[Plan(3, 2, BODY, body_ended=BodyEnded(cancelled=True))])]
+    ),
+    "engine-release-outcomes": EngineFrame(
+        6,
+        runs=[
+            EngineSection(
+                "run-1",
+                advance=Advance(
+                    BODY,
+                    (
+                        Release(
+                            2,
+                            1_790_000_010_000,
+                            (
+                                StepOutcome("charge", Payload(b"{}"), attempts=3, took_ms=9_250),
+                                StepOutcome("reserve", held=True, took_ms=12),
+                                StepOutcome(
+                                    "parallel",
+                                    failure=Failure(
+                                        ErrorCode.TIMEOUT, "GroupTimeout", "deadline of 30 s", retryable=Retryable.NO
+                                    ),
+                                    took_ms=30_000,
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            )
+        ],
+    ),
+    "engine-advance-undo": EngineFrame(
+        7,
+        runs=[
+            EngineSection(
+                "run-1",
+                advance=Advance(
+                    Fence(2, 11),
+                    (P1, A_RELEASED),
+                    BodyStart("checkout", Payload(b"null"), 1, 1_790_000_000_000),
+                    hold=True,
+                    purpose=Purpose.UNDO,
+                ),
+                executes=[
+                    Execute(
+                        "parallel/[0]/a#undo",
+                        1,
+                        Fence(2, 12),
+                        StepKind.RUN,
+                        timeout=5.0,
+                        flow="checkout",
+                        undo=UndoInput(Payload(b"1"), FAILED),
+                    ),
+                ],
+            ),
+            EngineSection(
+                "run-2",
+                executes=[
+                    Execute(
+                        "charge#2#undo",
+                        2,
+                        Fence(1, 13),
+                        StepKind.TASK,
+                        "refund",
+                        flow="checkout",
+                        undo=UndoInput(Payload(b'{"id":17}')),
+                    )
+                ],
+            ),
+        ],
+    ),
+    "engine-execute-call": EngineFrame(
+        8,
+        runs=[
+            EngineSection(
+                "run-1",
+                executes=[
+                    Execute(
+                        "sync",
+                        1,
+                        Fence(1, 14),
+                        StepKind.CALL,
+                        CALL_STEP,
+                        timeout=30.0,
+                        flow="checkout",
+                        call=Call("https://example.org/sync", headers=(("accept", "*/*"), ("accept", "text/plain"))),
+                    )
+                ],
+            )
+        ],
+    ),
+    "host-chunked-event": HostFrame(
+        5,
+        runs=[
+            HostSection(
+                "run-1",
+                plans=[
+                    Plan(
+                        3,
+                        2,
+                        BODY,
+                        steps=(
+                            StepPlanned(
+                                "tell", StepKind.SEND_EVENT, spec=SendEvent((Event("big", Payload(b"7" * 65_537)),))
+                            ),
+                        ),
+                    )
+                ],
             )
         ],
     ),

@@ -13,7 +13,7 @@ import msgspec
 
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import Fence, Plan, RetryPolicy, StepKind
+from stepwire.protocol.plan import Call, Fence, Plan, RetryPolicy, StepKind
 
 # ---- host to engine
 
@@ -41,6 +41,41 @@ class ResumeState(msgspec.Struct, frozen=True):
     first_unacked: int = 0
 
 
+class Feature(enum.IntEnum):
+    """What a peer may need beyond the version; the numbers are those of `host_service.proto`."""
+
+    STEP_KINDS = 1
+    UNDO = 2
+
+
+class Trigger(msgspec.Struct, frozen=True, array_like=True):
+    """Events that start runs of a flow (MISSION T1).
+
+    Attributes:
+        event: Name of the event.
+        match: JMESPath over {name, id, data, at}; empty: every event of that name.
+    """
+
+    event: str
+    match: str = ""
+
+
+class FlowOptions(msgspec.Struct, frozen=True, array_like=True):
+    """What the engine must know of a flow; the newest registration counts for new runs.
+
+    Attributes:
+        flow: Its name.
+        deadline: Seconds from the start of a run within which its body must have ended; None: no limit.
+        undo_on_cancel: A cancelled run is compensated, too.
+        triggers: Events that start runs of it, with the event as input.
+    """
+
+    flow: str
+    deadline: float | None = None
+    undo_on_cancel: bool = False
+    triggers: tuple[Trigger, ...] = ()
+
+
 class Hello(msgspec.Struct, frozen=True):
     service: str
     instance_id: str
@@ -55,6 +90,7 @@ class Hello(msgspec.Struct, frozen=True):
     sdk_language: str = ""
     sdk_version: str = ""
     resume: ResumeState | None = None
+    flow_options: tuple[FlowOptions, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
@@ -165,12 +201,20 @@ class BodyStart(msgspec.Struct, frozen=True, gc=False):
 
 
 class StepOutcome(msgspec.Struct, frozen=True, gc=False):
-    """One released outcome: `failure`, or `output`, or `held` (the live host still has the bytes)."""
+    """One released outcome: `failure`, or `output`, or `held` (the live host still has the bytes).
+
+    Attributes:
+        path: Of a step; or of a group, whose deadline has passed then.
+        attempts: Tries it took; those that lost their host do not count.
+        took_ms: From the commit of its plan to that of its outcome, by the engine's clock.
+    """
 
     path: str
     output: Payload | None = None
     failure: Failure | None = None
     held: bool = False
+    attempts: int = 1
+    took_ms: int = 0
 
 
 class Release(msgspec.Struct, frozen=True, gc=False):
@@ -190,6 +234,18 @@ class Advance(msgspec.Struct, frozen=True):
     purpose: Purpose = Purpose.RUN
 
 
+class UndoInput(msgspec.Struct, frozen=True, gc=False):
+    """What an undo is called with.
+
+    Attributes:
+        output: Of the step that is undone.
+        failure: Why the run is undone; None: it was cancelled.
+    """
+
+    output: Payload
+    failure: Failure | None = None
+
+
 class Execute(msgspec.Struct, frozen=True, gc=False):
     path: str
     attempt: int
@@ -199,6 +255,8 @@ class Execute(msgspec.Struct, frozen=True, gc=False):
     input: Payload | None = None
     timeout: float | None = None
     flow: str = ""
+    call: Call | None = None
+    undo: UndoInput | None = None
 
 
 class CancelReason(enum.IntEnum):

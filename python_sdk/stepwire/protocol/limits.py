@@ -30,3 +30,18 @@ MESSAGE_TEXT_BYTES_MAX = 8 * 1024
 """Longest message of a failure or fault; senders cut the middle."""
 DURATION_SECONDS_MAX = 100 * 365.25 * 24 * 3600
 """Longest duration on the wire: 100 years."""
+EVENT_ID_BYTES_MAX = 256
+"""Longest id of an event, and longest idempotency key of an invoked run."""
+MATCH_BYTES_MAX = 1024
+"""Longest JMESPath expression of a wait or a trigger."""
+EVENTS_PER_STEP_MAX = 100
+"""Events that one step sends."""
+TRIGGERS_PER_FLOW_MAX = 64
+URL_BYTES_MAX = 8 * 1024
+HEADERS_MAX = 100
+"""Headers of one HTTP request."""
+HEADER_VALUE_BYTES_MAX = 8 * 1024
+METHOD_BYTES_MAX = 32
+"""Longest method of an HTTP request."""
+UINT32_MAX = 2**32 - 1
+"""Largest number of the wire's smaller integers; what may exceed it is clamped by the sender."""

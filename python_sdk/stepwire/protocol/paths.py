@@ -72,6 +72,19 @@ def branch_index(path: str) -> int:
     return int(segment[1:-1])
 
 
+UNDO_SUFFIX = "#undo"
+
+
+def undo_path(path: str) -> str:
+    """Path of the compensation of the step at `path`; no name encodes to it."""
+    return path + UNDO_SUFFIX
+
+
+def undone_path(path: str) -> str | None:
+    """The step that a compensation at `path` undoes; None if `path` is not one's."""
+    return path.removesuffix(UNDO_SUFFIX) if path.endswith(UNDO_SUFFIX) else None
+
+
 class Occurrences:
     """Counts occurrences of keys within one scope, so that a repeated name gets `#2`, `#3`, ...
 

@@ -11,7 +11,7 @@ import enum
 import msgspec
 
 from stepwire.protocol.failure import Failure
-from stepwire.protocol.payload import Payload
+from stepwire.protocol.payload import NULL, Payload
 
 
 class Fence(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
@@ -80,8 +80,107 @@ class RetryPolicy(msgspec.Struct, frozen=True, array_like=True, gc=False):
 DEFAULT_RETRY = RetryPolicy()
 
 
+class Event(msgspec.Struct, frozen=True, array_like=True, tag="event"):
+    """Something that happened, for flows that wait for it or are started by it (MISSION T1).
+
+    Attributes:
+        name: 1..256 bytes.
+        data: JSON, if anybody is to match on it.
+        id: Deduplicates; empty: the engine makes one.
+        at_ms: When it is delivered, milliseconds since the Unix epoch; None: now.
+    """
+
+    name: str
+    data: Payload = NULL
+    id: str = ""
+    at_ms: int | None = None
+
+
+class Sleep(msgspec.Struct, frozen=True, array_like=True, tag="sleep"):
+    """Ends after `duration` seconds, or at `until_ms` of the engine's clock (MISSION S17). Exactly one is set."""
+
+    duration: float | None = None
+    until_ms: int | None = None
+
+
+class WaitEvent(msgspec.Struct, frozen=True, array_like=True, tag="wait_event"):
+    """Ends with the first event of this name that matches (MISSION S18).
+
+    Attributes:
+        event: Name of the event.
+        match: JMESPath over {name, id, data, at}; empty: every event. The first result that is true matches.
+        timeout: Seconds; then its output is null. None: waits for ever.
+        lookback: Events of this many seconds before the step count as well, oldest first.
+    """
+
+    event: str
+    match: str = ""
+    timeout: float | None = None
+    lookback: float = 0.0
+
+
+class SendEvent(msgspec.Struct, frozen=True, array_like=True, tag="send_event"):
+    """Sends events; the output is the list of their ids (MISSION I15)."""
+
+    events: tuple[Event, ...]
+
+
+class Invoke(msgspec.Struct, frozen=True, array_like=True, tag="invoke"):
+    """Runs another flow with the step's input; its outcome is the step's (MISSION S19).
+
+    Attributes:
+        flow: Name of the flow.
+        id: Idempotency key of the child; empty: none.
+    """
+
+    flow: str
+    id: str = ""
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
+    """One HTTP request made by the engine's built-in host (MISSION S16, U4)."""
+
+    url: str
+    method: str = "GET"
+    headers: tuple[tuple[str, str], ...] = ()
+    body: Payload | None = None
+
+
+StepSpec = Sleep | WaitEvent | SendEvent | Invoke | Call
+
+CALL_STEP = "stepwire:call"
+"""Name under which the engine's built-in host serves `call` steps. Names with this prefix are reserved."""
+RESERVED_PREFIX = "stepwire:"
+
+
+class Undo(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """How a completed step is compensated (MISSION S8, O9).
+
+    Attributes:
+        kind: RUN for a closure of the body, TASK for a registered step.
+        name: The registered step.
+        retry: Policy of the undo; None: the default of Welcome.
+        timeout: Longest duration of one attempt in seconds.
+    """
+
+    kind: StepKind = StepKind.RUN
+    name: str = ""
+    retry: RetryPolicy | None = None
+    timeout: float | None = None
+
+
 class StepPlanned(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A step the body decided to run."""
+    """A step the body decided to run.
+
+    Attributes:
+        name: The registered step, for TASK; CALL_STEP for CALL.
+        timeout: Longest duration of one attempt in seconds.
+        started: The host started attempt 1 itself.
+        concurrent: Planned by a task that the branch started.
+        deadline: Seconds from its plan within which it must have its outcome, all attempts included.
+        spec: What kinds beyond RUN and TASK do.
+        undo: How it is compensated.
+    """
 
     path: str
     kind: StepKind = StepKind.RUN
@@ -91,6 +190,9 @@ class StepPlanned(msgspec.Struct, frozen=True, array_like=True, gc=False):
     timeout: float | None = None
     started: bool = False
     concurrent: bool = False
+    deadline: float | None = None
+    spec: StepSpec | None = None
+    undo: Undo | None = None
 
 
 class GroupOpened(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -105,6 +207,8 @@ class GroupOpened(msgspec.Struct, frozen=True, array_like=True, gc=False):
     limit: int = 0
     concurrent: bool = False
     names: tuple[str, ...] = ()
+    deadline: float | None = None
+    """Seconds from its opening; what has not ended by then counts as not succeeded."""
 
 
 class BranchOutcome(enum.IntEnum):
@@ -139,10 +243,19 @@ class GroupEnded(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class BodyEnded(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The flow returned (`output`) or raised (`failure`); exactly one is set."""
+    """How the flow ended; exactly one is set.
+
+    Attributes:
+        output: It returned.
+        failure: It raised.
+        restart: It asked for a successor with this input (`ctx.restart_with`).
+        cancelled: It cancelled its own run (`ctx.cancel`).
+    """
 
     output: Payload | None = None
     failure: Failure | None = None
+    restart: Payload | None = None
+    cancelled: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True, array_like=True, gc=False):

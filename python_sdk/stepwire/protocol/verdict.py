@@ -13,12 +13,13 @@ from stepwire.protocol.plan import BranchOutcome, FailPolicy, GroupEnded, GroupO
 EndedBranch = tuple[int, BranchOutcome]
 
 
-def group_verdict(group: GroupOpened, ended: Sequence[EndedBranch]) -> GroupEnded | None:
+def group_verdict(group: GroupOpened, ended: Sequence[EndedBranch], *, expired: bool = False) -> GroupEnded | None:
     """How `group` ends after these branches ended, in the order in which they ended.
 
     Args:
         group: The opened group; its policy, size and `cancel_siblings` decide.
         ended: (index, outcome) in the order of the BranchEnded entries.
+        expired: Its deadline has passed: it ends now, and what has not ended counts as not succeeded.
 
     Returns:
         The GroupEnded entry, or None while the group goes on. Without `cancel_siblings` that is until
@@ -42,7 +43,9 @@ def group_verdict(group: GroupOpened, ended: Sequence[EndedBranch]) -> GroupEnde
     if needed == 0:
         decided = Verdict.OK
     complete = len(ended) == group.branches
-    if decided is None or not (complete or (group.cancel_siblings and needed > 0)):
+    if expired and decided is None:
+        decided = Verdict.FAILED
+    if decided is None or not (complete or expired or (group.cancel_siblings and needed > 0)):
         return None
     seen = {index for index, _ in ended}
     losers = tuple(i for i in range(group.branches) if i not in seen)

@@ -106,7 +106,7 @@ class HostSection(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[_plan_pb2.Plan, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., rejects: _Optional[_Iterable[_Union[Reject, _Mapping]]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., body_failed: _Optional[_Union[BodyFailed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_min", "protocol_max", "required_features", "service", "instance_id", "build_id", "sdk_language", "sdk_version", "flows", "steps", "slots", "bodies", "resume")
+    __slots__ = ("protocol_min", "protocol_max", "required_features", "service", "instance_id", "build_id", "sdk_language", "sdk_version", "flows", "steps", "slots", "bodies", "resume", "flow_options")
     PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FEATURES_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +120,7 @@ class Hello(_message.Message):
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     BODIES_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
+    FLOW_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     protocol_min: ProtocolVersion
     protocol_max: ProtocolVersion
     required_features: _containers.RepeatedScalarFieldContainer[Feature]
@@ -133,7 +134,28 @@ class Hello(_message.Message):
     slots: int
     bodies: int
     resume: ResumeState
-    def __init__(self, protocol_min: _Optional[_Union[ProtocolVersion, str]] = ..., protocol_max: _Optional[_Union[ProtocolVersion, str]] = ..., required_features: _Optional[_Iterable[_Union[Feature, str]]] = ..., service: _Optional[str] = ..., instance_id: _Optional[str] = ..., build_id: _Optional[str] = ..., sdk_language: _Optional[str] = ..., sdk_version: _Optional[str] = ..., flows: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., slots: _Optional[int] = ..., bodies: _Optional[int] = ..., resume: _Optional[_Union[ResumeState, _Mapping]] = ...) -> None: ...
+    flow_options: _containers.RepeatedCompositeFieldContainer[FlowOptions]
+    def __init__(self, protocol_min: _Optional[_Union[ProtocolVersion, str]] = ..., protocol_max: _Optional[_Union[ProtocolVersion, str]] = ..., required_features: _Optional[_Iterable[_Union[Feature, str]]] = ..., service: _Optional[str] = ..., instance_id: _Optional[str] = ..., build_id: _Optional[str] = ..., sdk_language: _Optional[str] = ..., sdk_version: _Optional[str] = ..., flows: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., slots: _Optional[int] = ..., bodies: _Optional[int] = ..., resume: _Optional[_Union[ResumeState, _Mapping]] = ..., flow_options: _Optional[_Iterable[_Union[FlowOptions, _Mapping]]] = ...) -> None: ...
+
+class Trigger(_message.Message):
+    __slots__ = ("event", "match")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    event: str
+    match: str
+    def __init__(self, event: _Optional[str] = ..., match: _Optional[str] = ...) -> None: ...
+
+class FlowOptions(_message.Message):
+    __slots__ = ("flow", "deadline", "undo_on_cancel", "triggers")
+    FLOW_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    UNDO_ON_CANCEL_FIELD_NUMBER: _ClassVar[int]
+    TRIGGERS_FIELD_NUMBER: _ClassVar[int]
+    flow: str
+    deadline: _duration_pb2.Duration
+    undo_on_cancel: bool
+    triggers: _containers.RepeatedCompositeFieldContainer[Trigger]
+    def __init__(self, flow: _Optional[str] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., undo_on_cancel: bool = ..., triggers: _Optional[_Iterable[_Union[Trigger, _Mapping]]] = ...) -> None: ...
 
 class ResumeState(_message.Message):
     __slots__ = ("bodies", "attempts", "first_unacked")
@@ -338,19 +360,31 @@ class Release(_message.Message):
     def __init__(self, release_seq: _Optional[int] = ..., released_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[StepOutcome, _Mapping]]] = ...) -> None: ...
 
 class StepOutcome(_message.Message):
-    __slots__ = ("path", "output", "failure", "held")
+    __slots__ = ("path", "output", "failure", "held", "attempts", "took_ms")
     PATH_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
     path: str
     output: _payload_pb2.Payload
     failure: _failure_pb2.Failure
     held: bool
-    def __init__(self, path: _Optional[str] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., held: bool = ...) -> None: ...
+    attempts: int
+    took_ms: int
+    def __init__(self, path: _Optional[str] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., held: bool = ..., attempts: _Optional[int] = ..., took_ms: _Optional[int] = ...) -> None: ...
+
+class UndoInput(_message.Message):
+    __slots__ = ("output", "failure")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    output: _payload_pb2.Payload
+    failure: _failure_pb2.Failure
+    def __init__(self, output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class Execute(_message.Message):
-    __slots__ = ("path", "attempt", "fence", "kind", "name", "input", "timeout", "flow")
+    __slots__ = ("path", "attempt", "fence", "kind", "name", "input", "timeout", "flow", "call", "undo")
     PATH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -359,6 +393,8 @@ class Execute(_message.Message):
     INPUT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     FLOW_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
     path: str
     attempt: int
     fence: _plan_pb2.Fence
@@ -367,7 +403,9 @@ class Execute(_message.Message):
     input: _payload_pb2.Payload
     timeout: _duration_pb2.Duration
     flow: str
-    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., flow: _Optional[str] = ...) -> None: ...
+    call: _plan_pb2.Call
+    undo: UndoInput
+    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., flow: _Optional[str] = ..., call: _Optional[_Union[_plan_pb2.Call, _Mapping]] = ..., undo: _Optional[_Union[UndoInput, _Mapping]] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("path", "fence", "reason", "grace")

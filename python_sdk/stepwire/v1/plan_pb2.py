@@ -23,45 +23,62 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from stepwire.v1 import failure_pb2 as stepwire_dot_v1_dot_failure__pb2
 from stepwire.v1 import payload_pb2 as stepwire_dot_v1_dot_payload__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stepwire/v1/plan.proto\x12\x0bstepwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19stepwire/v1/failure.proto\x1a\x19stepwire/v1/payload.proto\"\'\n\x05\x46\x65nce\x12\x13\n\x0b\x63laim_epoch\x18\x01 \x01(\x04\x12\t\n\x01n\x18\x02 \x01(\x04\"\xd9\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12%\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0e\x32\x14.stepwire.v1.Backoff\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x12&\n\x03\x63\x61p\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x06 \x01(\x01\x12\x1b\n\x13non_retryable_types\x18\x07 \x03(\t\"\xed\x01\n\x0bStepPlanned\x12\x0c\n\x04path\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.stepwire.v1.StepKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12#\n\x05input\x18\x04 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12\'\n\x05retry\x18\x05 \x01(\x0b\x32\x18.stepwire.v1.RetryPolicy\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07started\x18\x07 \x01(\x08\x12\x12\n\nconcurrent\x18\x08 \x01(\x08\"\xd8\x01\n\x0bGroupOpened\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\'\n\x04mode\x18\x02 \x01(\x0e\x32\x19.stepwire.v1.ParallelMode\x12\x10\n\x08\x62ranches\x18\x03 \x01(\r\x12%\n\x04\x66\x61il\x18\x04 \x01(\x0e\x32\x17.stepwire.v1.FailPolicy\x12\x0e\n\x06quorum\x18\x05 \x01(\r\x12\x17\n\x0f\x63\x61ncel_siblings\x18\x06 \x01(\x08\x12\r\n\x05limit\x18\x07 \x01(\r\x12\x12\n\nconcurrent\x18\x08 \x01(\x08\x12\r\n\x05names\x18\t \x03(\t\"o\n\x0b\x42ranchEnded\x12\x0c\n\x04path\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.stepwire.v1.BranchOutcome\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.stepwire.v1.Failure\"a\n\nGroupEnded\x12\x0c\n\x04path\x18\x01 \x01(\t\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.stepwire.v1.Verdict\x12\x0e\n\x06winner\x18\x03 \x01(\r\x12\x0e\n\x06losers\x18\x04 \x03(\r\"\x19\n\tAbandoned\x12\x0c\n\x04path\x18\x01 \x01(\t\"X\n\tBodyEnded\x12$\n\x06output\x18\x01 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12%\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.stepwire.v1.Failure\"\xdd\x02\n\x04Plan\x12\x10\n\x08plan_seq\x18\x01 \x01(\x04\x12\x15\n\rafter_release\x18\x02 \x01(\x04\x12!\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x12.stepwire.v1.Fence\x12(\n\x06groups\x18\x04 \x03(\x0b\x32\x18.stepwire.v1.GroupOpened\x12\'\n\x05steps\x18\x05 \x03(\x0b\x32\x18.stepwire.v1.StepPlanned\x12)\n\tabandoned\x18\x06 \x03(\x0b\x32\x16.stepwire.v1.Abandoned\x12\x30\n\x0e\x62ranches_ended\x18\x07 \x03(\x0b\x32\x18.stepwire.v1.BranchEnded\x12-\n\x0cgroups_ended\x18\x08 \x03(\x0b\x32\x17.stepwire.v1.GroupEnded\x12*\n\nbody_ended\x18\t \x01(\x0b\x32\x16.stepwire.v1.BodyEnded*\xbf\x01\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rSTEP_KIND_RUN\x10\x01\x12\x12\n\x0eSTEP_KIND_TASK\x10\x02\x12\x13\n\x0fSTEP_KIND_SLEEP\x10\x03\x12\x18\n\x14STEP_KIND_WAIT_EVENT\x10\x04\x12\x18\n\x14STEP_KIND_SEND_EVENT\x10\x05\x12\x14\n\x10STEP_KIND_INVOKE\x10\x06\x12\x12\n\x0eSTEP_KIND_CALL\x10\x07*]\n\x0cParallelMode\x12\x1d\n\x19PARALLEL_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PARALLEL_MODE_WAIT\x10\x01\x12\x16\n\x12PARALLEL_MODE_RACE\x10\x02*\x82\x01\n\nFailPolicy\x12\x1b\n\x17\x46\x41IL_POLICY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46\x41IL_POLICY_ANY\x10\x01\x12\x13\n\x0f\x46\x41IL_POLICY_ALL\x10\x02\x12\x15\n\x11\x46\x41IL_POLICY_NEVER\x10\x03\x12\x16\n\x12\x46\x41IL_POLICY_QUORUM\x10\x04*b\n\x07\x42\x61\x63koff\x12\x17\n\x13\x42\x41\x43KOFF_UNSPECIFIED\x10\x00\x12\x11\n\rBACKOFF_FIXED\x10\x01\x12\x12\n\x0e\x42\x41\x43KOFF_LINEAR\x10\x02\x12\x17\n\x13\x42\x41\x43KOFF_EXPONENTIAL\x10\x03*\x7f\n\rBranchOutcome\x12\x1e\n\x1a\x42RANCH_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42RANCH_OUTCOME_OK\x10\x01\x12\x19\n\x15\x42RANCH_OUTCOME_FAILED\x10\x02\x12\x1c\n\x18\x42RANCH_OUTCOME_CANCELLED\x10\x03*F\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x12\n\x0eVERDICT_FAILED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16stepwire/v1/plan.proto\x12\x0bstepwire.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwire/v1/failure.proto\x1a\x19stepwire/v1/payload.proto\"\'\n\x05\x46\x65nce\x12\x13\n\x0b\x63laim_epoch\x18\x01 \x01(\x04\x12\t\n\x01n\x18\x02 \x01(\x04\"\xd9\x01\n\x0bRetryPolicy\x12\x14\n\x0cmax_attempts\x18\x01 \x01(\r\x12%\n\x07\x62\x61\x63koff\x18\x02 \x01(\x0e\x32\x14.stepwire.v1.Backoff\x12(\n\x05\x64\x65lay\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06\x66\x61\x63tor\x18\x04 \x01(\x01\x12&\n\x03\x63\x61p\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06jitter\x18\x06 \x01(\x01\x12\x1b\n\x13non_retryable_types\x18\x07 \x03(\t\"m\n\x05\x45vent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12\n\n\x02id\x18\x03 \x01(\t\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x05Sleep\x12+\n\x08\x64uration\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x05until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x82\x01\n\tWaitEvent\x12\r\n\x05\x65vent\x18\x01 \x01(\t\x12\r\n\x05match\x18\x02 \x01(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08lookback\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"/\n\tSendEvent\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.stepwire.v1.Event\"\"\n\x06Invoke\x12\x0c\n\x04\x66low\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"m\n\x04\x43\x61ll\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06method\x18\x02 \x01(\t\x12$\n\x07headers\x18\x03 \x03(\x0b\x32\x13.stepwire.v1.Header\x12\"\n\x04\x62ody\x18\x04 \x01(\x0b\x32\x14.stepwire.v1.Payload\"\x8e\x01\n\x04Undo\x12#\n\x04kind\x18\x01 \x01(\x0e\x32\x15.stepwire.v1.StepKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x05retry\x18\x03 \x01(\x0b\x32\x18.stepwire.v1.RetryPolicy\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8e\x04\n\x0bStepPlanned\x12\x0c\n\x04path\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.stepwire.v1.StepKind\x12\x0c\n\x04name\x18\x03 \x01(\t\x12#\n\x05input\x18\x04 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12\'\n\x05retry\x18\x05 \x01(\x0b\x32\x18.stepwire.v1.RetryPolicy\x12*\n\x07timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07started\x18\x07 \x01(\x08\x12\x12\n\nconcurrent\x18\x08 \x01(\x08\x12+\n\x08\x64\x65\x61\x64line\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x05sleep\x18\n \x01(\x0b\x32\x12.stepwire.v1.SleepH\x00\x12,\n\nwait_event\x18\x0b \x01(\x0b\x32\x16.stepwire.v1.WaitEventH\x00\x12,\n\nsend_event\x18\x0c \x01(\x0b\x32\x16.stepwire.v1.SendEventH\x00\x12%\n\x06invoke\x18\r \x01(\x0b\x32\x13.stepwire.v1.InvokeH\x00\x12!\n\x04\x63\x61ll\x18\x0e \x01(\x0b\x32\x11.stepwire.v1.CallH\x00\x12\x1f\n\x04undo\x18\x0f \x01(\x0b\x32\x11.stepwire.v1.UndoB\x06\n\x04spec\"\x85\x02\n\x0bGroupOpened\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\'\n\x04mode\x18\x02 \x01(\x0e\x32\x19.stepwire.v1.ParallelMode\x12\x10\n\x08\x62ranches\x18\x03 \x01(\r\x12%\n\x04\x66\x61il\x18\x04 \x01(\x0e\x32\x17.stepwire.v1.FailPolicy\x12\x0e\n\x06quorum\x18\x05 \x01(\r\x12\x17\n\x0f\x63\x61ncel_siblings\x18\x06 \x01(\x08\x12\r\n\x05limit\x18\x07 \x01(\r\x12\x12\n\nconcurrent\x18\x08 \x01(\x08\x12\r\n\x05names\x18\t \x03(\t\x12+\n\x08\x64\x65\x61\x64line\x18\n \x01(\x0b\x32\x19.google.protobuf.Duration\"o\n\x0b\x42ranchEnded\x12\x0c\n\x04path\x18\x01 \x01(\t\x12+\n\x07outcome\x18\x02 \x01(\x0e\x32\x1a.stepwire.v1.BranchOutcome\x12%\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x14.stepwire.v1.Failure\"a\n\nGroupEnded\x12\x0c\n\x04path\x18\x01 \x01(\t\x12%\n\x07verdict\x18\x02 \x01(\x0e\x32\x14.stepwire.v1.Verdict\x12\x0e\n\x06winner\x18\x03 \x01(\r\x12\x0e\n\x06losers\x18\x04 \x03(\r\"\x19\n\tAbandoned\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x92\x01\n\tBodyEnded\x12$\n\x06output\x18\x01 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12%\n\x07\x66\x61ilure\x18\x02 \x01(\x0b\x32\x14.stepwire.v1.Failure\x12%\n\x07restart\x18\x03 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12\x11\n\tcancelled\x18\x04 \x01(\x08\"\xdd\x02\n\x04Plan\x12\x10\n\x08plan_seq\x18\x01 \x01(\x04\x12\x15\n\rafter_release\x18\x02 \x01(\x04\x12!\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x12.stepwire.v1.Fence\x12(\n\x06groups\x18\x04 \x03(\x0b\x32\x18.stepwire.v1.GroupOpened\x12\'\n\x05steps\x18\x05 \x03(\x0b\x32\x18.stepwire.v1.StepPlanned\x12)\n\tabandoned\x18\x06 \x03(\x0b\x32\x16.stepwire.v1.Abandoned\x12\x30\n\x0e\x62ranches_ended\x18\x07 \x03(\x0b\x32\x18.stepwire.v1.BranchEnded\x12-\n\x0cgroups_ended\x18\x08 \x03(\x0b\x32\x17.stepwire.v1.GroupEnded\x12*\n\nbody_ended\x18\t \x01(\x0b\x32\x16.stepwire.v1.BodyEnded*\xbf\x01\n\x08StepKind\x12\x19\n\x15STEP_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rSTEP_KIND_RUN\x10\x01\x12\x12\n\x0eSTEP_KIND_TASK\x10\x02\x12\x13\n\x0fSTEP_KIND_SLEEP\x10\x03\x12\x18\n\x14STEP_KIND_WAIT_EVENT\x10\x04\x12\x18\n\x14STEP_KIND_SEND_EVENT\x10\x05\x12\x14\n\x10STEP_KIND_INVOKE\x10\x06\x12\x12\n\x0eSTEP_KIND_CALL\x10\x07*]\n\x0cParallelMode\x12\x1d\n\x19PARALLEL_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12PARALLEL_MODE_WAIT\x10\x01\x12\x16\n\x12PARALLEL_MODE_RACE\x10\x02*\x82\x01\n\nFailPolicy\x12\x1b\n\x17\x46\x41IL_POLICY_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46\x41IL_POLICY_ANY\x10\x01\x12\x13\n\x0f\x46\x41IL_POLICY_ALL\x10\x02\x12\x15\n\x11\x46\x41IL_POLICY_NEVER\x10\x03\x12\x16\n\x12\x46\x41IL_POLICY_QUORUM\x10\x04*b\n\x07\x42\x61\x63koff\x12\x17\n\x13\x42\x41\x43KOFF_UNSPECIFIED\x10\x00\x12\x11\n\rBACKOFF_FIXED\x10\x01\x12\x12\n\x0e\x42\x41\x43KOFF_LINEAR\x10\x02\x12\x17\n\x13\x42\x41\x43KOFF_EXPONENTIAL\x10\x03*\x7f\n\rBranchOutcome\x12\x1e\n\x1a\x42RANCH_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11\x42RANCH_OUTCOME_OK\x10\x01\x12\x19\n\x15\x42RANCH_OUTCOME_FAILED\x10\x02\x12\x1c\n\x18\x42RANCH_OUTCOME_CANCELLED\x10\x03*F\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x0e\n\nVERDICT_OK\x10\x01\x12\x12\n\x0eVERDICT_FAILED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepwire.v1.plan_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STEPKIND']._serialized_start=1527
-  _globals['_STEPKIND']._serialized_end=1718
-  _globals['_PARALLELMODE']._serialized_start=1720
-  _globals['_PARALLELMODE']._serialized_end=1813
-  _globals['_FAILPOLICY']._serialized_start=1816
-  _globals['_FAILPOLICY']._serialized_end=1946
-  _globals['_BACKOFF']._serialized_start=1948
-  _globals['_BACKOFF']._serialized_end=2046
-  _globals['_BRANCHOUTCOME']._serialized_start=2048
-  _globals['_BRANCHOUTCOME']._serialized_end=2175
-  _globals['_VERDICT']._serialized_start=2177
-  _globals['_VERDICT']._serialized_end=2247
-  _globals['_FENCE']._serialized_start=125
-  _globals['_FENCE']._serialized_end=164
-  _globals['_RETRYPOLICY']._serialized_start=167
-  _globals['_RETRYPOLICY']._serialized_end=384
-  _globals['_STEPPLANNED']._serialized_start=387
-  _globals['_STEPPLANNED']._serialized_end=624
-  _globals['_GROUPOPENED']._serialized_start=627
-  _globals['_GROUPOPENED']._serialized_end=843
-  _globals['_BRANCHENDED']._serialized_start=845
-  _globals['_BRANCHENDED']._serialized_end=956
-  _globals['_GROUPENDED']._serialized_start=958
-  _globals['_GROUPENDED']._serialized_end=1055
-  _globals['_ABANDONED']._serialized_start=1057
-  _globals['_ABANDONED']._serialized_end=1082
-  _globals['_BODYENDED']._serialized_start=1084
-  _globals['_BODYENDED']._serialized_end=1172
-  _globals['_PLAN']._serialized_start=1175
-  _globals['_PLAN']._serialized_end=1524
+  _globals['_STEPKIND']._serialized_start=2674
+  _globals['_STEPKIND']._serialized_end=2865
+  _globals['_PARALLELMODE']._serialized_start=2867
+  _globals['_PARALLELMODE']._serialized_end=2960
+  _globals['_FAILPOLICY']._serialized_start=2963
+  _globals['_FAILPOLICY']._serialized_end=3093
+  _globals['_BACKOFF']._serialized_start=3095
+  _globals['_BACKOFF']._serialized_end=3193
+  _globals['_BRANCHOUTCOME']._serialized_start=3195
+  _globals['_BRANCHOUTCOME']._serialized_end=3322
+  _globals['_VERDICT']._serialized_start=3324
+  _globals['_VERDICT']._serialized_end=3394
+  _globals['_FENCE']._serialized_start=158
+  _globals['_FENCE']._serialized_end=197
+  _globals['_RETRYPOLICY']._serialized_start=200
+  _globals['_RETRYPOLICY']._serialized_end=417
+  _globals['_EVENT']._serialized_start=419
+  _globals['_EVENT']._serialized_end=528
+  _globals['_SLEEP']._serialized_start=530
+  _globals['_SLEEP']._serialized_end=625
+  _globals['_WAITEVENT']._serialized_start=628
+  _globals['_WAITEVENT']._serialized_end=758
+  _globals['_SENDEVENT']._serialized_start=760
+  _globals['_SENDEVENT']._serialized_end=807
+  _globals['_INVOKE']._serialized_start=809
+  _globals['_INVOKE']._serialized_end=843
+  _globals['_HEADER']._serialized_start=845
+  _globals['_HEADER']._serialized_end=882
+  _globals['_CALL']._serialized_start=884
+  _globals['_CALL']._serialized_end=993
+  _globals['_UNDO']._serialized_start=996
+  _globals['_UNDO']._serialized_end=1138
+  _globals['_STEPPLANNED']._serialized_start=1141
+  _globals['_STEPPLANNED']._serialized_end=1667
+  _globals['_GROUPOPENED']._serialized_start=1670
+  _globals['_GROUPOPENED']._serialized_end=1931
+  _globals['_BRANCHENDED']._serialized_start=1933
+  _globals['_BRANCHENDED']._serialized_end=2044
+  _globals['_GROUPENDED']._serialized_start=2046
+  _globals['_GROUPENDED']._serialized_end=2143
+  _globals['_ABANDONED']._serialized_start=2145
+  _globals['_ABANDONED']._serialized_end=2170
+  _globals['_BODYENDED']._serialized_start=2173
+  _globals['_BODYENDED']._serialized_end=2319
+  _globals['_PLAN']._serialized_start=2322
+  _globals['_PLAN']._serialized_end=2671
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from stepwire.v1 import failure_pb2 as _failure_pb2
 from stepwire.v1 import payload_pb2 as _payload_pb2
 from google.protobuf.internal import containers as _containers
@@ -110,8 +111,86 @@ class RetryPolicy(_message.Message):
     non_retryable_types: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, max_attempts: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, str]] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., factor: _Optional[float] = ..., cap: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., jitter: _Optional[float] = ..., non_retryable_types: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Event(_message.Message):
+    __slots__ = ("name", "data", "id", "at")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    data: _payload_pb2.Payload
+    id: str
+    at: _timestamp_pb2.Timestamp
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class Sleep(_message.Message):
+    __slots__ = ("duration", "until")
+    DURATION_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    duration: _duration_pb2.Duration
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, duration: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., until: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class WaitEvent(_message.Message):
+    __slots__ = ("event", "match", "timeout", "lookback")
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    LOOKBACK_FIELD_NUMBER: _ClassVar[int]
+    event: str
+    match: str
+    timeout: _duration_pb2.Duration
+    lookback: _duration_pb2.Duration
+    def __init__(self, event: _Optional[str] = ..., match: _Optional[str] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., lookback: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class SendEvent(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
+
+class Invoke(_message.Message):
+    __slots__ = ("flow", "id")
+    FLOW_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    flow: str
+    id: str
+    def __init__(self, flow: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class Header(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class Call(_message.Message):
+    __slots__ = ("url", "method", "headers", "body")
+    URL_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    HEADERS_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    url: str
+    method: str
+    headers: _containers.RepeatedCompositeFieldContainer[Header]
+    body: _payload_pb2.Payload
+    def __init__(self, url: _Optional[str] = ..., method: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ...) -> None: ...
+
+class Undo(_message.Message):
+    __slots__ = ("kind", "name", "retry", "timeout")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    kind: StepKind
+    name: str
+    retry: RetryPolicy
+    timeout: _duration_pb2.Duration
+    def __init__(self, kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
 class StepPlanned(_message.Message):
-    __slots__ = ("path", "kind", "name", "input", "retry", "timeout", "started", "concurrent")
+    __slots__ = ("path", "kind", "name", "input", "retry", "timeout", "started", "concurrent", "deadline", "sleep", "wait_event", "send_event", "invoke", "call", "undo")
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -120,6 +199,13 @@ class StepPlanned(_message.Message):
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     STARTED_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
+    SLEEP_FIELD_NUMBER: _ClassVar[int]
+    WAIT_EVENT_FIELD_NUMBER: _ClassVar[int]
+    SEND_EVENT_FIELD_NUMBER: _ClassVar[int]
+    INVOKE_FIELD_NUMBER: _ClassVar[int]
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
     path: str
     kind: StepKind
     name: str
@@ -128,10 +214,17 @@ class StepPlanned(_message.Message):
     timeout: _duration_pb2.Duration
     started: bool
     concurrent: bool
-    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., started: bool = ..., concurrent: bool = ...) -> None: ...
+    deadline: _duration_pb2.Duration
+    sleep: Sleep
+    wait_event: WaitEvent
+    send_event: SendEvent
+    invoke: Invoke
+    call: Call
+    undo: Undo
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., started: bool = ..., concurrent: bool = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sleep: _Optional[_Union[Sleep, _Mapping]] = ..., wait_event: _Optional[_Union[WaitEvent, _Mapping]] = ..., send_event: _Optional[_Union[SendEvent, _Mapping]] = ..., invoke: _Optional[_Union[Invoke, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., undo: _Optional[_Union[Undo, _Mapping]] = ...) -> None: ...
 
 class GroupOpened(_message.Message):
-    __slots__ = ("path", "mode", "branches", "fail", "quorum", "cancel_siblings", "limit", "concurrent", "names")
+    __slots__ = ("path", "mode", "branches", "fail", "quorum", "cancel_siblings", "limit", "concurrent", "names", "deadline")
     PATH_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     BRANCHES_FIELD_NUMBER: _ClassVar[int]
@@ -141,6 +234,7 @@ class GroupOpened(_message.Message):
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     CONCURRENT_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_FIELD_NUMBER: _ClassVar[int]
     path: str
     mode: ParallelMode
     branches: int
@@ -150,7 +244,8 @@ class GroupOpened(_message.Message):
     limit: int
     concurrent: bool
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, path: _Optional[str] = ..., mode: _Optional[_Union[ParallelMode, str]] = ..., branches: _Optional[int] = ..., fail: _Optional[_Union[FailPolicy, str]] = ..., quorum: _Optional[int] = ..., cancel_siblings: bool = ..., limit: _Optional[int] = ..., concurrent: bool = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+    deadline: _duration_pb2.Duration
+    def __init__(self, path: _Optional[str] = ..., mode: _Optional[_Union[ParallelMode, str]] = ..., branches: _Optional[int] = ..., fail: _Optional[_Union[FailPolicy, str]] = ..., quorum: _Optional[int] = ..., cancel_siblings: bool = ..., limit: _Optional[int] = ..., concurrent: bool = ..., names: _Optional[_Iterable[str]] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class BranchEnded(_message.Message):
     __slots__ = ("path", "outcome", "failure")
@@ -181,12 +276,16 @@ class Abandoned(_message.Message):
     def __init__(self, path: _Optional[str] = ...) -> None: ...
 
 class BodyEnded(_message.Message):
-    __slots__ = ("output", "failure")
+    __slots__ = ("output", "failure", "restart", "cancelled")
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    CANCELLED_FIELD_NUMBER: _ClassVar[int]
     output: _payload_pb2.Payload
     failure: _failure_pb2.Failure
-    def __init__(self, output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
+    restart: _payload_pb2.Payload
+    cancelled: bool
+    def __init__(self, output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., restart: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., cancelled: bool = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("plan_seq", "after_release", "fence", "groups", "steps", "abandoned", "branches_ended", "groups_ended", "body_ended")

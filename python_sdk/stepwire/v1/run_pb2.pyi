@@ -50,6 +50,15 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_LEASE_OF_HOST: _ClassVar[WaitReason]
     WAIT_REASON_USER_CODE: _ClassVar[WaitReason]
     WAIT_REASON_ADOPTION: _ClassVar[WaitReason]
+    WAIT_REASON_ATTEMPT_NOT_STOPPING: _ClassVar[WaitReason]
+    WAIT_REASON_CHILD_RUN: _ClassVar[WaitReason]
+
+class RunPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_PHASE_UNSPECIFIED: _ClassVar[RunPhase]
+    RUN_PHASE_BODY: _ClassVar[RunPhase]
+    RUN_PHASE_CANCELLING: _ClassVar[RunPhase]
+    RUN_PHASE_UNDOING: _ClassVar[RunPhase]
 RUN_STATE_UNSPECIFIED: RunState
 RUN_STATE_PENDING: RunState
 RUN_STATE_RUNNING: RunState
@@ -78,6 +87,12 @@ WAIT_REASON_PAUSED: WaitReason
 WAIT_REASON_LEASE_OF_HOST: WaitReason
 WAIT_REASON_USER_CODE: WaitReason
 WAIT_REASON_ADOPTION: WaitReason
+WAIT_REASON_ATTEMPT_NOT_STOPPING: WaitReason
+WAIT_REASON_CHILD_RUN: WaitReason
+RUN_PHASE_UNSPECIFIED: RunPhase
+RUN_PHASE_BODY: RunPhase
+RUN_PHASE_CANCELLING: RunPhase
+RUN_PHASE_UNDOING: RunPhase
 
 class Attempt(_message.Message):
     __slots__ = ("number", "elapsed", "ended_at", "failure", "host")
@@ -94,7 +109,7 @@ class Attempt(_message.Message):
     def __init__(self, number: _Optional[int] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., host: _Optional[str] = ...) -> None: ...
 
 class Step(_message.Message):
-    __slots__ = ("path", "kind", "name", "state", "attempts", "planned_at", "ended_at", "released_at", "reason", "output", "lost")
+    __slots__ = ("path", "kind", "name", "state", "attempts", "planned_at", "ended_at", "released_at", "reason", "output", "lost", "undoes", "child_run_id", "due_at")
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -106,6 +121,9 @@ class Step(_message.Message):
     REASON_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     LOST_FIELD_NUMBER: _ClassVar[int]
+    UNDOES_FIELD_NUMBER: _ClassVar[int]
+    CHILD_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    DUE_AT_FIELD_NUMBER: _ClassVar[int]
     path: str
     kind: _plan_pb2.StepKind
     name: str
@@ -117,19 +135,36 @@ class Step(_message.Message):
     reason: WaitReason
     output: _payload_pb2.Payload
     lost: int
-    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., state: _Optional[_Union[StepState, str]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., planned_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., released_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., lost: _Optional[int] = ...) -> None: ...
+    undoes: str
+    child_run_id: str
+    due_at: _timestamp_pb2.Timestamp
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., state: _Optional[_Union[StepState, str]] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., planned_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., released_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., lost: _Optional[int] = ..., undoes: _Optional[str] = ..., child_run_id: _Optional[str] = ..., due_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Group(_message.Message):
-    __slots__ = ("path", "mode", "branches", "verdict")
+    __slots__ = ("path", "mode", "branches", "verdict", "fail", "quorum", "cancel_siblings", "limit", "names", "outcomes", "expired")
     PATH_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     BRANCHES_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
+    FAIL_FIELD_NUMBER: _ClassVar[int]
+    QUORUM_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_SIBLINGS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
     path: str
     mode: _plan_pb2.ParallelMode
     branches: int
     verdict: _plan_pb2.Verdict
-    def __init__(self, path: _Optional[str] = ..., mode: _Optional[_Union[_plan_pb2.ParallelMode, str]] = ..., branches: _Optional[int] = ..., verdict: _Optional[_Union[_plan_pb2.Verdict, str]] = ...) -> None: ...
+    fail: _plan_pb2.FailPolicy
+    quorum: int
+    cancel_siblings: bool
+    limit: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    outcomes: _containers.RepeatedScalarFieldContainer[_plan_pb2.BranchOutcome]
+    expired: bool
+    def __init__(self, path: _Optional[str] = ..., mode: _Optional[_Union[_plan_pb2.ParallelMode, str]] = ..., branches: _Optional[int] = ..., verdict: _Optional[_Union[_plan_pb2.Verdict, str]] = ..., fail: _Optional[_Union[_plan_pb2.FailPolicy, str]] = ..., quorum: _Optional[int] = ..., cancel_siblings: bool = ..., limit: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ..., outcomes: _Optional[_Iterable[_Union[_plan_pb2.BranchOutcome, str]]] = ..., expired: bool = ...) -> None: ...
 
 class RunStats(_message.Message):
     __slots__ = ("advances", "executes", "host_starts", "body_entries", "plans", "releases")
@@ -148,7 +183,7 @@ class RunStats(_message.Message):
     def __init__(self, advances: _Optional[int] = ..., executes: _Optional[int] = ..., host_starts: _Optional[int] = ..., body_entries: _Optional[int] = ..., plans: _Optional[int] = ..., releases: _Optional[int] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("run_id", "flow", "state", "input", "output", "failure", "created_at", "ended_at", "stats", "reason", "steps", "groups", "id")
+    __slots__ = ("run_id", "flow", "state", "input", "output", "failure", "created_at", "ended_at", "stats", "reason", "steps", "groups", "id", "phase", "parent_run_id", "successor_run_id", "stopping")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     FLOW_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +197,10 @@ class Run(_message.Message):
     STEPS_FIELD_NUMBER: _ClassVar[int]
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    PARENT_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    SUCCESSOR_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STOPPING_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     flow: str
     state: RunState
@@ -175,4 +214,8 @@ class Run(_message.Message):
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     groups: _containers.RepeatedCompositeFieldContainer[Group]
     id: str
-    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stats: _Optional[_Union[RunStats, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., id: _Optional[str] = ...) -> None: ...
+    phase: RunPhase
+    parent_run_id: str
+    successor_run_id: str
+    stopping: _failure_pb2.Failure
+    def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stats: _Optional[_Union[RunStats, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., id: _Optional[str] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., parent_run_id: _Optional[str] = ..., successor_run_id: _Optional[str] = ..., stopping: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...

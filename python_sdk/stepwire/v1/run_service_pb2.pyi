@@ -1,4 +1,5 @@
 from stepwire.v1 import payload_pb2 as _payload_pb2
+from stepwire.v1 import plan_pb2 as _plan_pb2
 from stepwire.v1 import run_pb2 as _run_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
@@ -85,27 +86,27 @@ class ResumeResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class CancelRequest(_message.Message):
-    __slots__ = ("run_id",)
+    __slots__ = ("run_id", "undo")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    UNDO_FIELD_NUMBER: _ClassVar[int]
     run_id: str
-    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+    undo: bool
+    def __init__(self, run_id: _Optional[str] = ..., undo: bool = ...) -> None: ...
 
 class CancelResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
 class SendEventRequest(_message.Message):
-    __slots__ = ("name", "data", "id")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
-    ID_FIELD_NUMBER: _ClassVar[int]
-    name: str
-    data: _payload_pb2.Payload
-    id: str
-    def __init__(self, name: _Optional[str] = ..., data: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., id: _Optional[str] = ...) -> None: ...
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: _plan_pb2.Event
+    def __init__(self, event: _Optional[_Union[_plan_pb2.Event, _Mapping]] = ...) -> None: ...
 
 class SendEventResponse(_message.Message):
-    __slots__ = ("run_ids",)
-    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
-    run_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    __slots__ = ("event_id", "existing")
+    EVENT_ID_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_FIELD_NUMBER: _ClassVar[int]
+    event_id: str
+    existing: bool
+    def __init__(self, event_id: _Optional[str] = ..., existing: bool = ...) -> None: ...

@@ -19,6 +19,7 @@ from stepwire.protocol.wire.scalars import (
     timestamp_from_pb,
     timestamp_to_pb,
 )
+from stepwire.protocol.wire.specs import event_from_pb, event_to_pb
 
 __all__ = [
     "EngineFrameDecoder",
@@ -29,6 +30,8 @@ __all__ = [
     "duration_to_pb",
     "encode_engine_frame",
     "encode_host_frame",
+    "event_from_pb",
+    "event_to_pb",
     "failure_from_pb",
     "failure_to_pb",
     "payload_from_pb",

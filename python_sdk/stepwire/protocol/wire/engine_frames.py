@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from stepwire.protocol import limits
+from stepwire.protocol import limits, paths
+from stepwire.protocol.bounds import spec_problem
 from stepwire.protocol.frames import (
     Advance,
     BodyStart,
@@ -17,7 +18,7 @@ from stepwire.protocol.frames import (
     StepOutcome,
     Welcome,
 )
-from stepwire.protocol.plan import Plan
+from stepwire.protocol.plan import Plan, StepKind
 from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
 from stepwire.protocol.wire.payloads import failure_to_pb
 from stepwire.protocol.wire.plans import (
@@ -44,6 +45,7 @@ from stepwire.protocol.wire.scalars import (
     timestamp_to_pb,
     undecodable,
 )
+from stepwire.protocol.wire.specs import call_from_pb, call_to_pb, undo_input_from_pb, undo_input_to_pb
 from stepwire.protocol.wire.transfers import Inbound, Outgoing, Receiver
 from stepwire.v1 import host_service_pb2
 
@@ -132,6 +134,10 @@ def _release_to_pb(release: Release, target: host_service_pb2.Release, out: Outg
             put(outcome.output, message.output)
         if outcome.failure is not None:
             failure_to_pb(outcome.failure, message.failure)
+        if outcome.attempts != 1:
+            message.attempts = outcome.attempts
+        if outcome.took_ms > 0:  # the engine's clock may have been set back
+            message.took_ms = min(outcome.took_ms, limits.UINT32_MAX)
 
 
 def _executes_to_pb(executes: Iterable[Execute], target: host_service_pb2.EngineSection, out: Outgoing) -> None:
@@ -149,6 +155,10 @@ def _executes_to_pb(executes: Iterable[Execute], target: host_service_pb2.Engine
         if execute.timeout is not None:
             limit_to_pb(execute.timeout, message.timeout)
         message.flow = execute.flow
+        if execute.call is not None:
+            call_to_pb(execute.call, message.call, out.payload)
+        if execute.undo is not None:
+            undo_input_to_pb(execute.undo, message.undo, out.payload)
 
 
 class EngineFrameDecoder:
@@ -257,19 +267,36 @@ def _outcome_from_pb(value: host_service_pb2.StepOutcome, inbound: Inbound) -> S
     if value.held:
         if value.HasField("output") or value.HasField("failure"):
             undecodable("a held outcome has an output or a failure")
-        return StepOutcome(checked_path(value.path), held=True)
+        return StepOutcome(checked_path(value.path), None, None, True, value.attempts or 1, value.took_ms)
     output, failure = output_or_failure(value, inbound, "an outcome")
-    return StepOutcome(checked_path(value.path), output, failure)
+    return StepOutcome(checked_path(value.path), output, failure, False, value.attempts or 1, value.took_ms)
 
 
 def _execute_from_pb(value: host_service_pb2.Execute, inbound: Inbound) -> Execute:
-    return Execute(
+    has = value.HasField
+    execute = Execute(
         checked_path(value.path),
         checked_attempt(value.attempt),
         fence_from_pb(value.fence),
         KINDS[value.kind],
         value.name,
-        inbound.payload(value.input) if value.HasField("input") else None,
-        limit_from_pb(value.timeout),
+        inbound.payload(value.input) if has("input") else None,
+        limit_from_pb(value.timeout) if has("timeout") else None,
         value.flow,
+        call_from_pb(value.call, inbound.payload) if has("call") else None,
+        undo_input_from_pb(value.undo, inbound.payload) if has("undo") else None,
     )
+    if execute.kind > StepKind.TASK or execute.call is not None:
+        _check_call(execute)
+    if (execute.undo is None) != (paths.undone_path(execute.path) is None):
+        undecodable("an attempt at a path that ends with #undo is an undo, and no other is")
+    return execute
+
+
+def _check_call(execute: Execute) -> None:
+    if execute.call is None:
+        undecodable(f"an attempt of kind {execute.kind.name} has no request, or is none that a host executes")
+    if execute.kind is not StepKind.CALL:
+        undecodable(f"an attempt of kind {execute.kind.name} has a request")
+    if (problem := spec_problem(execute.call)) is not None:
+        undecodable(problem)

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stepwire.protocol import limits
+from stepwire.protocol.bounds import options_problem
 from stepwire.protocol.frames import (
     AttemptInProgress,
     BodyFailed,
+    FlowOptions,
     Hello,
     HostFrame,
     HostSection,
@@ -17,7 +19,9 @@ from stepwire.protocol.frames import (
     Report,
     Result,
     ResumeState,
+    Trigger,
 )
+from stepwire.protocol.plan import RESERVED_PREFIX
 from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
 from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb
 from stepwire.protocol.wire.plans import output_or_failure, plan_from_pb, plan_to_pb
@@ -30,6 +34,8 @@ from stepwire.protocol.wire.scalars import (
     duration_to_pb,
     fence_from_pb,
     fence_to_pb,
+    limit_from_pb,
+    limit_to_pb,
     undecodable,
 )
 from stepwire.protocol.wire.transfers import Inbound, Outgoing, Receiver
@@ -69,6 +75,8 @@ def _hello_to_pb(hello: Hello, target: Any) -> None:
     target.steps.extend(hello.steps)
     target.slots = hello.slots
     target.bodies = hello.bodies
+    for options in hello.flow_options:
+        _options_to_pb(options, target.flow_options.add())
     if (resume := hello.resume) is not None:
         target.resume.first_unacked = resume.first_unacked
         target.resume.SetInParent()
@@ -79,6 +87,15 @@ def _hello_to_pb(hello: Hello, target: Any) -> None:
             fence_to_pb(body.fence, message.fence)
             message.last_release = body.last_release
             message.next_plan_seq = body.next_plan_seq
+
+
+def _options_to_pb(options: FlowOptions, target: host_service_pb2.FlowOptions) -> None:
+    target.flow = options.flow
+    target.undo_on_cancel = options.undo_on_cancel
+    if options.deadline is not None:
+        limit_to_pb(options.deadline, target.deadline)
+    for trigger in options.triggers:
+        target.triggers.add(event=trigger.event, match=trigger.match)
 
 
 def _attempts_to_pb(attempts: Iterable[AttemptInProgress], target: Any) -> None:
@@ -176,6 +193,8 @@ def _hello_from_pb(value: host_service_pb2.Hello) -> Hello:
         undecodable("Hello has no protocol_min or protocol_max, or an unset feature")
     if not value.instance_id:
         undecodable("Hello has no instance_id")
+    if any(step.startswith(RESERVED_PREFIX) for step in value.steps):
+        undecodable(f"Hello serves a step whose name begins with {RESERVED_PREFIX}, which is the engine's")
     return Hello(
         value.service,
         value.instance_id,
@@ -190,7 +209,22 @@ def _hello_from_pb(value: host_service_pb2.Hello) -> Hello:
         value.sdk_language,
         value.sdk_version,
         _resume_from_pb(value.resume) if value.HasField("resume") else None,
+        _options_from_pb(value),
     )
+
+
+def _options_from_pb(hello: host_service_pb2.Hello) -> tuple[FlowOptions, ...]:
+    found: dict[str, FlowOptions] = {}
+    flows = frozenset(hello.flows)
+    for value in hello.flow_options:
+        triggers = tuple(Trigger(trigger.event, trigger.match) for trigger in value.triggers)
+        options = FlowOptions(value.flow, limit_from_pb(value.deadline), value.undo_on_cancel, triggers)
+        if (problem := options_problem(options)) is not None:
+            undecodable(problem)
+        if options.flow in found or options.flow not in flows:
+            undecodable(f"Hello has options twice, or of a flow that it does not list: {options.flow[:80]!r}")
+        found[options.flow] = options
+    return tuple(found.values())
 
 
 def _resume_from_pb(value: host_service_pb2.ResumeState) -> ResumeState:

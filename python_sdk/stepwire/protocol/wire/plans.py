@@ -7,18 +7,22 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from stepwire.protocol import limits
+from stepwire.protocol import limits, paths
+from stepwire.protocol.bounds import undo_problem
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BodyEnded,
     BranchEnded,
     BranchOutcome,
+    FailPolicy,
     GroupEnded,
     GroupOpened,
     Plan,
     RetryPolicy,
+    StepKind,
     StepPlanned,
+    Undo,
 )
 from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb
 from stepwire.protocol.wire.scalars import (
@@ -37,6 +41,7 @@ from stepwire.protocol.wire.scalars import (
     limit_to_pb,
     undecodable,
 )
+from stepwire.protocol.wire.specs import spec_from_pb, spec_to_pb
 from stepwire.protocol.wire.transfers import Inbound, Outgoing
 from stepwire.v1 import plan_pb2
 
@@ -69,11 +74,19 @@ def plan_to_pb(plan: Plan, target: plan_pb2.Plan, out: Outgoing) -> None:
         message.winner = ended.winner
         message.losers.extend(ended.losers)
     if plan.body_ended is not None:
-        target.body_ended.SetInParent()
-        if plan.body_ended.output is not None:
-            out.payload(plan.body_ended.output, target.body_ended.output)
-        if plan.body_ended.failure is not None:
-            failure_to_pb(plan.body_ended.failure, target.body_ended.failure)
+        _body_end_to_pb(plan.body_ended, target.body_ended, out)
+
+
+def _body_end_to_pb(ended: BodyEnded, target: plan_pb2.BodyEnded, out: Outgoing) -> None:
+    target.SetInParent()
+    if ended.output is not None:
+        out.payload(ended.output, target.output)
+    if ended.failure is not None:
+        failure_to_pb(ended.failure, target.failure)
+    if ended.restart is not None:
+        out.payload(ended.restart, target.restart)
+    if ended.cancelled:
+        target.cancelled = True
 
 
 def _groups_to_pb(groups: Iterable[GroupOpened], target: plan_pb2.Plan) -> None:
@@ -89,6 +102,8 @@ def _groups_to_pb(groups: Iterable[GroupOpened], target: plan_pb2.Plan) -> None:
         message.limit = group.limit
         message.concurrent = group.concurrent
         message.names.extend(group.names)
+        if group.deadline is not None:
+            limit_to_pb(group.deadline, message.deadline)
 
 
 def _steps_to_pb(steps: Iterable[StepPlanned], target: plan_pb2.Plan, out: Outgoing) -> None:
@@ -109,6 +124,21 @@ def _steps_to_pb(steps: Iterable[StepPlanned], target: plan_pb2.Plan, out: Outgo
             message.started = True
         if step.concurrent:
             message.concurrent = True
+        if step.deadline is not None:
+            limit_to_pb(step.deadline, message.deadline)
+        if step.spec is not None:
+            spec_to_pb(step.spec, message, out.payload)
+        if step.undo is not None:
+            _undo_to_pb(step.undo, message.undo)
+
+
+def _undo_to_pb(undo: Undo, target: Any) -> None:
+    target.kind = undo.kind
+    target.name = undo.name
+    if undo.retry is not None:
+        retry_policy_to_pb(undo.retry, target.retry)
+    if undo.timeout is not None:
+        limit_to_pb(undo.timeout, target.timeout)
 
 
 def plan_from_pb(value: plan_pb2.Plan, inbound: Inbound) -> Plan:
@@ -123,37 +153,72 @@ def plan_from_pb(value: plan_pb2.Plan, inbound: Inbound) -> Plan:
         tuple([checked_path(abandoned.path) for abandoned in value.abandoned]),
         tuple(map(_branch_from_pb, value.branches_ended)),
         tuple(map(_group_end_from_pb, value.groups_ended)),
-        BodyEnded(*output_or_failure(value.body_ended, inbound, "the end of a body"))
-        if value.HasField("body_ended")
-        else None,
+        _body_end_from_pb(value.body_ended, inbound) if value.HasField("body_ended") else None,
     )
 
 
+def _body_end_from_pb(value: plan_pb2.BodyEnded, inbound: Inbound) -> BodyEnded:
+    ended = BodyEnded(
+        inbound.payload(value.output) if value.HasField("output") else None,
+        failure_from_pb(value.failure) if value.HasField("failure") else None,
+        inbound.payload(value.restart) if value.HasField("restart") else None,
+        value.cancelled,
+    )
+    ways = (ended.output is not None) + (ended.failure is not None) + (ended.restart is not None) + ended.cancelled
+    if ways != 1:
+        undecodable("a body ends in exactly one way: output, failure, restart or cancelled")
+    return ended
+
+
 def _group_from_pb(value: plan_pb2.GroupOpened) -> GroupOpened:
+    fail, quorum = FAIL_POLICIES[value.fail], value.quorum
+    if (fail is FailPolicy.QUORUM) != (quorum > 0):
+        undecodable(f"a group of policy {fail.name} has a quorum of {quorum}")
     return GroupOpened(
         checked_path(value.path),
         value.branches,
         MODES[value.mode],
-        FAIL_POLICIES[value.fail],
-        value.quorum,
+        fail,
+        quorum,
         value.cancel_siblings,
         value.limit,
         value.concurrent,
         tuple(value.names),
+        limit_from_pb(value.deadline) if value.HasField("deadline") else None,
     )
 
 
 def _step_from_pb(value: plan_pb2.StepPlanned, inbound: Inbound) -> StepPlanned:
+    has = value.HasField  # reading an absent submessage costs three times as much as asking for it
+    kind = KINDS[value.kind]
+    field = value.WhichOneof("spec")
     return StepPlanned(
         checked_path(value.path),
-        KINDS[value.kind],
+        kind,
         value.name,
-        inbound.payload(value.input) if value.HasField("input") else None,
-        retry_policy_from_pb(value.retry) if value.HasField("retry") else None,
-        limit_from_pb(value.timeout),
+        inbound.payload(value.input) if has("input") else None,
+        retry_policy_from_pb(value.retry) if has("retry") else None,
+        limit_from_pb(value.timeout) if has("timeout") else None,
         value.started,
         value.concurrent,
+        limit_from_pb(value.deadline) if has("deadline") else None,
+        spec_from_pb(value, kind, field, inbound.payload) if field is not None or kind > StepKind.TASK else None,
+        _undo_from_pb(value) if has("undo") else None,
     )
+
+
+def _undo_from_pb(step: plan_pb2.StepPlanned) -> Undo:
+    value = step.undo
+    undo = Undo(
+        KINDS[value.kind],
+        value.name,
+        retry_policy_from_pb(value.retry) if value.HasField("retry") else None,
+        limit_from_pb(value.timeout),
+    )
+    if (problem := undo_problem(undo)) is not None:
+        undecodable(problem)
+    checked_path(paths.undo_path(step.path))
+    return undo
 
 
 def _branch_from_pb(value: plan_pb2.BranchEnded) -> BranchEnded:

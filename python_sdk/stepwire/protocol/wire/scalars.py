@@ -89,6 +89,12 @@ def timestamp_from_pb(value: Timestamp) -> int:
     return seconds * 1000 + nanos // 1_000_000
 
 
+def moment_to_pb(at_ms: int, target: Timestamp) -> None:
+    """A time that user code names, clamped to the years 1970 to 9999; sets `target` also for the epoch itself."""
+    target.SetInParent()
+    timestamp_to_pb(min(max(at_ms, 0), _EPOCH_SECONDS_MAX * 1000 + 999), target)
+
+
 def limit_to_pb(seconds: float | None, target: Duration) -> None:
     """A timeout: absent means none, so one that is already over must not round to zero."""
     if seconds is not None:
@@ -96,6 +102,7 @@ def limit_to_pb(seconds: float | None, target: Duration) -> None:
 
 
 def limit_from_pb(value: Duration) -> float | None:
+    """Seconds; None if absent or zero."""
     return duration_from_pb(value) or None
 
 
