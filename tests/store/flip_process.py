@@ -15,13 +15,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stepwire.protocol.frames import FlowOptions, Trigger
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.store.base import InboxRow, SessionRecord, Store, StoreError, Unit
+from stepwire_engine.store.base import Store, StoreError, Unit, WaitRow
 from stepwire_engine.store.sqlite import SqliteStore
-from tests.store.samples import Desk, at_once, ended, never_fails
+from tests.store.samples import Desk, at_once, dormant, ended, event, matched, never_fails, session
 
 RUNS = range(1, 41)
+DORMANT = range(41, 61)
 STATES = list(RunState)
+EVENT_NAMES = ("paid", "sent")
+LATE = 2**62
 
 
 def write(path: Path) -> None:
@@ -32,8 +36,14 @@ def write(path: Path) -> None:
     for seq in range(1, 6):
         desk.commit(*[desk.row(run, seq, ended(seq, bytes([run]) * 250)) for run in RUNS])
     desk.commit(desk.row(1, 6, ended(6, b"large" * 20_000)))
-    sessions = tuple(SessionRecord(f"host-{n}", "orders", ("flow-0", f"flow-{n}"), n) for n in range(9))
-    desk.commit(Unit(desk.epoch, sessions=sessions, inbox=tuple(InboxRow(run, "event", b"x" * 50) for run in RUNS)))
+    options = [FlowOptions(f"flow-{n}", n, triggers=(Trigger("paid"),) * (n % 3)) for n in range(9)]
+    sessions = [session(f"host-{n}", "flow-0", f"flow-{n}", at_ms=n, flow_options=(options[n],)) for n in range(9)]
+    desk.commit(Unit(desk.epoch, sessions=tuple(sessions), inbox=tuple([matched(run) for run in RUNS])))
+    waits = {run: (WaitRow(run, "wait", EVENT_NAMES[run % 2], "data.n > `3`"),) for run in DORMANT}
+    desk.commit(*[Unit(desk.epoch, run, 0, record=dormant(run, 50 + run), waits=waits[run]) for run in DORMANT])
+    events = [event(f"event-{n}", EVENT_NAMES[n % 2], due_ms=n, sent_ms=n, data=b"e" * 9 * n) for n in range(40)]
+    (receipt,) = desk.commit(Unit(desk.epoch, events=tuple(events)))
+    desk.commit(Unit(desk.epoch, events_delivered=receipt.events[::3]))
     store.close()
 
 
@@ -46,11 +56,19 @@ QUESTIONS: dict[str, Callable[[Store], Any]] = {
     "sessions": lambda store: store.sessions(),
     "flows": lambda store: store.known_flows(),
     "inbox": lambda store: store.inbox(),
+    "due runs": lambda store: store.due_runs(LATE, 100),
+    "flow options": lambda store: store.flow_options(),
+    "undelivered": lambda store: store.undelivered(LATE, 100),
 }
+for _name in EVENT_NAMES:
+    QUESTIONS[f"waits {_name}"] = partial(lambda name, store: store.waits(name, (0, ""), 100), _name)
+    QUESTIONS[f"events {_name}"] = partial(lambda name, store: store.events(name, 0, 100), _name)
 for _run in RUNS:
     QUESTIONS[f"journal {_run}"] = partial(lambda run, store: store.journal(run), _run)
     QUESTIONS[f"run {_run}"] = partial(lambda run, store: store.find_run(f"run-{run}"), _run)
     QUESTIONS[f"key {_run}"] = partial(lambda run, store: store.find_key(f"key-{run}"), _run)
+for _run in DORMANT:
+    QUESTIONS[f"record {_run}"] = partial(lambda run, store: store.record(run), _run)
 
 
 def answers(path: Path) -> dict[str, Any]:

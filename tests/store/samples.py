@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core.entries import AttemptEnded, Entry, RunCreated, RunState
-from stepwire_engine.store.base import Receipt, RunRecord, Store, StoreError, Unit, UnitOutcome
+from stepwire_engine.core.units import EventMatched
+from stepwire_engine.store.base import (
+    EventRecord,
+    InboxRow,
+    Receipt,
+    RunRecord,
+    SessionRecord,
+    Store,
+    StoreError,
+    Unit,
+    UnitOutcome,
+)
+from stepwire_engine.store.sqlite import SqliteStore
 
+StoreMaker = Callable[..., SqliteStore]
 COMMITTED = UnitOutcome.COMMITTED
 WAIT_SECONDS = 15.0
 
@@ -51,9 +66,29 @@ def never_fails(error: StoreError) -> None:
     raise AssertionError(f"the store failed: {error}")
 
 
-def record(run: int, flow: str = "checkout", state: RunState = RunState.PENDING, run_id: str = "") -> RunRecord:
+def edit(path: Path, *statements: str) -> None:
+    """Change a closed database behind the store's back."""
+    db = sqlite3.connect(path, isolation_level=None)
+    for statement in statements:
+        db.execute(statement)
+    db.close()
+
+
+def record(
+    run: int,
+    flow: str = "checkout",
+    state: RunState = RunState.PENDING,
+    run_id: str = "",
+    wake_ms: int | None = None,
+) -> RunRecord:
     ended_at_ms = 2_000 + run if state.terminal else None
-    return RunRecord(run, run_id or f"run-{run}", flow, state, 1_000 + run, ended_at_ms, id=f"order-{run}")
+    return RunRecord(
+        run, run_id or f"run-{run}", flow, state, 1_000 + run, ended_at_ms, id=f"order-{run}", wake_ms=wake_ms
+    )
+
+
+def dormant(run: int, wake_ms: int | None) -> RunRecord:
+    return record(run, state=RunState.WAITING, wake_ms=wake_ms)
 
 
 def created(run: int, flow: str = "checkout", data: bytes = b'{"order":17}') -> RunCreated:
@@ -62,3 +97,18 @@ def created(run: int, flow: str = "checkout", data: bytes = b'{"order":17}') -> 
 
 def ended(n: int, data: bytes = b'"done"') -> AttemptEnded:
     return AttemptEnded(f"step#{n + 2}", 1, 1_500 + n, 0.25, "host-1", output=Payload(data))
+
+
+def session(instance_id: str, *flows: str, at_ms: int = 1, **more: Any) -> SessionRecord:
+    return SessionRecord(instance_id, "orders", flows, at_ms, **more)
+
+
+def event(
+    event_id: str, name: str = "paid", *, due_ms: int = 100, sent_ms: int = 100, data: bytes = b"1"
+) -> EventRecord:
+    return EventRecord(event_id, name, Payload(data), due_ms, sent_ms)
+
+
+def matched(run: int, n: int = 0) -> InboxRow:
+    """A fact for a run; `n` tells it from others."""
+    return InboxRow(run, EventMatched(f"wait-{n}", Payload(str(n).encode())))

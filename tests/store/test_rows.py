@@ -12,12 +12,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect
 
+from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.payload import Payload
-from stepwire_engine.core.entries import Entry
+from stepwire.protocol.plan import Fence, Plan, StepPlanned, StepSpec
+from stepwire_engine.core.entries import Entry, Planned
+from stepwire_engine.core.units import Unit
 from stepwire_engine.store import rows
-from stepwire_engine.store.draft import Head, StoredRecord
+from stepwire_engine.store.base import InboxRow, WaitRow
+from stepwire_engine.store.payloads import map_payloads
 from stepwire_engine.store.rows import Damaged, StoredRow
-from tests.store.samples import created, ended, record
+from stepwire_engine.store.stored import (
+    DELIVERED,
+    Head,
+    StoredEvent,
+    StoredFlow,
+    StoredInboxRow,
+    StoredRecord,
+    StoredWait,
+)
+from tests.store.samples import created, dormant, ended, event, matched, record, session
 
 DEPTH_MAX = 6
 INLINE_MAX = 40
@@ -41,6 +54,8 @@ def values(kind: inspect.Type, depth: int = 0) -> st.SearchStrategy[Any]:
             return st.none()
         case inspect.EnumType():
             return st.sampled_from(list(kind.cls))
+        case inspect.TupleType():
+            return st.tuples(*[values(item, depth + 1) for item in kind.item_types])
         case inspect.VarTupleType():
             return st.lists(values(kind.item_type, depth + 1), max_size=3).map(tuple)
         case inspect.UnionType():
@@ -91,13 +106,24 @@ def test_every_journal_comes_back_equal(journal: list[tuple[Entry, ...]], run: i
 @settings(max_examples=200, deadline=None)
 @given(entry=st.one_of(*ENTRIES.values()))
 def test_the_walk_reaches_every_payload(entry: Entry) -> None:
+    assert_all_reached(entry)
+
+
+@settings(max_examples=200, deadline=None)
+@given(spec=st.one_of([values(inspect.type_info(spec)) for spec in get_args(StepSpec)]))
+def test_the_walk_reaches_every_payload_of_a_step(spec: StepSpec) -> None:
+    step = StepPlanned("a", input=Payload(b"1"), spec=spec)
+    assert_all_reached(Planned(Plan(1, 0, Fence(1, 1), steps=(step, step)), 5))
+
+
+def assert_all_reached(entry: Entry) -> None:
     reached: list[Payload] = []
 
     def note(payload: Payload) -> Payload:
         reached.append(payload)
         return payload
 
-    assert rows.map_payloads(entry, note) == entry
+    assert map_payloads(entry, note) == entry
     assert sorted(map(id, reached)) == sorted(map(id, payloads_in(entry)))
 
 
@@ -190,15 +216,86 @@ def test_every_flipped_bit_of_a_row_is_noticed() -> None:
     rows.check_row(5, 1, packed.crc, packed.body)
 
 
-def test_every_changed_field_of_a_record_is_noticed() -> None:
-    stored = StoredRecord.of(record(4), Head(2, 77))
-    assert stored.opened() == record(4)
-    other: dict[type, Any] = {int: 1, str: "x", bytes: b"x"}
-    for name, value in stored._asdict().items():
-        changed = value + other[type(value)]
-        for wrong in (changed, None):
-            with pytest.raises(Damaged, match=r"the record of run \S+ fails its CRC"):
-                StoredRecord(**(stored._asdict() | {name: wrong})).opened()
+def sealed_event(delivered: bool) -> StoredEvent:
+    stored = StoredEvent.of(7, event("e"), rows.pack_unit(Unit(1, events=(event("e"),))).events[0])
+    return stored.noted() if delivered else stored
+
+
+def sealed_fact() -> StoredInboxRow:
+    return StoredInboxRow.of(7, 3, rows.pack_unit(Unit(1, inbox=(matched(3),))).inbox[0])
+
+
+SEALED: dict[str, tuple[StoredRecord | StoredFlow | StoredInboxRow | StoredWait | StoredEvent, Any]] = {
+    "record": (StoredRecord.of(record(4), Head(2, 77)), record(4)),
+    "dormant record": (StoredRecord.of(dormant(4, 9), Head(2, 77)), dormant(4, 9)),
+    "flow": (StoredFlow.of("f", None), None),
+    "flow with options": (StoredFlow.of("f", FlowOptions("f", 5.0)), FlowOptions("f", 5.0)),
+    "inbox row": (sealed_fact(), InboxRow(3, matched(3).fact, number=7)),
+    "wait": (StoredWait.of(WaitRow(4, "a", "paid", "data.n")), WaitRow(4, "a", "paid", "data.n")),
+    "event": (sealed_event(False), msgspec.structs.replace(event("e"), number=7)),
+    "delivered event": (sealed_event(True), msgspec.structs.replace(event("e"), number=7)),
+}
+
+
+@pytest.mark.parametrize("name", SEALED)
+def test_every_changed_field_of_a_side_row_is_noticed(name: str) -> None:
+    stored, meaning = SEALED[name]
+    assert stored.opened() == meaning
+    for field, value in stored._asdict().items():
+        other = "x" if value is None else value + type(value)(b"1")
+        for wrong in {other, -5, 0.5, "x", b"x", None} - {value}:
+            with pytest.raises(Damaged, match="fails its CRC"):
+                type(stored)(**(stored._asdict() | {field: wrong})).opened()
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_every_flipped_bit_of_an_event_is_noticed(delivered: bool) -> None:
+    stored = sealed_event(delivered)
+    for field in ("number", "due_ms", "sent_ms", "delivered", "crc"):
+        for bit in range(63):
+            with pytest.raises(Damaged, match="fails its CRC"):
+                stored._replace(**{field: getattr(stored, field) ^ 1 << bit}).opened()
+
+
+def test_a_delivery_is_noted_once() -> None:
+    noted = sealed_event(False).noted()
+    assert (noted.delivered, noted.crc) == (1, sealed_event(False).crc + DELIVERED)
+    assert noted.noted() == noted
+
+
+SIDE_CHANGES: dict[str, Any] = {
+    "record": record(1),
+    "key": "k",
+    "release_key": "k",
+    "sessions": (session("a"),),
+    "sessions_gone": ("a",),
+    "inbox": (matched(1),),
+    "inbox_done": (1,),
+    "events": (event("e"),),
+    "events_since_ms": 1,
+    "events_delivered": (1,),
+    "waits": (WaitRow(1, "a", "paid"),),
+    "waits_done": ("a",),
+}
+
+
+def test_a_unit_with_any_side_change_is_not_plain() -> None:
+    row_only = {"claim_epoch", "run", "expected_seq", "entries"}
+    assert SIDE_CHANGES.keys() | row_only == set(Unit.__struct_fields__)
+    assert rows.pack_unit(Unit(1, 1, 0, (ended(1),))).plain
+    for field, change in SIDE_CHANGES.items():
+        packed = rows.pack_unit(Unit(1, 1, 0, (ended(1),), **({"record": record(1)} | {field: change})))
+        assert not packed.plain and not packed.refused, field
+        alone = rows.pack_unit(Unit(1, 1, 0, (ended(1),), **{field: change}))
+        assert not alone.plain, field
+
+
+def test_the_size_of_a_unit_is_that_of_all_it_brings() -> None:
+    assert rows.pack_unit(Unit(1)).size == 0
+    unit = Unit(1, 1, 0, (ended(1, b"x" * 1000),), inbox=(matched(1),), events=(event("e", data=b"y" * 500_000),))
+    packed = rows.pack_unit(unit)
+    assert packed.row is not None
+    assert packed.size == packed.row.size + len(packed.inbox[0]) + len(packed.events[0]) > 501_000
 
 
 def test_an_entry_of_a_newer_engine_is_refused_and_not_guessed() -> None:

@@ -1,4 +1,4 @@
-"""What only the SQLite store does: files, locks, schemas, settings and group commit."""
+"""What only the SQLite store does: files, locks, settings, group commit, damage, and how it searches."""
 
 from __future__ import annotations
 
@@ -7,61 +7,43 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
+from stepwire.protocol.frames import FlowOptions
+from stepwire_engine.core.entries import RunState
 from stepwire_engine.store.base import (
-    InboxRow,
     Receipt,
-    SchemaEdited,
-    SchemaTooNew,
-    SessionRecord,
     StoreCorrupt,
     StoreError,
     StoreLocked,
+    Unit,
     UnitOutcome,
+    WaitRow,
 )
 from stepwire_engine.store.draft import Draft
-from stepwire_engine.store.migrate import Migration, bundled
 from stepwire_engine.store.rows import pack_unit
 from stepwire_engine.store.sqlite import SqliteStore
 from stepwire_engine.store.sqlite_connection import CHECKPOINT_PAGES
 from stepwire_engine.store.sqlite_tables import SqliteTables
 from tests.store.processes import environment
-from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, at_once, ended, never_fails, record
-
-StoreMaker = Callable[..., SqliteStore]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "engine.db"
-
-
-@pytest.fixture
-def make(path: Path) -> Iterator[StoreMaker]:
-    """Builds stores that are closed at the end."""
-    stores: list[SqliteStore] = []
-
-    def build(place: Path = path, **more: object) -> SqliteStore:
-        stores.append(SqliteStore(place, **({"notify": at_once, "on_failed": never_fails} | more)))  # type: ignore[arg-type]
-        return stores[-1]
-
-    yield build
-    for store in stores:
-        store.close()
-
-
-def edit(path: Path, *statements: str) -> None:
-    """Change a closed database behind the store's back."""
-    db = sqlite3.connect(path, isolation_level=None)
-    for statement in statements:
-        db.execute(statement)
-    db.close()
-
+from tests.store.samples import (
+    COMMITTED,
+    WAIT_SECONDS,
+    Desk,
+    StoreMaker,
+    created,
+    dormant,
+    edit,
+    ended,
+    event,
+    matched,
+    record,
+    session,
+)
 
 # ---- durability
 
@@ -273,62 +255,6 @@ def test_a_failed_open_leaves_nothing_locked(make: StoreMaker, path: Path) -> No
     store.open()
 
 
-# ---- schemas
-
-
-def test_migrations_are_applied_once_and_proved(make: StoreMaker, path: Path) -> None:
-    for _ in range(2):
-        store = make()
-        store.open()
-        store.close()
-    db = sqlite3.connect(path)
-    found = db.execute("SELECT version, name, sha256 FROM schema_migrations").fetchall()
-    db.close()
-    assert found == [(m.version, m.name, m.sha256) for m in bundled()]
-
-
-def test_a_missing_migration_is_applied_to_an_old_database(make: StoreMaker) -> None:
-    first = make()
-    desk = Desk(first).open()
-    desk.commit(desk.created(1))
-    first.close()
-    newer = make(
-        migrations=[*bundled(), Migration(2, "0002_more.sql", "ALTER TABLE runs ADD COLUMN more TEXT; -- new")]
-    )
-    newer.open()
-    assert newer.find_run("run-1") == record(1)
-
-
-def test_a_newer_schema_is_refused_with_what_to_do(make: StoreMaker, path: Path) -> None:
-    newer = make(migrations=[*bundled(), Migration(2, "0002_more.sql", "CREATE TABLE more (x)")])
-    newer.open()
-    newer.close()
-    with pytest.raises(SchemaTooNew, match=r"has schema 2 .* up to 1: start the newer engine") as caught:
-        make().open()
-    assert str(path) in str(caught.value) and caught.value.exit_code == 65
-
-
-def test_an_edited_migration_is_refused(make: StoreMaker, path: Path) -> None:
-    store = make()
-    store.open()
-    store.close()
-    (first,) = bundled()
-    with pytest.raises(SchemaEdited, match=r"another 0001_initial\.sql .* never edited") as caught:
-        make(migrations=[Migration(1, first.name, first.sql + "\n-- a remark")]).open()
-    assert str(path) in str(caught.value) and caught.value.exit_code == 65
-
-
-def test_a_failing_migration_leaves_the_database_as_it_was(make: StoreMaker, path: Path) -> None:
-    broken = Migration(2, "0002_broken.sql", "CREATE TABLE half (x); INSERT INTO nowhere VALUES (1)")
-    with pytest.raises(StoreError, match="no such table: nowhere"):
-        make(migrations=[*bundled(), broken]).open()
-    db = sqlite3.connect(path)
-    assert db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'half'").fetchone() == (0,)
-    assert db.execute("SELECT max(version) FROM schema_migrations").fetchone() == (1,)
-    db.close()
-    make().open()
-
-
 # ---- wrong files
 
 
@@ -414,10 +340,31 @@ def test_a_run_with_a_damaged_end_is_not_extended(make: StoreMaker, path: Path) 
     [
         ("UPDATE runs SET state = 6 WHERE run = 1", lambda store: store.find_run("run-1")),
         ("UPDATE runs SET flow = 'other' WHERE run = 1", lambda store: store.list_runs(flow="other")),
+        ("UPDATE runs SET state = 2 WHERE run = 3", lambda store: list(store.open_runs())),
+        ("UPDATE runs SET wake_ms = 40 WHERE run = 3", lambda store: store.due_runs(45, 10)),
+        ("UPDATE runs SET wake_ms = 40 WHERE run = 1", lambda store: store.due_runs(45, 10)),
+        ("UPDATE runs SET wake_ms = NULL WHERE run = 3", lambda store: store.record(3)),
         ("UPDATE keys SET run = 2", lambda store: store.find_key("k")),
         ("UPDATE sessions SET record = x'00'", lambda store: store.sessions()),
-        ("UPDATE flows SET flow = 'other'", lambda store: store.known_flows()),
+        ("UPDATE flows SET flow = 'other' WHERE flow = 'f'", lambda store: store.known_flows()),
+        ("UPDATE flows SET flow = 'other' WHERE flow = 'g'", lambda store: store.known_flows()),
+        ("UPDATE flows SET options = NULL WHERE flow = 'g'", lambda store: store.flow_options()),
+        ("UPDATE flows SET options = x'91a166' WHERE flow = 'f'", lambda store: store.flow_options()),
         ("UPDATE inbox SET run = 3", lambda store: store.inbox()),
+        ("UPDATE inbox SET number = 8", lambda store: store.inbox()),
+        ("UPDATE inbox SET row = x'00'", lambda store: store.inbox()),
+        ("UPDATE waits SET run = 4", lambda store: store.waits("paid", (0, ""), 10)),
+        ("UPDATE waits SET path = 'b'", lambda store: store.waits("paid", (0, ""), 10)),
+        ("UPDATE waits SET event = 'other'", lambda store: store.waits("other", (0, ""), 10)),
+        ("UPDATE waits SET match = ''", lambda store: store.waits("paid", (0, ""), 10)),
+        ("UPDATE events SET number = 9 WHERE id = 'due'", lambda store: store.undelivered(100, 10)),
+        ("UPDATE events SET due_ms = 50 WHERE id = 'due'", lambda store: store.undelivered(100, 10)),
+        ("UPDATE events SET sent_ms = 50 WHERE id = 'due'", lambda store: store.undelivered(100, 10)),
+        ("UPDATE events SET row = x'00' WHERE id = 'due'", lambda store: store.undelivered(100, 10)),
+        ("UPDATE events SET delivered = 1 WHERE id = 'due'", lambda store: store.events("paid", 0, 10)),
+        ("UPDATE events SET delivered = 0 WHERE id = 'done'", lambda store: store.undelivered(100, 10)),
+        ("UPDATE events SET name = 'other' WHERE id = 'done'", lambda store: store.events("other", 0, 10)),
+        ("UPDATE events SET id = 'other' WHERE id = 'done'", lambda store: store.events("paid", 0, 10)),
     ],
 )
 def test_a_changed_side_row_is_not_served(
@@ -425,14 +372,57 @@ def test_a_changed_side_row_is_not_served(
 ) -> None:
     store = make()
     desk = Desk(store).open()
-    session = SessionRecord("host-1", "orders", ("f",), 1)
-    desk.commit(desk.created(1, key="k", sessions=(session,), inbox=(InboxRow(1, "event", b""),)), desk.created(2))
+    fill_side_tables(desk)
     store.close()
     edit(path, statement)
     again = make()
     again.open()
     with pytest.raises(StoreCorrupt, match="fails its CRC"):
         ask(again)
+
+
+def test_an_event_is_not_taken_for_a_known_one_whose_row_is_damaged(make: StoreMaker, path: Path) -> None:
+    store = make()
+    fill_side_tables(Desk(store).open())
+    store.close()
+    edit(path, "UPDATE events SET sent_ms = 0 WHERE id = 'due'", "UPDATE keys SET run = 2")
+    desk = Desk(make()).open()
+    again = (event("new"), event("due", sent_ms=300))
+    receipts = desk.commit(
+        desk.row(1, 1, events=again, events_since_ms=50),
+        desk.row(1, 1, release_key="k"),
+        Unit(desk.epoch, events=again[:1]),
+    )
+    assert [receipt.outcome for receipt in receipts] == [UnitOutcome.REFUSED, UnitOutcome.REFUSED, COMMITTED]
+    assert "the event 1 fails its CRC" in receipts[0].reason and "the key 'k' fails its CRC" in receipts[1].reason
+    assert receipts[2].events == (3,), "the refused unit took no number and left no event"
+    assert len(desk.store.journal(1)) == 1, "nor a row"
+
+
+def test_numbers_go_on_where_they_were_after_reopening(make: StoreMaker) -> None:
+    store = make()
+    desk = Desk(store).open()
+    first = Unit(desk.epoch, inbox=(matched(1), matched(2)), events=(event("a", due_ms=5, sent_ms=5),))
+    desk.commit(first)
+    desk.commit(Unit(desk.epoch, inbox_done=(1, 2), events_delivered=(1,)), Unit(desk.epoch, events_since_ms=10))
+    assert [*store.inbox(), *store.events("paid", 0, 10)] == [], "the tables are empty"
+    store.close()
+    desk = Desk(make()).open()
+    (receipt,) = desk.commit(Unit(desk.epoch, inbox=(matched(3),), events=(event("a"),)))
+    assert (receipt.inbox, receipt.events) == ((3,), (2,))
+
+
+def test_a_key_that_a_flipped_bit_hides_is_noticed(make: StoreMaker, path: Path) -> None:
+    """Nothing would be found under the key, so no row's CRC could tell: an index does."""
+    store = make()
+    desk = Desk(store).open()
+    desk.commit(desk.created(1, key="only-here"))
+    store.close()
+    content = path.read_bytes()
+    for place in (content.index(b"only-here"), content.rindex(b"only-here")):
+        path.write_bytes(content[: place + 8] + b"g" + content[place + 9 :])
+        with pytest.raises(StoreCorrupt, match=r"engine\.db is damaged"):
+            make().open()
 
 
 def test_a_lowered_claim_epoch_is_refused(make: StoreMaker, path: Path) -> None:
@@ -457,3 +447,67 @@ def test_a_unit_that_the_tables_do_not_take_fails_alone(make: StoreMaker, path: 
     assert "not run 2" in receipts[1].reason
     assert [len(desk.store.journal(run)) for run in (1, 2, 3)] == [2, 0, 1]
     assert desk.store.find_run("run-2") is None
+
+
+def test_numbers_told_are_those_stored_when_a_neighbour_fails(make: StoreMaker, path: Path) -> None:
+    """The batch is judged anew without the unit that the tables do not take."""
+    store = make()
+    store.open()
+    store.close()
+    refusing = "BEFORE INSERT ON waits BEGIN SELECT RAISE(ABORT, 'no waits'); END"
+    edit(path, f"CREATE TRIGGER t {refusing}")
+    desk = Desk(make()).open()
+    receipts = desk.commit(
+        desk.created(1, events=(event("a"),), inbox=(matched(1),)),
+        desk.created(2, events=(event("b"),), inbox=(matched(2),), waits=(WaitRow(2, "w", "paid"),)),
+        desk.created(3, events=(event("b"),), inbox=(matched(3),)),
+    )
+    assert [(receipt.outcome, receipt.inbox, receipt.events) for receipt in receipts] == [
+        (COMMITTED, (1,), (1,)),
+        (UnitOutcome.REFUSED, (), ()),
+        (COMMITTED, (2,), (2,)),
+    ]
+    assert [(row.number, row.run) for row in desk.store.inbox()] == [(1, 1), (2, 3)]
+    assert [(found.number, found.id) for found in desk.store.undelivered(100, 10)] == [(1, "a"), (2, "b")]
+
+
+def fill_side_tables(desk: Desk) -> None:
+    """Something in every side table: runs 1 to 3, the events `due` and `done`, a wait, a fact, a key, two flows."""
+    registered = session("host-1", "f", "g", flow_options=(FlowOptions("g", 5.0),))
+    wait = WaitRow(2, "a", "paid", "data.n > `3`")
+    desk.commit(
+        desk.created(1, key="k", sessions=(registered,), inbox=(matched(1),), events=(event("due"), event("done"))),
+        desk.created(2, waits=(wait,)),
+        Unit(desk.epoch, 3, 0, (created(3),), dormant(3, 50)),
+    )
+    desk.commit(Unit(desk.epoch, events_delivered=(2,)))
+
+
+# ---- reads
+
+
+def test_every_read_walks_along_an_index(make: StoreMaker) -> None:
+    """Each statement of the readers and of pruning costs by what it returns, not by what the tables hold."""
+    store = make()
+    desk = Desk(store).open()
+    fill_side_tables(desk)
+    reader, writer = store._reader, store._writer
+    assert reader is not None and writer is not None
+    asked: list[str] = []
+    reader.set_trace_callback(asked.append)
+    writer.set_trace_callback(asked.append)
+    store.due_runs(100, 10)
+    store.waits("paid", (1, "a"), 10)
+    store.events("paid", 0, 10)
+    store.undelivered(100, 10)
+    store.record(1)
+    store.inbox(after=3)
+    desk.commit(Unit(desk.epoch, events=(event("due"),), events_since_ms=10, events_delivered=(1,)))
+    desk.commit(Unit(desk.epoch, 2, 1, record=record(2, state=RunState.FAILED), waits_done=("a",)))
+    store.close()
+    db = sqlite3.connect(store._path)
+    plans = {sql: [step[3] for step in db.execute(f"EXPLAIN QUERY PLAN {sql}")] for sql in asked if " " in sql.strip()}
+    db.close()
+    walked = {sql: [s for s in steps if "SCAN" in s or "TEMP B-TREE" in s] for sql, steps in plans.items()}
+    assert len(walked) > 10
+    assert {sql: steps for sql, steps in walked.items() if steps} == {}

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from stepwire_engine.store.base import Receipt, StoreError, StoreFailed, Unit, UnitOutcome
+from stepwire_engine.store.base import Receipt, StoreError, StoreFailed, Unit, UnitOutcome, WaitRow
 from stepwire_engine.store.sqlite import SqliteStore
 from tests.store.processes import environment
-from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, at_once, ended, never_fails, record
+from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, at_once, ended, event, matched, never_fails, record
 
 REFUSED = UnitOutcome.REFUSED
 FULL = sqlite3.SQLITE_FULL
@@ -92,10 +92,17 @@ def test_after_a_full_commit_the_file_is_the_truth(tmp_path: Path, takes_effect:
         desk.commit(desk.created(1))
         fail_next_commit(store, FULL, takes_effect=takes_effect)
         paused = record(1, flow="changed")
-        unit = Unit(desk.epoch, 1, 1, record=paused) if rowless else desk.row(1, 1, record=paused)
-        assert desk.outcomes(unit, desk.created(1)) == (
+        more: dict[str, Any] = {"record": paused, "events": (event("e"),), "inbox": (matched(1),)}
+        unit = Unit(desk.epoch, 1, 1, **more) if rowless else desk.row(1, 1, **more)
+        receipts = desk.commit(unit, desk.created(1))
+        assert [receipt.outcome for receipt in receipts] == (
             [COMMITTED, UnitOutcome.SEQ_CONFLICT] if takes_effect else [REFUSED, REFUSED]
         )
+        assert receipts[0].events == tuple([found.number for found in store.undelivered(100, 10)])
+        assert receipts[0].inbox == tuple([found.number for found in store.inbox()])
+        assert len(receipts[0].events) == len(receipts[0].inbox) == takes_effect
+        (after,) = desk.commit(Unit(desk.epoch, events=(event("f"),), inbox=(matched(1),)))
+        assert (after.events, after.inbox) == ((1 + takes_effect,), (1 + takes_effect,)), "numbers are read back, too"
         assert store.find_run("run-1") == (paused if takes_effect else record(1))
         rows = 2 if takes_effect and not rowless else 1
         assert len(store.journal(1)) == rows
@@ -129,13 +136,16 @@ def test_a_disk_that_is_full_before_commit_refuses_and_recovers(tmp_path: Path) 
         assert writer is not None
         (pages,) = writer.execute("PRAGMA page_count").fetchone()
         writer.execute(f"PRAGMA max_page_count = {pages}")
-        large = desk.row(1, 1, ended(1, b"x" * 1_000_000))
+        sent = (event("small"), event("large", data=b"y" * 1_000_000))
+        large = desk.row(1, 1, ended(1, b"x" * 1_000_000), events=sent, waits=(WaitRow(1, "a", "paid"),))
         (receipt,) = desk.commit(large)
         assert (receipt.outcome, receipt.reason) == (REFUSED, "not stored: the disk is full")
         assert len(store.journal(1)) == 1
+        assert [*store.undelivered(100, 10), *store.waits("paid", (0, ""), 10)] == []
         writer.execute("PRAGMA max_page_count = 1000000")
-        assert desk.outcomes(large) == [COMMITTED]
+        assert [receipt.events for receipt in desk.commit(large)] == [(1, 2)]
         assert len(store.journal(1)) == 2
+        assert len(store.undelivered(100, 10)) == 2
 
 
 # ---- real file systems

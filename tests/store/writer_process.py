@@ -6,10 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from stepwire_engine.store.base import Receipt, Unit
+from stepwire_engine.store.base import Receipt
 from stepwire_engine.store.sqlite import SqliteStore
 from tests.store.samples import COMMITTED, at_once, never_fails
-from tests.store.written import RUNS, entries_of, record_of
+from tests.store.written import RUNS, unit_of
 
 
 def main(path: str) -> None:
@@ -20,7 +20,7 @@ def main(path: str) -> None:
 
     def submit(run: int) -> None:
         seq = last[run] = last[run] + 1
-        unit = Unit(epoch, run, seq - 1, entries_of(run, seq), record_of(run) if seq == 1 else None)
+        unit = unit_of(epoch, run, seq)
 
         def done(receipts: Sequence[Receipt]) -> None:
             if receipts[0].outcome is not COMMITTED:

@@ -8,18 +8,21 @@ Reads are blocking and are called from the engine's reader thread, `submit` from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import Entry, RunState
+from stepwire_engine.core.units import EventRecord as EventRecord
 from stepwire_engine.core.units import InboxRow as InboxRow
 from stepwire_engine.core.units import Receipt as Receipt
 from stepwire_engine.core.units import RunRecord as RunRecord
 from stepwire_engine.core.units import SessionRecord as SessionRecord
 from stepwire_engine.core.units import Unit as Unit
 from stepwire_engine.core.units import UnitOutcome as UnitOutcome
+from stepwire_engine.core.units import WaitRow as WaitRow
 
 
 class JournalRow(msgspec.Struct, frozen=True):
@@ -112,12 +115,30 @@ class Store(Protocol):
         """Highest run number in use; 0 if there is none."""
 
     def open_runs(self) -> Iterator[RunRecord]:
-        """Records of every run that is not terminal, oldest first."""
+        """Records of every run that is neither terminal nor dormant (state WAITING), oldest first."""
 
     def journal(self, run: int) -> Sequence[JournalRow]:
         """The run's whole journal in order. Raises StoreCorrupt."""
 
     def find_run(self, run_id: str) -> RunRecord | None: ...
+
+    def record(self, run: int) -> RunRecord | None:
+        """The record of a run by its number."""
+
+    def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
+        """Dormant runs whose `wake_ms` is at or before `until_ms`, soonest first."""
+
+    def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:
+        """Open waits for events of this name, ordered by (run, path), from the first after `after`."""
+
+    def events(self, name: str, since_ms: int, limit: int) -> Sequence[EventRecord]:
+        """Delivered events of this name with `due_ms` >= `since_ms`, oldest first."""
+
+    def undelivered(self, until_ms: int, limit: int) -> Sequence[EventRecord]:
+        """Events with `due_ms` <= `until_ms` whose delivery is not noted (`events_delivered`), soonest first."""
+
+    def flow_options(self) -> Mapping[str, FlowOptions]:
+        """The newest options of every flow that has some."""
 
     def find_key(self, key: str) -> RunRecord | None:
         """The run that holds this idempotency key."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from stepwire_engine.store import rows
-from stepwire_engine.store.base import Receipt, RunRecord, SessionRecord, Unit, UnitOutcome
+from stepwire_engine.store.base import Receipt, SessionRecord, Unit, UnitOutcome
 from stepwire_engine.store.rows import Damaged, PackedRow, PackedUnit
+from stepwire_engine.store.stored import (
+    NO_ROWS,
+    Head,
+    StoredEvent,
+    StoredFlow,
+    StoredInboxRow,
+    StoredRecord,
+    StoredWait,
+)
 
-
-class Head(NamedTuple):
-    """The end of a run's journal: its last seq and that row's chain value."""
-
-    seq: int
-    chain: int
-
-
-NO_ROWS = Head(0, rows.FIRST_CHAIN)
+EVENTS_PRUNED_PER_UNIT = 20
+"""Delivered events that a unit deletes at most: sending one event must not pay for a day of them."""
 
 
 class KeyOwner(NamedTuple):
@@ -41,35 +43,6 @@ class ChainedRow(NamedTuple):
     body: bytes
 
 
-class StoredRecord(NamedTuple):
-    """A run's record as tables keep it; `crc` seals all other fields."""
-
-    run: int
-    run_id: str
-    flow: str
-    state: int
-    namespace: str
-    partition: int
-    build_id: str
-    head_seq: int
-    head_chain: int
-    record: bytes
-    crc: int
-
-    @classmethod
-    def of(cls, record: RunRecord, head: Head) -> StoredRecord:
-        """Seal a record together with the end of the run's journal."""
-        searched = (record.number, record.run_id, record.flow, int(record.state))
-        place = (record.namespace, record.partition, record.build_id)
-        sealed = (*searched, *place, head.seq, head.chain, rows.encode_record(record))
-        return cls(*sealed, crc=rows.seal(*sealed))
-
-    def opened(self) -> RunRecord:
-        """The record. Raises Damaged unless it is what was written."""
-        rows.check_seal(self.crc, f"the record of run {self.run}", *self[:-1])
-        return rows.decode_run(self.record)
-
-
 class Facts(Protocol):
     """What a draft must know of the store. May raise Damaged."""
 
@@ -80,6 +53,14 @@ class Facts(Protocol):
     def key_owner(self, key: str) -> KeyOwner | None: ...
 
     def number_of(self, run_id: str) -> int | None: ...
+
+    def last_inbox_number(self) -> int:
+        """Highest number an inbox row ever had."""
+
+    def last_event_number(self) -> int:
+        """Highest number an event ever had."""
+
+    def event(self, event_id: str) -> StoredEvent | None: ...
 
 
 COMMITTED = Receipt(UnitOutcome.COMMITTED)
@@ -98,16 +79,24 @@ class Draft:
         "_facts",
         "_run_ids",
         "blobs",
+        "events",
+        "events_delivered",
         "flows",
         "heads",
         "inbox",
         "inbox_done",
         "journal",
         "keys",
+        "last_event_number",
+        "last_inbox_number",
+        "prune_before_ms",
+        "prune_count_max",
         "records",
         "sessions",
         "size",
         "units",
+        "waits",
+        "waits_over",
     )
 
     def __init__(self, facts: Facts) -> None:
@@ -125,10 +114,21 @@ class Draft:
         self.keys: dict[str, KeyOwner | None] = {}
         """Owner of each changed key after the commit; None: freed."""
         self.sessions: dict[str, SessionRecord | None] = {}
-        self.flows: dict[str, None] = {}
-        self.inbox: list[tuple[int, bytes]] = []
-        """(run, encoded row)"""
+        self.flows: dict[str, StoredFlow] = {}
+        self.inbox: list[StoredInboxRow] = []
         self.inbox_done: list[int] = []
+        self.last_inbox_number = facts.last_inbox_number()
+        self.events: dict[str, StoredEvent] = {}
+        """New events by id; each replaces the stored one with its id."""
+        self.events_delivered: list[int] = []
+        self.last_event_number = facts.last_event_number()
+        self.prune_count_max = 0
+        """How many delivered events are deleted at most: oldest first, due and sent before `prune_before_ms`."""
+        self.prune_before_ms = 0
+        self.waits_over: set[int] = set()
+        """Runs that lose every stored wait."""
+        self.waits: dict[int, dict[str, StoredWait | None]] = {}
+        """Changed waits of each run by path, after `waits_over`; None: over."""
 
     def add(self, packed: PackedUnit) -> Receipt:
         """Judge one unit and take its changes in if it fits."""
@@ -145,20 +145,35 @@ class Draft:
         if unit.claim_epoch != self._facts.claim_epoch(partition):
             return STALE_CLAIM
         run = unit.run
+        head = NO_ROWS
         if run is not None:
             head = self.heads.get(run) or self._facts.head(run)
             if head.seq != unit.expected_seq:
                 return SEQ_CONFLICT
-            if not packed.plain and (refusal := self._conflict(run, unit)) is not None:
-                return refusal
-            if (row := packed.row) is not None:
-                head = self._append(row, head)
-            if not packed.plain:
-                self._change_run(run, unit, head)
         if not packed.plain:
-            self._change_rest(unit)
+            return self._judge_side_changes(packed, head)
+        if (row := packed.row) is not None:
+            self._append(row, head)
         self.units += 1
         return COMMITTED
+
+    def _judge_side_changes(self, packed: PackedUnit, head: Head) -> Receipt:
+        unit = packed.unit
+        run = unit.run
+        # Whatever may refuse the unit or raise Damaged comes before its first change.
+        if run is not None and (refusal := self._conflict(run, unit)) is not None:
+            return refusal
+        freed = unit.release_key if unit.release_key and self._holds(run, unit.release_key) else ""
+        events, numbers = self._new_events(packed) if unit.events else ({}, ())
+        if (row := packed.row) is not None:
+            head = self._append(row, head)
+        if run is not None:
+            self._change_run(run, unit, head, freed)
+        self._change_events(unit, events)
+        self._change_sessions(unit)
+        inbox = self._change_inbox(packed)
+        self.units += 1
+        return Receipt(UnitOutcome.COMMITTED, inbox=inbox, events=numbers) if inbox or numbers else COMMITTED
 
     def _append(self, row: PackedRow, head: Head) -> Head:
         chain = rows.next_chain(head.chain, row.crc)
@@ -176,7 +191,7 @@ class Draft:
             number = self._run_ids.get(run_id) or self._facts.number_of(run_id)
             if number is not None and number != run:
                 return refused(f"run id {run_id!r} belongs to run {number}")
-        if unit.key and unit.key != unit.release_key:
+        if unit.key:
             owner = self._owner(unit.key)
             if owner is not None and owner.run != run:
                 return Receipt(UnitOutcome.KEY_TAKEN, existing_run=owner.run_id)
@@ -185,22 +200,67 @@ class Draft:
     def _owner(self, key: str) -> KeyOwner | None:
         return self.keys[key] if key in self.keys else self._facts.key_owner(key)
 
-    def _change_run(self, run: int, unit: Unit, head: Head) -> None:
-        record = unit.record
-        if record is not None:
-            self._run_ids[record.run_id] = run
-            self.records[run] = StoredRecord.of(record, head)
-        if unit.release_key:
-            owner = self._owner(unit.release_key)
-            if owner is not None and owner.run == run:
-                self.keys[unit.release_key] = None
-        if unit.key and record is not None:
-            self.keys[unit.key] = KeyOwner(run, record.run_id)
+    def _holds(self, run: int | None, key: str) -> bool:
+        owner = self._owner(key)
+        return owner is not None and owner.run == run
 
-    def _change_rest(self, unit: Unit) -> None:
+    def _new_events(self, packed: PackedUnit) -> tuple[dict[str, StoredEvent], tuple[int, ...]]:
+        """The unit's events that are to be written, by id, and the number of each; 0: its id is known."""
+        since_ms = packed.unit.events_since_ms
+        last_number = self.last_event_number
+        new: dict[str, StoredEvent] = {}
+        numbers = []
+        for event, row in zip(packed.unit.events, packed.events, strict=True):
+            known = new.get(event.id) or self.events.get(event.id) or self._facts.event(event.id)
+            if known is not None and known.sent_ms >= since_ms:
+                numbers.append(0)
+                continue
+            last_number += 1
+            numbers.append(last_number)
+            new[event.id] = StoredEvent.of(last_number, event, row)
+        return new, tuple(numbers)
+
+    def _change_run(self, run: int, unit: Unit, head: Head, freed: str) -> None:
+        record = unit.record
+        if freed:
+            self.keys[freed] = None
+        if unit.waits or unit.waits_done:
+            waits = self.waits.setdefault(run, {})
+            waits.update({wait.path: StoredWait.of(wait) for wait in unit.waits})
+            waits.update(dict.fromkeys(unit.waits_done))
+        if record is None:
+            return
+        self._run_ids[record.run_id] = run
+        self.records[run] = StoredRecord.of(record, head)
+        if unit.key:
+            self.keys[unit.key] = KeyOwner(run, record.run_id)
+        if record.state.terminal:
+            self.waits.pop(run, None)
+            self.waits_over.add(run)
+
+    def _change_events(self, unit: Unit, new: dict[str, StoredEvent]) -> None:
+        if new:
+            self.events.update(new)
+            self.last_event_number = max([event.number for event in new.values()])
+        self.events_delivered.extend(unit.events_delivered)
+        if since_ms := unit.events_since_ms:
+            self.prune_before_ms = min(self.prune_before_ms, since_ms) if self.prune_count_max else since_ms
+            self.prune_count_max += EVENTS_PRUNED_PER_UNIT
+
+    def _change_sessions(self, unit: Unit) -> None:
         for session in unit.sessions:
             self.sessions[session.instance_id] = session
-            self.flows.update(dict.fromkeys(session.flows))
+            options = {flow_options.flow: flow_options for flow_options in session.flow_options}
+            self.flows.update({flow: StoredFlow.of(flow, options.get(flow)) for flow in session.flows})
         self.sessions.update(dict.fromkeys(unit.sessions_gone))
-        self.inbox.extend([(row.run, rows.encode_record(row)) for row in unit.inbox])
-        self.inbox_done.extend(unit.inbox_done)
+
+    def _change_inbox(self, packed: PackedUnit) -> tuple[int, ...]:
+        """The numbers of the unit's inbox rows."""
+        self.inbox_done.extend(packed.unit.inbox_done)
+        if not packed.inbox:
+            return ()
+        numbered = enumerate(zip(packed.unit.inbox, packed.inbox, strict=True), start=self.last_inbox_number + 1)
+        new = [StoredInboxRow.of(number, fact.run, row) for number, (fact, row) in numbered]
+        self.inbox.extend(new)
+        self.last_inbox_number += len(new)
+        return tuple([row.number for row in new])

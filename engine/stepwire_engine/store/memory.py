@@ -7,11 +7,14 @@ units with the same code, so whatever works on it works on SQLite. It must never
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 
+from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import (
+    EventRecord,
     InboxRow,
     JournalRow,
     Notify,
@@ -23,10 +26,21 @@ from stepwire_engine.store.base import (
     StoreCorrupt,
     StoreError,
     Unit,
+    WaitRow,
 )
-from stepwire_engine.store.draft import NO_ROWS, Draft, Head, KeyOwner, StoredRecord
+from stepwire_engine.store.draft import Draft, KeyOwner
 from stepwire_engine.store.paging import check_limit, page_token_of, run_before
 from stepwire_engine.store.rows import BlobKey, Damaged, PackedUnit, StoredRow
+from stepwire_engine.store.stored import (
+    NO_ROWS,
+    OPEN_STATES,
+    Head,
+    StoredEvent,
+    StoredFlow,
+    StoredInboxRow,
+    StoredRecord,
+    StoredWait,
+)
 
 
 class MemoryStore:
@@ -53,9 +67,19 @@ class MemoryStore:
         self._run_ids: dict[str, int] = {}
         self._keys: dict[str, int] = {}
         self._sessions: dict[str, bytes] = {}
-        self._flows: set[str] = set()
-        self._inbox: dict[int, bytes] = {}
-        self._inbox_number = 0
+        self._flows: dict[str, StoredFlow] = {}
+        self._inbox: dict[int, StoredInboxRow] = {}
+        self._last_inbox_number = 0
+        self._wakes: dict[int, int] = {}
+        """When each dormant run goes on by itself."""
+        self._waits: dict[int, dict[str, StoredWait]] = {}
+        """By run and path."""
+        self._event_numbers: dict[str, int] = {}
+        self._undelivered: dict[int, StoredEvent] = {}
+        self._delivered: dict[int, StoredEvent] = {}
+        self._oldest: list[tuple[int, int]] = []
+        """Heap of (age, number) of delivered events; some are gone."""
+        self._last_event_number = 0
 
     def open(self) -> None:
         self._is_open = True
@@ -101,17 +125,26 @@ class MemoryStore:
     def number_of(self, run_id: str) -> int | None:
         return self._run_ids.get(run_id)
 
+    def last_inbox_number(self) -> int:
+        return self._last_inbox_number
+
+    def last_event_number(self) -> int:
+        return self._last_event_number
+
+    def event(self, event_id: str) -> StoredEvent | None:
+        number = self._event_numbers.get(event_id)
+        return None if number is None else self._undelivered.get(number) or self._delivered[number]
+
+    # ---- writing
+
     def _apply(self, draft: Draft) -> None:
         for row in draft.journal:
             self._journal.setdefault(row.run, []).append((row.seq, row.crc, row.chain, row.body))
         for packed in draft.blobs:
             blobs = self._blobs.setdefault(packed.run, {})
             blobs.update({(packed.seq, blob.ordinal): blob.data for blob in packed.blobs})
-        for run, record in draft.records.items():
-            if (before := self._records.get(run)) is not None:
-                del self._run_ids[before.run_id]
-            self._records[run] = record
-            self._run_ids[record.run_id] = run
+        for record in draft.records.values():
+            self._apply_record(record)
         for key, owner in draft.keys.items():
             self._keys.pop(key, None)
             if owner is not None:
@@ -121,14 +154,54 @@ class MemoryStore:
             if session is not None:
                 self._sessions[instance_id] = rows.encode_record(session)
         self._flows.update(draft.flows)
-        for _, body in draft.inbox:
-            self._inbox_number += 1
-            self._inbox[self._inbox_number] = body
+        self._inbox.update({row.number: row for row in draft.inbox})
         for number in draft.inbox_done:
             self._inbox.pop(number, None)
+        self._last_inbox_number = draft.last_inbox_number
+        self._apply_waits(draft)
+        self._apply_events(draft)
         self.commits += 1
         self.rows += len(draft.journal)
         self.bytes += draft.size
+
+    def _apply_record(self, record: StoredRecord) -> None:
+        run = record.run
+        if (before := self._records.get(run)) is not None:
+            del self._run_ids[before.run_id]
+        self._records[run] = record
+        self._run_ids[record.run_id] = run
+        self._wakes.pop(run, None)
+        if record.wake_ms is not None:
+            self._wakes[run] = record.wake_ms
+
+    def _apply_waits(self, draft: Draft) -> None:
+        for run in draft.waits_over:
+            self._waits.pop(run, None)
+        for run, changed in draft.waits.items():
+            waits = self._waits.pop(run, {}) | changed
+            if left := {path: wait for path, wait in waits.items() if wait is not None}:
+                self._waits[run] = left
+
+    def _apply_events(self, draft: Draft) -> None:
+        for event in draft.events.values():
+            if (known := self._event_numbers.get(event.id)) is not None:
+                self._undelivered.pop(known, None)
+                self._delivered.pop(known, None)
+            self._event_numbers[event.id] = event.number
+            self._undelivered[event.number] = event
+        self._last_event_number = draft.last_event_number
+        for number in draft.events_delivered:
+            if (noted := self._undelivered.pop(number, None)) is not None:
+                self._delivered[number] = noted.noted()
+                heappush(self._oldest, (max(noted.due_ms, noted.sent_ms), number))
+        self._prune(draft.prune_before_ms, draft.prune_count_max)
+
+    def _prune(self, before_ms: int, count_max: int) -> None:
+        while count_max and self._oldest and self._oldest[0][0] < before_ms:
+            _, number = heappop(self._oldest)
+            if (event := self._delivered.pop(number, None)) is not None:
+                del self._event_numbers[event.id]
+                count_max -= 1
 
     # ---- reads
 
@@ -138,8 +211,8 @@ class MemoryStore:
 
     def open_runs(self) -> Iterator[RunRecord]:
         with self._lock:
-            records = [self._record(run) for run in sorted(self._records)]
-        return iter([record for record in records if not record.state.terminal])
+            stored = [self._records[run] for run in sorted(self._records)]
+        return iter([record.opened() for record in stored if record.state in OPEN_STATES])
 
     def journal(self, run: int) -> Sequence[JournalRow]:
         with self._lock:
@@ -154,6 +227,31 @@ class MemoryStore:
         with self._lock:
             run = self._run_ids.get(run_id)
             return None if run is None else self._record(run)
+
+    def record(self, run: int) -> RunRecord | None:
+        with self._lock:
+            return self._record(run) if run in self._records else None
+
+    def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
+        with self._lock:
+            due = sorted([(wake_ms, run) for run, wake_ms in self._wakes.items() if wake_ms <= until_ms])
+            return [self._record(run) for _, run in due[:limit]]
+
+    def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:
+        with self._lock:
+            waits = [wait for waits in self._waits.values() for wait in waits.values()]
+        found = sorted([wait for wait in waits if wait.event == event and (wait.run, wait.path) > after])
+        return [wait.opened() for wait in found[:limit]]
+
+    def events(self, name: str, since_ms: int, limit: int) -> Sequence[EventRecord]:
+        with self._lock:
+            delivered = list(self._delivered.values())
+        return _soonest([event for event in delivered if event.name == name and event.due_ms >= since_ms], limit)
+
+    def undelivered(self, until_ms: int, limit: int) -> Sequence[EventRecord]:
+        with self._lock:
+            undelivered = list(self._undelivered.values())
+        return _soonest([event for event in undelivered if event.due_ms <= until_ms], limit)
 
     def find_key(self, key: str) -> RunRecord | None:
         with self._lock:
@@ -179,21 +277,33 @@ class MemoryStore:
         with self._lock:
             return frozenset(self._flows)
 
+    def flow_options(self) -> Mapping[str, FlowOptions]:
+        with self._lock:
+            found = {flow: stored.opened() for flow, stored in self._flows.items()}
+        return {flow: options for flow, options in found.items() if options is not None}
+
     def inbox(self, after: int = 0) -> Sequence[InboxRow]:
         with self._lock:
-            return [rows.decode_inbox(number, row) for number, row in self._inbox.items() if number > after]
+            return [row.opened() for row in self._inbox.values() if row.number > after]
 
     def _record(self, run: int) -> RunRecord:
         return self._records[run].opened()
 
 
+def _soonest(events: list[StoredEvent], limit: int) -> Sequence[EventRecord]:
+    events.sort(key=lambda event: (event.due_ms, event.number))
+    return [event.opened() for event in events[:limit]]
+
+
 def _readable(packed: PackedUnit) -> PackedUnit:
     """Refuse a unit that could be written but not read back; a database finds this only on recovery."""
-    if packed.row is None:
-        return packed
-    row = packed.row
     try:
-        rows.unpack(row.run, row.seq, row.body, {(row.seq, blob.ordinal): blob.data for blob in row.blobs})
+        if (row := packed.row) is not None:
+            rows.unpack(row.run, row.seq, row.body, {(row.seq, blob.ordinal): blob.data for blob in row.blobs})
+        for fact in packed.inbox:
+            rows.decode_inbox(0, fact)
+        for event in packed.events:
+            rows.decode_event(0, event)
     except Damaged as error:
         return PackedUnit(packed.unit, None, packed.plain, refused=str(error))
     return packed

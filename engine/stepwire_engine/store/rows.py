@@ -14,11 +14,12 @@ from zlib import crc32
 
 import msgspec
 
+from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.limits import INLINE_BYTES_MAX
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import BodyEnded, Plan, StepPlanned
-from stepwire_engine.core.entries import AttemptEnded, Entry, Planned, RunCreated
-from stepwire_engine.store.base import InboxRow, JournalRow, RunRecord, SessionRecord, Unit
+from stepwire_engine.core.entries import Entry
+from stepwire_engine.store.base import EventRecord, InboxRow, JournalRow, RunRecord, SessionRecord, Unit
+from stepwire_engine.store.payloads import map_payloads
 
 INTEGER_MAX = 2**63 - 1
 """Largest number a store can keep."""
@@ -69,16 +70,26 @@ class PackedRow(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of user content this row adds to a commit."""
-        return len(self.body) + sum(len(blob.data) for blob in self.blobs)
+        return len(self.body) + (sum([len(blob.data) for blob in self.blobs]) if self.blobs else 0)
 
 
 class PackedUnit(msgspec.Struct, frozen=True):
-    """A unit with its row packed. `refused` says why it can never be stored; `plain`: nothing but its row."""
+    """A unit with what it writes packed.
+
+    Attributes:
+        plain: It has nothing but its row.
+        size: Bytes of user content it adds to a commit.
+        refused: Why it can never be stored.
+        inbox, events: The unit's inbox rows and events, encoded, in order.
+    """
 
     unit: Unit
     row: PackedRow | None
     plain: bool
+    size: int = 0
     refused: str = ""
+    inbox: tuple[bytes, ...] = ()
+    events: tuple[bytes, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -86,6 +97,8 @@ _body_decoder = msgspec.msgpack.Decoder(RowBody)
 _record_decoder = msgspec.msgpack.Decoder(RunRecord)
 _session_decoder = msgspec.msgpack.Decoder(SessionRecord)
 _inbox_decoder = msgspec.msgpack.Decoder(InboxRow)
+_event_decoder = msgspec.msgpack.Decoder(EventRecord)
+_options_decoder = msgspec.msgpack.Decoder(FlowOptions)
 _identity = struct.Struct(">qq")
 _link = struct.Struct(">II")
 T = TypeVar("T")
@@ -99,40 +112,75 @@ def pack_unit(unit: Unit) -> PackedUnit:
 
     Never raises: what cannot be stored is answered in its own receipt and does not hurt its neighbours.
     """
-    plain = not (unit.record or unit.key or unit.release_key or unit.inbox or unit.inbox_done or _has_sessions(unit))
+    plain = not (
+        unit.record
+        or unit.inbox
+        or unit.inbox_done
+        or unit.key
+        or unit.release_key
+        or unit.events
+        or unit.events_since_ms
+        or unit.events_delivered
+        or unit.waits
+        or unit.waits_done
+        or unit.sessions
+        or unit.sessions_gone
+    )
     try:
         row = None
+        size = 0
         if unit.entries:
             if unit.run is None:
                 raise ValueError("entries need a run")
             row = pack(unit.run, unit.expected_seq + 1, unit.entries)
-        if not plain:
-            _check_side_changes(unit)
+            size = row.size
+        if plain:
+            return PackedUnit(unit, row, plain, size)
+        _check_side_changes(unit)
+        inbox = _encode_all(unit.inbox)
+        events = _encode_all(unit.events)
     except (ValueError, TypeError, OverflowError, struct.error) as error:
         return PackedUnit(unit, None, plain, refused=f"the unit cannot be stored: {error}")
-    return PackedUnit(unit, row, plain)
+    return PackedUnit(unit, row, plain, size + sum(map(len, inbox + events)), "", inbox, events)
 
 
-def _has_sessions(unit: Unit) -> bool:
-    return bool(unit.sessions or unit.sessions_gone)
+def _encode_all(records: tuple[InboxRow, ...] | tuple[EventRecord, ...]) -> tuple[bytes, ...]:
+    return tuple([_encoder.encode(record) for record in records]) if records else ()
 
 
 def _check_side_changes(unit: Unit) -> None:
     """Raise for what a database would refuse: text that is not Unicode, numbers out of range, a foreign record."""
-    if unit.run is None and (unit.record or unit.key or unit.release_key):
-        raise ValueError("a record and a key need a run")
-    if unit.key and unit.record is None:
+    record = unit.record
+    if unit.run is None and (record or unit.key or unit.release_key or unit.waits or unit.waits_done):
+        raise ValueError("a record, a key and a wait need a run")
+    if unit.key and record is None:
         raise ValueError("a key is claimed together with the run's record")
-    if unit.record is not None and unit.record.number != unit.run:
-        raise ValueError(f"the record is that of run {unit.record.number}")
-    numbers = [*unit.inbox_done, *(row.run for row in unit.inbox)]
+    if record is not None and record.number != unit.run:
+        raise ValueError(f"the record is that of run {record.number}")
+    for wait in unit.waits:
+        if wait.run != unit.run:
+            raise ValueError(f"the wait {wait.path!r} is that of run {wait.run}")
+    for event in unit.events:
+        if not event.id:
+            raise ValueError("an event needs an id")
+    numbers = _numbers(unit)
+    if min(numbers) < 0 or max(numbers) > INTEGER_MAX:
+        raise ValueError(f"a number is outside 0..{INTEGER_MAX}")
+    names = (record, unit.key, unit.release_key, unit.sessions, unit.sessions_gone, unit.waits, unit.waits_done)
+    _encoder.encode(names)
+
+
+def _numbers(unit: Unit) -> list[int]:
+    numbers = [unit.events_since_ms, *unit.inbox_done, *unit.events_delivered]
     if unit.run is not None:
         numbers.append(unit.run)
-    if unit.record is not None:
-        numbers.append(unit.record.partition)
-    if any(not 0 <= number <= INTEGER_MAX for number in numbers):
-        raise ValueError(f"a number is outside 0..{INTEGER_MAX}")
-    _encoder.encode((unit.record, unit.key, unit.release_key, unit.sessions, unit.sessions_gone, unit.inbox))
+    if (record := unit.record) is not None:
+        numbers += (record.partition, record.wake_ms or 0)
+    for row in unit.inbox:
+        numbers.append(row.run)
+    for event in unit.events:
+        numbers += (event.due_ms, event.sent_ms)
+    return numbers
 
 
 # ---- journal rows
@@ -211,35 +259,6 @@ def _put_back(run: int, seq: int, row: RowBody, blobs: Mapping[BlobKey, bytes]) 
     return tuple([map_payloads(entry, put_back) for entry in row.entries])
 
 
-def map_payloads(entry: Entry, change: Callable[[Payload], Payload]) -> Entry:
-    """`entry` with `change` applied to each of its payloads, in a fixed order.
-
-    A payload that this walk does not reach stays in the journal row; a test compares it with the types.
-    """
-    match entry:
-        case RunCreated():
-            return msgspec.structs.replace(entry, input=change(entry.input))
-        case AttemptEnded(output=Payload() as output):
-            return msgspec.structs.replace(entry, output=change(output))
-        case Planned():
-            return msgspec.structs.replace(entry, plan=_map_plan(entry.plan, change))
-        case _:
-            return entry
-
-
-def _map_plan(plan: Plan, change: Callable[[Payload], Payload]) -> Plan:
-    def step(planned: StepPlanned) -> StepPlanned:
-        return planned if planned.input is None else msgspec.structs.replace(planned, input=change(planned.input))
-
-    steps = tuple([step(planned) for planned in plan.steps])
-    match plan.body_ended:
-        case BodyEnded(output=Payload() as output) as ended:
-            body_ended: BodyEnded | None = msgspec.structs.replace(ended, output=change(output))
-        case ended:
-            body_ended = ended
-    return msgspec.structs.replace(plan, steps=steps, body_ended=body_ended)
-
-
 # ---- check values
 
 
@@ -264,20 +283,21 @@ def seal(*values: str | int | bytes) -> int:
 
 def check_seal(crc: int, what: str, *values: str | int | bytes) -> None:
     """Raise Damaged, naming the row as `what`, unless `crc` seals `values`."""
-    _check(lambda: seal(*values) == crc, what)
+    check(lambda: seal(*values) == crc, what)
 
 
 def check_blob(run: int, seq: int, ordinal: int, crc: int, data: bytes) -> None:
     """Raise Damaged unless `crc` is that of this payload at this place."""
-    _check(lambda: blob_crc(run, seq, ordinal, data) == crc, f"payload {ordinal} of row {seq} of run {run}")
+    check(lambda: blob_crc(run, seq, ordinal, data) == crc, f"payload {ordinal} of row {seq} of run {run}")
 
 
 def check_row(run: int, seq: int, crc: int, body: bytes) -> None:
     """Raise Damaged unless `crc` is that of this row at this place."""
-    _check(lambda: row_crc(run, seq, body) == crc, f"row {seq} of run {run}")
+    check(lambda: row_crc(run, seq, body) == crc, f"row {seq} of run {run}")
 
 
-def _check(fits: Callable[[], bool], what: str) -> None:
+def check(fits: Callable[[], bool], what: str) -> None:
+    """Raise Damaged, naming the row as `what`, unless it fits."""
     try:
         if fits():
             return
@@ -319,7 +339,7 @@ def read_journal(
 # ---- records of side tables
 
 
-def encode_record(record: RunRecord | SessionRecord | InboxRow) -> bytes:
+def encode_record(record: RunRecord | SessionRecord | FlowOptions) -> bytes:
     return _encoder.encode(record)
 
 
@@ -336,6 +356,16 @@ def decode_session(record: bytes) -> SessionRecord:
 def decode_inbox(number: int, row: bytes) -> InboxRow:
     """Raises Damaged."""
     return msgspec.structs.replace(_decode(_inbox_decoder, row), number=number)
+
+
+def decode_event(number: int, row: bytes) -> EventRecord:
+    """Raises Damaged."""
+    return msgspec.structs.replace(_decode(_event_decoder, row), number=number)
+
+
+def decode_flow_options(options: bytes) -> FlowOptions:
+    """Raises Damaged."""
+    return _decode(_options_decoder, options)
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 
+from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import (
+    EventRecord,
     InboxRow,
     JournalRow,
     Notify,
@@ -24,8 +26,8 @@ from stepwire_engine.store.base import (
     SessionRecord,
     StoreError,
     Unit,
+    WaitRow,
 )
-from stepwire_engine.store.draft import NO_ROWS, Head, StoredRecord
 from stepwire_engine.store.file_lock import FileLock
 from stepwire_engine.store.migrate import Migration, check_owner, migrate
 from stepwire_engine.store.paging import check_limit, page_token_of, run_before
@@ -40,9 +42,18 @@ from stepwire_engine.store.sqlite_connection import (
     make_durable,
 )
 from stepwire_engine.store.sqlite_journal import Counters, JournalThread, ObserveCommit
+from stepwire_engine.store.stored import (
+    NO_ROWS,
+    OPEN_STATES,
+    Head,
+    StoredEvent,
+    StoredFlow,
+    StoredInboxRow,
+    StoredRecord,
+    StoredWait,
+)
 
-_RECORD = "run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, crc"
-_OPEN_STATES = tuple(state for state in RunState if not state.terminal)
+_RECORD = "run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, wake_ms, crc"
 _OPEN_RUNS_PAGE = 500
 
 
@@ -205,7 +216,7 @@ class SqliteStore:
 
     def _open_runs_after(self, after: int) -> list[RunRecord]:
         with self._snapshot() as db:
-            return _merged(db, "state = ? AND run > ?", [(s, after) for s in _OPEN_STATES], "ASC", _OPEN_RUNS_PAGE)
+            return _merged(db, "state = ? AND run > ?", [(s, after) for s in OPEN_STATES], "ASC", _OPEN_RUNS_PAGE)
 
     def journal(self, run: int) -> Sequence[JournalRow]:
         with self._snapshot() as db:
@@ -217,6 +228,29 @@ class SqliteStore:
     def find_run(self, run_id: str) -> RunRecord | None:
         with self._snapshot() as db:
             return _one(db, f"SELECT {_RECORD} FROM runs WHERE run_id = ?", run_id)
+
+    def record(self, run: int) -> RunRecord | None:
+        with self._snapshot() as db:
+            return _one(db, f"SELECT {_RECORD} FROM runs WHERE run = ?", run)
+
+    def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
+        query = f"SELECT {_RECORD} FROM runs WHERE wake_ms <= ? ORDER BY wake_ms, run LIMIT ?"
+        with self._snapshot() as db:
+            return [StoredRecord(*found).opened() for found in db.execute(query, (until_ms, limit))]
+
+    def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:
+        query = "SELECT * FROM waits WHERE event = ? AND (run, path) > (?, ?) ORDER BY run, path LIMIT ?"
+        with self._snapshot() as db:
+            return [StoredWait(*found).opened() for found in db.execute(query, (event, *after, limit))]
+
+    def events(self, name: str, since_ms: int, limit: int) -> Sequence[EventRecord]:
+        condition = "delivered = 1 AND name = ? AND due_ms >= ?"
+        with self._snapshot() as db:
+            return _events(db, condition, (name, since_ms), limit)
+
+    def undelivered(self, until_ms: int, limit: int) -> Sequence[EventRecord]:
+        with self._snapshot() as db:
+            return _events(db, "delivered = 0 AND due_ms <= ?", (until_ms,), limit)
 
     def find_key(self, key: str) -> RunRecord | None:
         with self._snapshot() as db:
@@ -253,23 +287,31 @@ class SqliteStore:
 
     def known_flows(self) -> frozenset[str]:
         with self._snapshot() as db:
-            found = db.execute("SELECT flow, crc FROM flows").fetchall()
-            for flow, crc in found:
-                rows.check_seal(crc, f"the flow {flow!r}", flow)
-            return frozenset(flow for flow, _ in found)
+            return frozenset(_flows(db))
+
+    def flow_options(self) -> Mapping[str, FlowOptions]:
+        with self._snapshot() as db:
+            return {flow: options for flow, options in _flows(db).items() if options is not None}
 
     def inbox(self, after: int = 0) -> Sequence[InboxRow]:
+        query = "SELECT * FROM inbox WHERE number > ? ORDER BY number"
         with self._snapshot() as db:
-            found = []
-            for number, run, crc, row in db.execute("SELECT * FROM inbox WHERE number > ? ORDER BY number", (after,)):
-                rows.check_seal(crc, f"the inbox row {number}", run, row)
-                found.append(rows.decode_inbox(number, row))
-            return found
+            return [StoredInboxRow(*found).opened() for found in db.execute(query, (after,))]
 
 
 def _one(db: sqlite3.Connection, query: str, value: str | int) -> RunRecord | None:
     found = db.execute(query, (value,)).fetchone()
     return None if found is None else StoredRecord(*found).opened()
+
+
+def _events(db: sqlite3.Connection, condition: str, values: tuple[object, ...], limit: int) -> list[EventRecord]:
+    query = f"SELECT * FROM events WHERE {condition} ORDER BY due_ms, number LIMIT ?"
+    return [StoredEvent(*found).opened() for found in db.execute(query, (*values, limit))]
+
+
+def _flows(db: sqlite3.Connection) -> dict[str, FlowOptions | None]:
+    flows = [StoredFlow(*found) for found in db.execute("SELECT * FROM flows")]
+    return {flow.flow: flow.opened() for flow in flows}
 
 
 def _merged(

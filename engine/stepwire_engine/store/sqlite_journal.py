@@ -108,7 +108,7 @@ class JournalThread:
     def submit(self, units: Sequence[Unit], done: Receipts) -> None:
         """Pack units and queue them. Callable from any thread."""
         packed = [rows.pack_unit(unit) for unit in units]
-        self._queue.put(Batch(packed, done, sum([unit.row.size for unit in packed if unit.row is not None])))
+        self._queue.put(Batch(packed, done, sum([unit.size for unit in packed])))
 
     def claim(self, partition: int) -> int:
         """Claim a partition and wait for it. Raises StoreError."""

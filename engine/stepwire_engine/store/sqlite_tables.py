@@ -9,7 +9,8 @@ import sqlite3
 from collections import OrderedDict
 
 from stepwire_engine.store import rows
-from stepwire_engine.store.draft import NO_ROWS, Draft, Head, KeyOwner
+from stepwire_engine.store.draft import Draft, KeyOwner
+from stepwire_engine.store.stored import DELIVERED, NO_ROWS, Head, StoredEvent
 
 HEADS_KEPT = 65_536
 """Runs whose end is remembered; of any other the last row is read and verified."""
@@ -24,6 +25,8 @@ class SqliteTables:
         self._heads_kept = heads_kept
         self._highest_run: int = db.execute("SELECT coalesce(max(run), 0) FROM journal").fetchone()[0]
         self._rowless: int = self._rowless_commits()
+        self._last_inbox_number: int = self._last_number("inbox")
+        self._last_event_number: int = self._last_number("events")
         self._epochs: dict[int, int] = {}
         for partition, epoch, crc in db.execute("SELECT partition, claim_epoch, crc FROM partitions"):
             rows.check_seal(crc, f"the claim epoch of partition {partition}", partition, epoch)
@@ -58,6 +61,28 @@ class SqliteTables:
     def number_of(self, run_id: str) -> int | None:
         found = self._db.execute("SELECT run FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return None if found is None else found[0]
+
+    def last_inbox_number(self) -> int:
+        return self._last_inbox_number
+
+    def last_event_number(self) -> int:
+        return self._last_event_number
+
+    def event(self, event_id: str) -> StoredEvent | None:
+        found = self._db.execute("SELECT * FROM events WHERE id = ?", (event_id,)).fetchone()
+        if found is None:
+            return None
+        event = StoredEvent(*found)
+        event.opened()  # an id must not be taken for known because its row is damaged
+        return event
+
+    def _last_number(self, table: str) -> int:
+        """Highest number ever given in an AUTOINCREMENT table."""
+        (last,) = self._db.execute(
+            f"SELECT max(coalesce((SELECT max(number) FROM {table}), 0), "
+            f"coalesce((SELECT seq FROM sqlite_sequence WHERE name = '{table}'), 0))"
+        ).fetchone()
+        return int(last)
 
     def _read_head(self, run: int) -> Head:
         found = self._db.execute(
@@ -104,10 +129,13 @@ class SqliteTables:
         if draft.sessions:
             self._write_sessions(draft)
         if draft.inbox:
-            sealed = [(run, rows.seal(run, body), body) for run, body in draft.inbox]
-            many("INSERT INTO inbox (run, crc, row) VALUES (?, ?, ?)", sealed)
+            many("INSERT INTO inbox VALUES (?, ?, ?, ?)", draft.inbox)
         if draft.inbox_done:
             many("DELETE FROM inbox WHERE number = ?", [(number,) for number in draft.inbox_done])
+        if draft.waits_over or draft.waits:
+            self._write_waits(draft)
+        if draft.events or draft.events_delivered or draft.prune_count_max:
+            self._write_events(draft)
 
     def _write_keys(self, draft: Draft) -> None:
         self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in draft.keys])
@@ -120,8 +148,23 @@ class SqliteTables:
         encoded = [(key, rows.encode_record(record)) for key, record in draft.sessions.items() if record is not None]
         sealed = [(key, rows.seal(key, record), record) for key, record in encoded]
         self._db.executemany("INSERT INTO sessions VALUES (?, ?, ?)", sealed)
-        flows = [(flow, rows.seal(flow)) for flow in draft.flows]
-        self._db.executemany("INSERT OR IGNORE INTO flows VALUES (?, ?)", flows)
+        self._db.executemany("INSERT OR REPLACE INTO flows VALUES (?, ?, ?)", draft.flows.values())
+
+    def _write_waits(self, draft: Draft) -> None:
+        self._db.executemany("DELETE FROM waits WHERE run = ?", [(run,) for run in draft.waits_over])
+        changed = [(run, path, wait) for run, waits in draft.waits.items() for path, wait in waits.items()]
+        over = [(run, path) for run, path, wait in changed if wait is None]
+        self._db.executemany("DELETE FROM waits WHERE run = ? AND path = ?", over)
+        opened = [wait for _, _, wait in changed if wait is not None]
+        self._db.executemany("INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?, ?)", opened)
+
+    def _write_events(self, draft: Draft) -> None:
+        many = self._db.executemany
+        many("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", draft.events.values())
+        noted = [(DELIVERED, number) for number in draft.events_delivered]
+        many("UPDATE events SET delivered = 1, crc = crc + ? WHERE number = ? AND delivered = 0", noted)
+        if draft.prune_count_max:
+            self._db.execute(_PRUNE_EVENTS, (draft.prune_before_ms, draft.prune_count_max))
 
     # ---- after COMMIT
 
@@ -133,6 +176,8 @@ class SqliteTables:
             self._highest_run = max(self._highest_run, max(draft.heads))
         else:
             self._rowless += 1
+        self._last_inbox_number = draft.last_inbox_number
+        self._last_event_number = draft.last_event_number
 
     def has_committed(self, draft: Draft, rowless_before: int) -> bool:
         """Whether the transaction that wrote `draft` is in the file.
@@ -168,10 +213,17 @@ class SqliteTables:
 
 
 _WRITE_RECORD = """
-INSERT INTO runs (run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, crc)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
+INSERT INTO runs
+    (run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, wake_ms, crc)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
 ON CONFLICT (run) DO UPDATE SET run_id = ?2, flow = ?3, state = ?4, namespace = ?5, partition = ?6, build_id = ?7,
-    head_seq = ?8, head_chain = ?9, record = ?10, crc = ?11
+    head_seq = ?8, head_chain = ?9, record = ?10, wake_ms = ?11, crc = ?12
+"""
+_PRUNE_EVENTS = """
+DELETE FROM events WHERE number IN (
+    SELECT number FROM events WHERE delivered = 1 AND max(due_ms, sent_ms) < ?
+    ORDER BY max(due_ms, sent_ms), number LIMIT ?
+)
 """
 
 
