@@ -27,7 +27,8 @@ from stepwire_engine.core import machine
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import Entry, Released, RunCreated
 from stepwire_engine.core.fold import rebuild
-from stepwire_engine.core.machine import Turn
+from stepwire_engine.core.settle import settle
+from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.model import Run, durable_view
 from stepwire_engine.core.plan_check import refusal
 
@@ -126,7 +127,7 @@ class Given:
         turn = Turn(self.run, self.ms)
         for event in events:
             event(self, turn)
-        machine.settle(turn)
+        settle(turn)
         if turn.entries:
             self.rows.append(tuple(turn.entries))
             self.run.seq += 1

@@ -1,4 +1,4 @@
-"""Both session cores back to back: an engine core, a store of lists, host sessions, and no network, thread or clock.
+"""Both session cores back to back: an engine core, a store in memory, host sessions, and no network, thread or clock.
 
 `desk.settle()` carries frames both ways and commits until nothing is left to say; with `desk.held` the store
 keeps what it was given until `desk.commit()`, so that a test sees what leaves before a commit: nothing.
@@ -7,6 +7,8 @@ keeps what it was given until `desk.commit()`, so that a test sees what leaves b
 from __future__ import annotations
 
 from typing import Any
+
+import msgspec
 
 from stepwire._transport.session import HostSession
 from stepwire.protocol.failure import ErrorCode, Failure
@@ -28,7 +30,9 @@ from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import Entry, RunEnded
 from stepwire_engine.core.sessions import Session
-from stepwire_engine.core.units import Receipt, SessionRecord, UnitOutcome
+from stepwire_engine.core.units import EventRecord, Receipt, SessionRecord, UnitOutcome
+from stepwire_engine.scheduler.reader import answer_of
+from stepwire_engine.store.memory import MemoryStore
 
 CONFIG = CoreConfig(
     heartbeat_interval=4.0, silence_timeout=12.0, reconnect_grace=3.0, adoption_grace=10.0, attempts_lost_max=3
@@ -40,32 +44,41 @@ REFUSED = Receipt(UnitOutcome.REFUSED, reason="disk full")
 
 
 class Rows:
-    """What a store keeps; it outlives engines."""
+    """The store in memory, committing at once; it outlives engines."""
 
     def __init__(self) -> None:
-        self.epoch = 0
-        self.rows: dict[int, list[tuple[Entry, ...]]] = {}
-        self.sessions: dict[str, SessionRecord] = {}
+        self.store = MemoryStore(notify=lambda call: call())
+        self.store.open()
+        self._over: set[int | None] = set()
 
     def commit(self, commit: Commit) -> Receipt:
         unit = commit.unit
-        if unit.run is not None:
-            rows = self.rows.setdefault(unit.run, [])
-            if len(rows) != unit.expected_seq:
-                return Receipt(UnitOutcome.SEQ_CONFLICT)
-            assert not any(isinstance(e, RunEnded) for row in rows for e in row), "a row after the end of its run"
-            rows.append(unit.entries)
-        for record in unit.sessions:
-            self.sessions[record.instance_id] = record
-        for gone in unit.sessions_gone:
-            self.sessions.pop(gone, None)
-        return COMMITTED
+        receipts: list[Receipt] = []
+        self.store.submit([unit], receipts.extend)
+        if receipts[0].outcome is UnitOutcome.COMMITTED and unit.entries:
+            assert unit.run not in self._over, "a row after the end of its run"
+            if any(isinstance(entry, RunEnded) for entry in unit.entries):
+                self._over.add(unit.run)
+        return receipts[0]
+
+    @property
+    def rows(self) -> dict[int, list[tuple[Entry, ...]]]:
+        """The committed rows of every run."""
+        numbers = range(1, self.store.last_run_number() + 1)
+        return {n: rows for n in numbers if (rows := [row.entries for row in self.store.journal(n)])}
+
+    @property
+    def sessions(self) -> dict[str, SessionRecord]:
+        return {record.instance_id: record for record in self.store.sessions()}
 
     def open_runs(self) -> list[tuple[int, list[tuple[Entry, ...]]]]:
-        return [(n, r) for n, r in self.rows.items() if r and not any(isinstance(e, RunEnded) for e in r[-1])]
+        return [(record.number, self.journal(record.number)) for record in self.store.open_runs()]
+
+    def journal(self, run: int) -> list[tuple[Entry, ...]]:
+        return [row.entries for row in self.store.journal(run)]
 
     def entries(self, run: int = 1) -> list[Entry]:
-        return [e for row in self.rows.get(run, []) for e in row]
+        return [e for row in self.journal(run) for e in row]
 
 
 class Host:
@@ -195,6 +208,7 @@ class Desk:
         self.hosts: list[Host] = []
         self.replies: list[Reply] = []
         self.held = False
+        self.sent = 0
         self._boot()
 
     @property
@@ -202,10 +216,16 @@ class Desk:
         return Now(self.mono, WALL + round(self.mono * 1000))
 
     def _boot(self) -> None:
-        self.rows.epoch += 1
-        self.core = EngineCore(self.config, self.rows.epoch, len(self.rows.rows), self.now)
-        self.core.recover(self.rows.open_runs(), list(self.rows.sessions.values()), self.now)
-        self.core.known_flows.add("flow")
+        store = self.rows.store
+        self.core = EngineCore(self.config, store.claim(), store.last_run_number(), self.now)
+        self.core.known_flows.update(store.known_flows() | {"flow"})
+        self.core.recover(
+            self.rows.open_runs(),
+            store.sessions(),
+            self.now,
+            flow_options=store.flow_options(),
+            inbox=store.inbox(),
+        )
         self.in_flight: list[Commit] = []
 
     def restart(self) -> None:
@@ -229,6 +249,14 @@ class Desk:
 
     def start(self, run_id: str = "r", *, key: str = "", flow: str = "flow", payload: Payload = INPUT) -> None:
         self.core.start_run(run_id, run_id=run_id, seed=7, flow=flow, payload=payload, key=key, now=self.now)
+
+    def send(self, name: str, data: object = None, *, id: str = "", at_ms: int | None = None) -> None:
+        """A client sends an event, due now or at `at_ms`."""
+        now_ms = self.now.unix_ms
+        payload = Payload(msgspec.json.encode(data))
+        self.sent += 1
+        event = EventRecord(id or f"event {self.sent}", name, payload, max(at_ms or 0, now_ms), now_ms)
+        self.core.send_event(id or name, event, self.now)
 
     def settle(self) -> Desk:
         """Carry everything there is to carry."""
@@ -262,8 +290,11 @@ class Desk:
     def _loads(self) -> bool:
         loads = self.core.take_loads()
         for run in loads:
-            self.core.journal_loaded(run, list(self.rows.rows.get(run.number, [])), self.now)
-        return bool(loads)
+            self.core.journal_loaded(run, self.rows.journal(run.number), self.now)
+        reads = self.core.take_reads()
+        for read in reads:
+            self.core.read_done(read, answer_of(self.rows.store, read), self.now)
+        return bool(loads or reads)
 
     def _to_hosts(self) -> bool:
         self.replies += self.core.take_replies()
@@ -293,6 +324,12 @@ class Desk:
                 self._to_hosts()
         return self
 
+    def jump(self, seconds: float) -> Desk:
+        """Time passes while everybody else stands still, as it does for a virtual clock."""
+        self.mono += seconds
+        self.core.tick(self.now)
+        return self.settle()
+
     # ---- reading
 
     @property
@@ -303,8 +340,8 @@ class Desk:
         run = self.core.runs.get(run_id)
         if run is not None:
             return run.state.name
-        ends = [e for rows in self.rows.rows.values() for row in rows for e in row if isinstance(e, RunEnded)]
-        return ends[-1].state.name if ends else "NONE"
+        record = self.rows.store.find_run(run_id)
+        return "NONE" if record is None else record.state.name
 
 
 def task(path: str, **how: Any) -> StepPlanned:

@@ -23,9 +23,9 @@ from stepwire.protocol.plan import (
 )
 from stepwire_engine.core.entries import AttemptEnded, Planned, Released, RunPaused
 from stepwire_engine.core.intake import Intake
-from stepwire_engine.core.machine import Turn
 from stepwire_engine.core.model import Run
 from stepwire_engine.core.sessions import Session
+from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.units import Receipt, UnitOutcome
 from tests.session.desk import REFUSED, Desk, Host, running, task
 

@@ -26,7 +26,7 @@ from tests.session.desk import REFUSED, Desk, Host, advances, running, task
     [
         (Hello("h", "i", protocol_min=2, protocol_max=3), ErrorCode.VERSION, "2..3 offered, engine speaks 1..1"),
         (Hello("h", "i", protocol_min=0, protocol_max=0), ErrorCode.VERSION, "upgrade the host"),
-        (Hello("h", "i", required_features=(1, 77)), ErrorCode.FEATURE, "feature 1"),
+        (Hello("h", "i", required_features=(1, 77)), ErrorCode.FEATURE, "feature 77"),
         (Hello("h", "", flows=("flow",)), ErrorCode.INVALID_NAME, "instance_id"),
         (Hello("", "i"), ErrorCode.INVALID_NAME, "1..256 bytes"),
         (Hello("x" * 257, "i"), ErrorCode.INVALID_NAME, "1..256 bytes"),

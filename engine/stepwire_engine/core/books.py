@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import Fault
+from stepwire.protocol.frames import Fault, FlowOptions
 from stepwire.protocol.plan import Fence
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
-from stepwire_engine.core.machine import Turn
-from stepwire_engine.core.model import Lease, Run, Step
+from stepwire_engine.core.deadlines import group_due_ms, step_due_ms
+from stepwire_engine.core.model import Group, Lease, Run, Step
+from stepwire_engine.core.reads import Read
 from stepwire_engine.core.sessions import AckTicket, Session
-from stepwire_engine.core.units import Unit
+from stepwire_engine.core.turn import Turn
+from stepwire_engine.core.units import Receipt, Unit
 
 
 class Now(NamedTuple):
@@ -34,6 +37,8 @@ class Commit(msgspec.Struct):
     welcome: tuple[Session, int] | None = None
     """Session and stream that get their Welcome."""
     replies: list[Reply] = []
+    after: Callable[[Receipt], None] | None = None
+    """Told what became of it, for units of no run."""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -46,46 +51,83 @@ class Reply(msgspec.Struct, frozen=True):
     message: str = ""
     key_taken_by: str = ""
     """The idempotency key belongs to this finished run; the shell compares and answers."""
+    event_id: str = ""
+    """Of an accepted event; `existing` says that the id was known and nothing was sent again."""
 
 
 _TIMERS_SWEPT_MIN = 1024
 
 
+class Deadline(NamedTuple):
+    """The total deadline of a step."""
+
+    step: Step
+
+
+Timed = Step | Lease | Deadline | Group | Run
+
+
 class Timers:
-    """Due times of retries and attempt timeouts on the monotonic clock, in seconds.
+    """Due times of everything that goes on by itself, on the monotonic clock, in seconds.
+
+    What is armed says what is due: a Step its next attempt (or the end of its sleep or wait), a Lease the timeout of
+    its attempt, a Deadline the deadline of its step, a Group or a Run its own.
 
     Nobody disarms a timer. Those whose attempt is over are dropped when they would be half of all, so that
     ended runs do not stay in memory until the timeouts of their steps.
     """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Step | Lease]] = []
+        self._heap: list[tuple[float, int, Timed]] = []
         self._count = 0
+        self._forgotten = 0
         self._sweep_at = _TIMERS_SWEPT_MIN
 
-    def arm(self, due: float, what: Step | Lease) -> None:
+    def arm(self, due: float, what: Timed) -> None:
         if len(self._heap) >= self._sweep_at:
-            self._heap = [timer for timer in self._heap if _awaited(timer[2])]
-            heapq.heapify(self._heap)
-            self._sweep_at = max(_TIMERS_SWEPT_MIN, 2 * len(self._heap))
+            self._sweep()
         self._count += 1
         heapq.heappush(self._heap, (due, self._count, what))
+
+    def forget(self, count: int) -> None:
+        """Of what is armed, about `count` is not awaited any more; much of that does not stay in memory."""
+        self._forgotten += count
+        if len(self._heap) > _TIMERS_SWEPT_MIN and 2 * self._forgotten > len(self._heap):
+            self._sweep()
 
     def next_due(self) -> float | None:
         return self._heap[0][0] if self._heap else None
 
-    def pop_due(self, now: float) -> list[Step | Lease]:
+    def _sweep(self) -> None:
+        self._heap = [timer for timer in self._heap if _awaited(timer[2])]
+        heapq.heapify(self._heap)
+        self._sweep_at = max(_TIMERS_SWEPT_MIN, 2 * len(self._heap))
+        self._forgotten = 0
+
+    def pop_due(self, now: float) -> list[Timed]:
         """Everything due at `now`, earliest first."""
-        due: list[Step | Lease] = []
+        due: list[Timed] = []
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[2])
         return due
 
 
-def _awaited(what: Step | Lease) -> bool:
-    if isinstance(what, Lease):
-        return what.step.lease is what
-    return not (what.state.final or what.run.broken or what.run.state.terminal)
+def _awaited(what: Timed) -> bool:
+    match what:
+        case Lease():
+            return what.step.lease is what
+        case Deadline():
+            return _open(what.step)
+        case Step():
+            return _open(what)
+        case Group():
+            return what.ended is None and not what.expired
+        case Run():
+            return not (what.broken or what.state.terminal)
+
+
+def _open(step: Step) -> bool:
+    return not (step.state.final or step.run.broken or step.run.state.terminal)
 
 
 class Books:
@@ -98,11 +140,15 @@ class Books:
         self.now = now
         self.counters = Counters()
         self.runs: dict[str, Run] = {}
+        self.by_number: dict[int, Run] = {}
         self.keys: dict[str, Run] = {}
         self.broken: dict[str, Run] = {}
         self.last_commit: dict[int, Commit] = {}
         self.sessions: dict[str, Session] = {}
         self.known_flows: set[str] = set()
+        self.flow_options: dict[str, FlowOptions] = {}
+        self.freed: list[Step] = []
+        """Steps that hold a place within a group's limit and execute no more."""
         self.timers = Timers()
         self.draining = False
         self._fence_n = 0
@@ -110,10 +156,25 @@ class Books:
         self.commits: list[Commit] = []
         self.replies: list[Reply] = []
         self.loads: list[Run] = []
+        self.reads: dict[Read, None] = {}
         self.changed: set[str] = set()
         self.incidents: list[tuple[str, Exception]] = []
         self.ended: list[tuple[Run, int]] = []
         self.speaking: dict[str, Session] = {}
+
+    def add(self, run: Run) -> None:
+        """The run is in memory."""
+        self.runs[run.run_id] = run
+        self.by_number[run.number] = run
+        if run.id:
+            self.keys.setdefault(run.id, run)
+
+    def remove(self, run: Run) -> None:
+        """The run is no longer in memory."""
+        if self.by_number.pop(run.number, None) is run:
+            del self.runs[run.run_id]
+        if self.keys.get(run.id) is run:
+            del self.keys[run.id]
 
     def next_fence(self) -> Fence:
         """A fence higher than every one given before."""
@@ -125,6 +186,10 @@ class Books:
         session.fault(Fault(code, message))
         self.speak(session)
 
+    def read(self, wanted: Read) -> None:
+        """Ask the shell to read something from the store; it answers through `EngineCore.read_done`."""
+        self.reads[wanted] = None
+
     def speak(self, session: Session) -> Session:
         """Note that something was queued for this session."""
         self.speaking[session.id] = session
@@ -133,3 +198,22 @@ class Books:
     def due_mono(self, unix_ms: int) -> float:
         """A wall-clock time on the monotonic clock."""
         return self.now.mono + (unix_ms - self.now.unix_ms) / 1000
+
+    @property
+    def events_since_ms(self) -> int:
+        """Start of the window in which ids of events are compared."""
+        return self.now.unix_ms - round(self.config.event_window * 1000)
+
+
+def arm_deadline(books: Books, what: Step | Group | Run) -> None:
+    """Arm the timer of a deadline, if there is one."""
+    timed: Timed = what
+    match what:
+        case Step():
+            due_ms, timed = step_due_ms(what), Deadline(what)
+        case Group():
+            due_ms = group_due_ms(what)
+        case Run():
+            due_ms = what.deadline_ms
+    if due_ms is not None:
+        books.timers.arm(books.due_mono(due_ms), timed)

@@ -10,13 +10,15 @@ from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import CancelReason, ResumeState, Welcome
 from stepwire_engine.core import machine
-from stepwire_engine.core.books import Books, Commit, Reply
+from stepwire_engine.core.books import Books, Commit, Reply, arm_deadline
 from stepwire_engine.core.dispatch import Dispatcher
+from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.liveness import Liveness
-from stepwire_engine.core.machine import Turn
 from stepwire_engine.core.model import Run
+from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.sessions import AckTicket, Session
-from stepwire_engine.core.units import Receipt, RunRecord, Unit, UnitOutcome
+from stepwire_engine.core.turn import Turn
+from stepwire_engine.core.units import InboxRow, Receipt, RunRecord, Unit, UnitOutcome
 
 RESEND = "the store refused a commit; resume and send again"
 
@@ -24,7 +26,8 @@ RESEND = "the store refused a commit; resume and send again"
 class Commits:
     """Units on their way to the store, and what follows from their receipts."""
 
-    def __init__(self, books: Books, dispatcher: Dispatcher, liveness: Liveness) -> None:
+    def __init__(self, books: Books, dispatcher: Dispatcher, liveness: Liveness, performed: Performed) -> None:
+        self._performed = performed
         self._books = books
         self._dispatcher = dispatcher
         self._liveness = liveness
@@ -32,7 +35,9 @@ class Commits:
     def queue(self, turn: Turn, ticket: AckTicket | None) -> Commit | None:
         """Queue the turn's row. A frame that brought nothing new waits for what the run has in flight."""
         run = turn.run
-        if not turn.entries:
+        if turn.let_go or turn.ended is not None:
+            self._performed.complete(turn)
+        if not (turn.entries or turn.changes):
             if run.in_flight and ticket is not None:
                 self._wait_for(run, ticket)
             last = self.last(run)
@@ -42,14 +47,14 @@ class Commits:
                 self._perform(turn)
             return None
         record = None
-        if run.state is not run.recorded:
-            run.recorded = run.state
-            record = self._record(run)
-        unit = Unit(
-            self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, run.id if run.seq == 0 else ""
-        )
+        state = RunState.WAITING if turn.rests else run.state
+        if state is not run.recorded:
+            run.recorded = state
+            record = self._record(turn, state)
+        unit = self._unit(turn, record)
         commit = Commit(unit, turn)
-        run.seq += 1
+        if turn.entries:
+            run.seq += 1
         run.in_flight += 1
         self._books.last_commit[run.number] = commit
         if ticket is not None:
@@ -58,9 +63,33 @@ class Commits:
         self._books.commits.append(commit)
         return commit
 
-    def _record(self, run: Run) -> RunRecord:
-        ended = self._books.now.unix_ms if run.state.terminal else None
-        return RunRecord(run.number, run.run_id, run.flow, run.state, run.created_at_ms, ended, run.id)
+    def _unit(self, turn: Turn, record: RunRecord | None) -> Unit:
+        run = turn.run
+        key = run.id if run.seq == 0 else ""
+        if not turn.changes:
+            return Unit(self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, key)
+        return Unit(
+            self._books.claim_epoch,
+            run.number,
+            run.seq,
+            tuple(turn.entries),
+            record,
+            key,
+            run.id if turn.frees_key else "",
+            inbox=tuple([InboxRow(number, fact) for number, fact in turn.facts]),
+            inbox_done=tuple(turn.facts_done),
+            events=tuple(turn.events),
+            events_since_ms=self._books.events_since_ms,
+            waits=tuple(turn.waits),
+            waits_done=tuple(turn.waits_done),
+        )
+
+    def _record(self, turn: Turn, state: RunState) -> RunRecord:
+        run = turn.run
+        ended = self._books.now.unix_ms if state.terminal else None
+        return RunRecord(
+            run.number, run.run_id, run.flow, state, run.created_at_ms, ended, run.id, wake_ms=turn.wake_ms
+        )
 
     def last(self, run: Run) -> Commit | None:
         """The run's newest commit that is still on its way."""
@@ -72,22 +101,31 @@ class Commits:
         ticket.holds += 1
         commit.tickets.append(ticket)
 
-    def done(self, commit: Commit) -> None:
+    def done(self, commit: Commit, receipt: Receipt) -> None:
         """The unit is durable: perform what waited for it."""
         if commit.welcome is not None:
             self._welcome(*commit.welcome)
         if commit.turn is not None:
             run = commit.turn.run
-            run.committed_seq += 1
             run.in_flight -= 1
-            if run.committed_seq == 1:
+            run.moved = self._books.now.mono
+            if commit.unit.entries:
+                run.committed_seq += 1
+            if run.committed_seq == 1 and commit.unit.entries:
                 self._books.counters.runs_started[run.flow] += 1
+                if run.deadline is not None:
+                    arm_deadline(self._books, run)
             if not run.in_flight:
                 self._books.last_commit.pop(run.number, None)
             self._books.changed.add(run.run_id)
             self._perform(commit.turn)
             if run.quarantine is not None and not run.in_flight:
                 self._books.loads.append(run)
+        unit = commit.unit
+        if unit.inbox or unit.events or unit.inbox_done:
+            self._performed.stored(commit, receipt)
+        if commit.after is not None:
+            commit.after(receipt)
         self._books.replies.extend(commit.replies)
         for ticket in commit.tickets:
             if ticket.release():
@@ -104,6 +142,10 @@ class Commits:
             session, stream = commit.welcome
             if session.stream == stream:
                 self._books.fault(session, code, message)
+        if commit.unit.inbox_done:
+            self._performed.failed(commit, receipt)
+        if commit.after is not None:
+            commit.after(receipt)
         if commit.turn is None:
             return
         run = commit.turn.run
@@ -122,6 +164,7 @@ class Commits:
             self._books.loads.append(run)
         else:
             self._books.broken.pop(run.run_id, None)
+            self._performed.gone(run)
 
     def quarantine(self, run: Run, error: Exception) -> None:
         """The core failed on this run: it is read again and paused, everything else goes on (DESIGN 5)."""
@@ -137,9 +180,7 @@ class Commits:
         """Take a run out of memory, and out of the books of the hosts that hold something of it."""
         run.broken = True
         self._books.broken.pop(run.run_id, None)
-        self._books.runs.pop(run.run_id, None)
-        if self._books.keys.get(run.id) is run:
-            del self._books.keys[run.id]
+        self._books.remove(run)
         for session in self._books.sessions.values():
             for lease in [lease for lease in session.leases.values() if lease.step.run is run]:
                 session.drop(lease)
@@ -152,9 +193,7 @@ class Commits:
     def _break(self, run: Run) -> None:
         run.broken = True
         self._books.broken[run.run_id] = run
-        self._books.runs.pop(run.run_id, None)
-        if self._books.keys.get(run.id) is run:
-            del self._books.keys[run.id]
+        self._books.remove(run)
         for session in list(self._books.sessions.values()):
             leases = [lease for lease in session.leases.values() if lease.step.run is run]
             if leases or run.number in session.bodies:
@@ -204,23 +243,37 @@ class Commits:
             return
         if turn.accepted and run.body is not None:
             run.body.hold = False
-        for lease, reason in turn.cancelled:
-            self._dispatcher.cancel(lease, reason)
+        self._dispatcher.let_go(turn.let_go, turn.cancelled)
         if turn.ended is not None:
             self._finish(turn)
             return
+        if turn.rests:
+            self._performed.rested(turn)
+            return
+        if turn.released is not None or turn.resumed or turn.stopping:
+            run.asleep = False
+        stopped = turn.stopping and run.body_ended is None
+        if turn.paused or stopped:
+            self._evict(run)
         if turn.released is not None:
             self._dispatcher.release(run, turn.released)
-        for step in turn.planned:
-            self._dispatcher.enqueue(step)
-        for step in turn.retries:
-            self._dispatcher.enqueue(step)
-        if turn.paused:
-            self._evict(run)
-        elif run.body is None:
+        for steps in (turn.planned, turn.retries):
+            for step in steps:
+                self._dispatcher.enqueue(step)
+        self._arm(turn)
+        if run.body is None and not turn.paused:
             self._dispatcher.want_body(run)
         if turn.resumed:
             self._dispatcher.enqueue_open(run)
+
+    def _arm(self, turn: Turn) -> None:
+        for timed in turn.deadlines:
+            arm_deadline(self._books, timed)
+        for group in turn.closing:
+            # Code of a branch that does not come to an end must not keep the group open.
+            self._books.timers.arm(self._books.now.mono + self._books.config.timeout_grace, group)
+        if turn.stopping and turn.run.stop_waits:
+            self._books.timers.arm(self._books.now.mono + self._books.config.stop_grace, turn.run)
 
     def _evict(self, run: Run) -> None:
         if run.body is not None:
@@ -238,12 +291,14 @@ class Commits:
         if run.body is not None:
             holder = self._books.sessions.get(run.body.session_id)
             if holder is not None:
+                if turn.ended.state is not RunState.SUCCEEDED:
+                    holder.evict(run.run_id, run.body.fence)  # It may be kept for its closures.
+                    self._books.speak(holder)
                 holder.drop_body(run)
                 self._dispatcher.pump(holder)
         for step in machine.open_leases(run):
             assert step.lease is not None
             self._dispatcher.cancel(step.lease, CancelReason.RUN_CANCELLED)
-        self._books.runs.pop(run.run_id, None)
-        if self._books.keys.get(run.id) is run:
-            del self._books.keys[run.id]
+        self._books.remove(run)
         self._books.ended.append((run, turn.ended.at_ms))
+        self._performed.gone(run)

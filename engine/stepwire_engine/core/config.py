@@ -23,6 +23,11 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         silence_timeout: Without a frame for this long a session counts as silent.
         adoption_grace: After a restart, how long hosts may take to resume.
         timeout_grace: How long after an attempt's timeout the engine tells the host to stop it.
+        stop_grace: How long the attempts of a stopping run may take to stop before its compensation begins.
+        live_idle: How long a run that only waits stays in memory; timers due sooner keep it there.
+        runs_in_memory_max: While so many runs are in memory, events start none and no dormant run is woken by time.
+        invoke_depth_max: Runs that invoke runs, above one run.
+        event_window: How long ids of events are compared, and delivered events kept for look-back, in seconds.
         tick_interval: Longest pause between two ticks while there are sessions.
         stall_forgiven: A tick later than this is a stall of the engine; it expires no lease.
     """
@@ -38,5 +43,10 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     silence_timeout: float = 12.0
     adoption_grace: float = 10.0
     timeout_grace: float = 2.0
+    stop_grace: float = 10.0
+    live_idle: float = 10.0
+    runs_in_memory_max: int = 100_000
+    invoke_depth_max: int = 100
+    event_window: float = 24 * 3600.0
     tick_interval: float = 0.5
     stall_forgiven: float = 2.0

@@ -7,28 +7,62 @@ Dispatching is never journaled; it follows from plans. A step is in at most one 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
+from typing import Protocol
 
-from stepwire.protocol.frames import Advance, BodyStart, Cancel, CancelReason, Execute, Release, StepOutcome
-from stepwire.protocol.plan import Plan, StepKind
+from stepwire.protocol.frames import (
+    Advance,
+    BodyStart,
+    Cancel,
+    CancelReason,
+    Execute,
+    Purpose,
+    Release,
+    StepOutcome,
+    UndoInput,
+)
+from stepwire.protocol.payload import NULL
+from stepwire.protocol.plan import Call, Plan, StepKind
+from stepwire_engine.core import ending
 from stepwire_engine.core.books import Books
+from stepwire_engine.core.deadlines import group_timeout
 from stepwire_engine.core.entries import Released, RunState
-from stepwire_engine.core.model import Body, Lease, Run, Step, StepState
+from stepwire_engine.core.model import PERFORMED, Body, Lease, Run, RunPhase, Step, StepState
+from stepwire_engine.core.reads import UndoOutputs
 from stepwire_engine.core.sessions import Session
 
 
+class Performer(Protocol):
+    """Does the steps that the core performs itself."""
+
+    def arm(self, step: Step) -> None:
+        """The step's plan is committed, or its run is in memory again: wait for what ends it."""
+
+    def consider(self, run: Run) -> None:
+        """Something of the run waits for its time: the run may be able to do so on disk."""
+
+
 class Dispatcher:
-    """Queues of ready work and the choice of a session for each item."""
+    """Queues of ready work and the choice of a session for each item.
+
+    Attributes:
+        performer: Takes the steps that no host executes.
+    """
+
+    performer: Performer
 
     def __init__(self, books: Books) -> None:
         self._books = books
         self._tasks: dict[str, deque[Step]] = {}
         self._bodies: dict[str, deque[Run]] = {}
+        self._forgotten: dict[str, int] = {}
+        """Runs in the queue of a flow's bodies that left memory."""
 
     # ---- bodies
 
     def want_body(self, run: Run) -> None:
         """The run needs a host for its body."""
-        if run.body is not None or run.body_wanted or run.uncertain or run.broken or not _runnable(run):
+        if run.body is not None or run.body_wanted or run.uncertain or not _needs_body(run):
             return
         if run.plan_row > run.committed_seq:
             return  # A snapshot needs the plans of the body before; their commit asks again.
@@ -36,11 +70,23 @@ class Dispatcher:
         self._bodies.setdefault(run.flow, deque()).append(run)
         self.pump_bodies(run.flow)
 
+    def forget(self, run: Run) -> None:
+        """The run leaves memory: the queue of bodies must not keep it there."""
+        if not run.body_wanted:
+            return
+        run.body_wanted = False
+        queue = self._bodies[run.flow]
+        forgotten = self._forgotten.get(run.flow, 0) + 1
+        if forgotten > len(queue) // 2:
+            self._bodies[run.flow] = deque([waiting for waiting in queue if waiting.body_wanted])
+            forgotten = 0
+        self._forgotten[run.flow] = forgotten
+
     def pump_bodies(self, flow: str) -> None:
         queue = self._bodies.get(flow)
         while queue:
             run = queue[0]
-            if not run.body_wanted or run.broken or not _runnable(run):
+            if not run.body_wanted or not _needs_body(run):
                 run.body_wanted = False
                 queue.popleft()
                 continue
@@ -66,7 +112,8 @@ class Dispatcher:
         run.stats.body_entries += 1
         self._books.counters.body_entries += 1
         start = BodyStart(run.flow, run.input, run.seed, run.created_at_ms)
-        self._advance(run, session, Advance(body.fence, tuple(entries), start, hold))
+        purpose = Purpose.RUN if run.stopping is None else Purpose.UNDO
+        self._advance(run, session, Advance(body.fence, tuple(entries), start, hold, purpose=purpose))
         self.enqueue_closures(run)
 
     def catch_up(self, run: Run, body: Body, missed: list[Plan | Release]) -> None:
@@ -84,20 +131,27 @@ class Dispatcher:
         body = run.body
         if body is None or not body.ready or released.release_seq <= body.last_release:
             for path in released.paths:
-                run.steps[path].outcome = None
+                held = run.steps.get(path)
+                if held is not None:
+                    held.outcome = None
             return
         outcomes: list[StepOutcome] = []
         for path in released.paths:
-            step = run.steps[path]
+            step = run.steps.get(path)
+            if step is None:
+                group = run.groups[path]
+                outcomes.append(StepOutcome(path, None, group_timeout(path, group.opened.deadline)))
+                continue
             ended = step.outcome
             step.outcome = None
             assert ended is not None
+            took_ms = ended.at_ms - step.planned_ms if ended.at_ms > step.planned_ms else 0
             if ended.failure is not None:
-                outcomes.append(StepOutcome(path, None, ended.failure))
+                outcomes.append(StepOutcome(path, None, ended.failure, False, ended.attempt, took_ms))
             elif step.produced_by == body.fence:
-                outcomes.append(StepOutcome(path, held=True))
+                outcomes.append(StepOutcome(path, None, None, True, ended.attempt, took_ms))
             else:
-                outcomes.append(StepOutcome(path, ended.output))
+                outcomes.append(StepOutcome(path, ended.output, None, False, ended.attempt, took_ms))
         body.last_release = released.release_seq
         release = Release(released.release_seq, released.at_ms, tuple(outcomes))
         self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, (release,), None, body.hold))
@@ -121,9 +175,16 @@ class Dispatcher:
             turn = self._books.last_commit[run.number].turn
             assert turn is not None
             turn.planned.append(step)
+        elif step.kind in PERFORMED:
+            self.performer.arm(step)
         elif not self._due(step):
+            self.retire(step)
             self._arm(step)
-        elif step.kind is StepKind.TASK:
+        elif step.undo_of is not None and not self._undo_ready(step):
+            return
+        elif step.scope.limits and not step.admitted and not self._admit(step):
+            return
+        elif step.kind is not StepKind.RUN:
             step.queued = True
             self._tasks.setdefault(step.name, deque()).append(step)
             self.pump_tasks(step.name)
@@ -132,9 +193,81 @@ class Dispatcher:
             session = self._books.sessions[run.body.session_id]
             session.closures.append(step)
             self.pump_closures(session)
+        elif run.stopping is not None or run.asleep:
+            run.asleep = False
+            self.want_body(run)
+
+    def _undo_ready(self, step: Step) -> bool:
+        """Whether this compensation may be executed now; if only the output it needs is missing, that is read."""
+        if ending.present_undo(step.run) is not step:
+            return False
+        particulars = step.particulars
+        assert particulars is not None
+        if particulars.output is None:
+            self._books.read(UndoOutputs(step.run))
+            return False
+        return True
+
+    # ---- limits of groups
+
+    def _admit(self, step: Step) -> bool:
+        """Take a place in every group with a limit around the step, or wait in the first that has none."""
+        if step.waits_for_group:
+            return False
+        limits = step.scope.limits
+        for group in limits:
+            if group.executing >= group.opened.limit:
+                group.waiting.append(step)
+                step.waits_for_group = True
+                return False
+        for group in limits:
+            group.executing += 1
+        step.admitted = True
+        return True
+
+    def retire(self, step: Step) -> None:
+        """The step executes no more: its places go to those that wait for them, in order of planning."""
+        if not step.admitted:
+            return
+        step.admitted = False
+        for group in step.scope.limits:
+            group.executing -= 1
+        for group in step.scope.limits:
+            while group.waiting and group.executing < group.opened.limit:
+                waiting = group.waiting.popleft()
+                waiting.waits_for_group = False
+                self.enqueue(waiting)
+
+    def let_go(self, steps: Iterable[Step], cancelled: Iterable[tuple[Lease, CancelReason]]) -> None:
+        """Nobody waits for these steps any more: their hosts are told, their places are free once they have stopped."""
+        for lease, reason in cancelled:
+            self.cancel(lease, reason)
+        for step in steps:
+            if step.lease is None:
+                self.retire(step)
+
+    def retire_freed(self) -> None:
+        """Look at every step that lost its lease since the last look."""
+        freed = self._books.freed
+        while freed:
+            step = freed.pop()
+            if step.lease is None and not step.queued:
+                self.retire(step)
+
+    def count(self, step: Step) -> None:
+        """A host executes this step without having been told to: it takes its places, free or not."""
+        if step.scope.limits and not step.admitted:
+            step.admitted = True
+            for group in step.scope.limits:
+                group.executing += 1
 
     def enqueue_closures(self, run: Run) -> None:
         """The run's body is live: its open closures can be executed."""
+        if run.stopping is not None:
+            undo = ending.present_undo(run)
+            if undo is not None:
+                self.enqueue(undo)
+            return
         for step in run.open_steps():
             if step.kind is StepKind.RUN:
                 self.enqueue(step)
@@ -149,6 +282,7 @@ class Dispatcher:
         if step.timer_ms != step.retry_at_ms:
             step.timer_ms = step.retry_at_ms
             self._books.timers.arm(self._books.due_mono(step.retry_at_ms), step)
+            self.performer.consider(step.run)
 
     def _due(self, step: Step) -> bool:
         return (
@@ -206,9 +340,7 @@ class Dispatcher:
             books.timers.arm(books.now.mono + step.timeout + books.config.timeout_grace, lease)
         session.execute(
             run.run_id,
-            Execute(
-                step.path, step.attempt, lease.fence, step.kind, step.name, step.input, step.timeout or None, run.flow
-            ),
+            _execute(step, lease),
         )
         books.speak(session)
 
@@ -221,6 +353,30 @@ class Dispatcher:
         self._books.counters.cancels_sent[reason.name.lower()] += 1
         session.cancel(lease.step.run.run_id, Cancel(lease.step.path, lease.fence, reason))
         self._books.speak(session)
+
+
+def _execute(step: Step, lease: Lease) -> Execute:
+    run = step.run
+    call: Call | None = None
+    undo: UndoInput | None = None
+    particulars = step.particulars
+    if particulars is not None:
+        if isinstance(particulars.spec, Call):
+            call = particulars.spec
+        if particulars.undo_of is not None:
+            undo = UndoInput(particulars.output or NULL, ending.failure_of(run))
+    return Execute(
+        step.path,
+        step.attempt,
+        lease.fence,
+        step.kind,
+        step.name,
+        step.input,
+        step.timeout or None,
+        run.flow,
+        call,
+        undo,
+    )
 
 
 def _last_release(entries: list[Plan | Release]) -> int:
@@ -236,5 +392,11 @@ def _still_ready(step: Step) -> bool:
     return False
 
 
-def _runnable(run: Run) -> bool:
-    return run.state in (RunState.PENDING, RunState.RUNNING)
+def _needs_body(run: Run) -> bool:
+    """Whether some host must hold the body: to decide, or for a compensation that is one of its closures."""
+    if run.broken or run.asleep or run.state not in (RunState.PENDING, RunState.RUNNING):
+        return False
+    if run.stopping is None:
+        return run.body_ended is None
+    undo = ending.present_undo(run) if run.phase is RunPhase.UNDOING else None
+    return undo is not None and undo.kind is StepKind.RUN

@@ -7,29 +7,35 @@ or host may rely on leaves before its commit: effects are performed in `committe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, Hello, HostFrame, HostSection
+from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, FlowOptions, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
-from stepwire_engine.core import machine
-from stepwire_engine.core.books import Books, Commit, Now, Reply
+from stepwire_engine.core import deadlines, ending, machine, matching
+from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, Timed, arm_deadline
 from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
+from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
-from stepwire_engine.core.entries import Entry, RunCreated, RunState
+from stepwire_engine.core.entries import Entry, RunState
 from stepwire_engine.core.fold import rebuild
 from stepwire_engine.core.intake import Intake
 from stepwire_engine.core.liveness import Liveness
-from stepwire_engine.core.machine import Turn
-from stepwire_engine.core.model import Run, Step
+from stepwire_engine.core.model import PERFORMED, Group, Lease, Run, Step
+from stepwire_engine.core.performed import Performed
+from stepwire_engine.core.reads import Read
 from stepwire_engine.core.sessions import AckTicket, Session
+from stepwire_engine.core.settle import settle
 from stepwire_engine.core.snapshot import body_entries
-from stepwire_engine.core.units import Receipt, SessionRecord, Unit, UnitOutcome
+from stepwire_engine.core.turn import Turn
+from stepwire_engine.core.units import EventRecord, InboxRow, Receipt, SessionRecord, Unit, UnitOutcome
 
-FEATURES: frozenset[int] = frozenset()
+FEATURES: frozenset[int] = frozenset({1, 2})
+"""FEATURE_STEP_KINDS and FEATURE_UNDO of the protocol."""
 
 
 class EngineCore:
@@ -45,9 +51,14 @@ class EngineCore:
     def __init__(self, config: CoreConfig, claim_epoch: int, last_run_number: int, now: Now) -> None:
         self._books = Books(config, claim_epoch, last_run_number, now)
         self._dispatcher = Dispatcher(self._books)
+        self._decisions = Decisions(self._books)
+        self._performed = Performed(self._books, self._dispatcher, self._decisions, self._cancel)
+        self._dispatcher.performer = self._performed
         self._liveness = Liveness(self._books, self._dispatcher)
-        self._intake = Intake(self._books, self._dispatcher)
-        self._commits = Commits(self._books, self._dispatcher, self._liveness)
+        self._intake = Intake(self._books, self._dispatcher, self._performed)
+        self._commits = Commits(self._books, self._dispatcher, self._liveness, self._performed)
+        self._decisions.queue = self._commits.queue
+        self._decisions.quarantine = self._commits.quarantine
 
     # ---- reading
 
@@ -76,20 +87,34 @@ class EngineCore:
 
     def next_due(self) -> float | None:
         """When `tick` must be called next, on the monotonic clock; None: not before another event."""
-        due = [t for t in (self._liveness.next_due(), self._books.timers.next_due()) if t is not None]
-        return min(due) if due else None
+        due = [self._liveness.next_due(), self._books.timers.next_due(), self._performed.next_due()]
+        return min([at for at in due if at is not None], default=None)
 
     def next_timer(self) -> float | None:
-        """When the next retry or timeout is due; what a virtual clock may jump to."""
-        return self._books.timers.next_due()
+        """When something goes on by itself, of a dormant run as well; what a virtual clock may jump to."""
+        due = [self._books.timers.next_due(), self._performed.next_timer()]
+        return min([at for at in due if at is not None], default=None)
 
     # ---- start-up
 
     def recover(
-        self, runs: Iterable[tuple[int, Sequence[Iterable[Entry]]]], sessions: Iterable[SessionRecord], now: Now
+        self,
+        runs: Iterable[tuple[int, Sequence[Iterable[Entry]]]],
+        sessions: Iterable[SessionRecord],
+        now: Now,
+        *,
+        flow_options: Mapping[str, FlowOptions] = MappingProxyType({}),
+        inbox: Iterable[InboxRow] = (),
     ) -> None:
-        """Take over the open runs of the store. What its sessions may still execute is adopted, not repeated."""
+        """Take over the open runs of the store. What its sessions may still execute is adopted, not repeated.
+
+        Args:
+            runs: Number and committed rows of every run that is neither over nor dormant.
+            flow_options: As flows were last registered.
+            inbox: Facts that were not acted on.
+        """
         self._books.now = now
+        self._books.flow_options.update(flow_options)
         instances = []
         for record in sessions:
             instances.append(record.instance_id)
@@ -97,18 +122,25 @@ class EngineCore:
         for number, rows in runs:
             run = rebuild(number, rows)
             run.uncertain = True
-            self._add(run)
+            self._books.add(run)
+            self._arm_deadlines(run)
             for step in run.open_steps():
                 # A retry that is not due yet was not dispatched by anybody.
-                step.uncertain = step.retry_at_ms is None or step.retry_at_ms <= now.unix_ms
+                dispatched = step.retry_at_ms is None or step.retry_at_ms <= now.unix_ms
+                step.uncertain = dispatched and step.kind not in PERFORMED
                 self._dispatcher.enqueue(step)
+        self._performed.recover(inbox)
         self._liveness.await_instances(instances, now.mono)
         self._liveness.end_adoption()
 
-    def _add(self, run: Run) -> None:
-        self._books.runs[run.run_id] = run
-        if run.id:
-            self._books.keys[run.id] = run
+    def _arm_deadlines(self, run: Run) -> None:
+        """A run that was read again: nothing of it has a timer yet."""
+        arm_deadline(self._books, run)
+        for group in run.groups.values():
+            if group.ended is None and not group.expired:
+                arm_deadline(self._books, group)
+        for step in run.open_steps():
+            arm_deadline(self._books, step)
 
     # ---- sessions
 
@@ -124,7 +156,7 @@ class EngineCore:
             return refused
         session = self._books.sessions.get(hello.instance_id)
         if session is None:
-            session = Session(hello.instance_id, hello, now.mono)
+            session = Session(hello.instance_id, hello, now.mono, self._books.freed)
             self._books.sessions[session.id] = session
         else:
             session.open = False
@@ -132,8 +164,8 @@ class EngineCore:
         session.connected = True
         session.heard = now.mono
         session.lost_at = None
-        self._books.known_flows.update(hello.flows)
-        record = SessionRecord(hello.instance_id, hello.service, hello.flows, now.unix_ms)
+        self._performed.register(hello)
+        record = SessionRecord(hello.instance_id, hello.service, hello.flows, now.unix_ms, hello.flow_options)
         unit = Unit(self._books.claim_epoch, sessions=(record,))
         self._books.commits.append(Commit(unit, welcome=(session, session.stream)))
         return session
@@ -170,6 +202,7 @@ class EngineCore:
         self._hear(session, frame)
         if ticket is not None and ticket.release():
             self._books.speak(session)
+        self._dispatcher.retire_freed()
         self._dispatcher.pump(session)
 
     def _decide(self, session: Session, section: HostSection, ticket: AckTicket | None) -> None:
@@ -199,6 +232,7 @@ class EngineCore:
     def _lose(self, session: Session, cause: str) -> None:
         for turn in self._liveness.lose(session, cause):
             self._commits.queue(turn, None)
+        self._dispatcher.retire_freed()
         self._liveness.end_adoption()
 
     # ---- clients
@@ -217,13 +251,7 @@ class EngineCore:
         if holder is not None:
             self._answer_key(token, holder, flow, payload)
             return
-        self._books.last_run_number += 1
-        run = Run(self._books.last_run_number)
-        turn = Turn(run, now.unix_ms)
-        machine.create(turn, RunCreated(run_id, flow, payload, seed, now.unix_ms, key))
-        self._add(run)
-        commit = self._commits.queue(turn, None)
-        assert commit is not None
+        commit = self._decisions.create(run_id=run_id, flow=flow, payload=payload, seed=seed, key=key)
         commit.replies.append(Reply(token, run_id))
 
     def _answer_key(self, token: object, holder: Run, flow: str, payload: Payload) -> None:
@@ -245,10 +273,41 @@ class EngineCore:
             return
         turn = Turn(run, now.unix_ms)
         machine.resume(turn)
-        machine.settle(turn)
+        settle(turn)
         commit = self._commits.queue(turn, None)
         assert commit is not None
         commit.replies.append(Reply(token, run_id))
+
+    def cancel_run(self, token: object, run_id: str, undo: bool | None, now: Now) -> None:
+        """Cancel a run (MISSION S20). The answer follows the commit; OK as well if it is being cancelled already.
+
+        Args:
+            undo: Whether completed steps are compensated; None: as its flow was registered.
+        """
+        self._books.now = now
+        if run_id in self._books.runs:
+            self._cancel(token, run_id, undo)
+        else:
+            self._performed.cancel_dormant(token, run_id, undo)
+
+    def _cancel(self, token: object, run_id: str, undo: bool | None) -> None:
+        run = self._books.runs[run_id]
+        turn = Turn(run, self._books.now.unix_ms)
+        cancelling = run.stopping is not None and run.stopping.state is RunState.CANCELLED
+        if not cancelling and (run.stopping is not None or run.body_ended is not None):
+            message = "run is ending already: its flow failed and its steps are being compensated"
+            self._books.replies.append(Reply(token, run_id, code=ErrorCode.WRONG_STATE, message=message))
+            return
+        if not cancelling:
+            ending.stop(turn, RunState.CANCELLED, undo=run.undo_on_cancel if undo is None else undo)
+        settle(turn)
+        commit = self._commits.queue(turn, None) or self._commits.last(run)
+        (commit.replies if commit is not None else self._books.replies).append(Reply(token, run_id))
+
+    def send_event(self, token: object, event: EventRecord, now: Now) -> None:
+        """Accept an event (MISSION T1). The answer follows the commit; runs wake or start because of it afterwards."""
+        self._books.now = now
+        self._performed.send(token, event)
 
     # ---- time
 
@@ -258,12 +317,28 @@ class EngineCore:
         for session in self._liveness.silent():
             self._lose(session, "silence" if session.connected else "stream_end")
         for due in self._books.timers.pop_due(now.mono):
-            if isinstance(due, Step):
-                due.timer_ms = None
-                self._dispatcher.enqueue(due)
-            elif due.step.lease is due:
-                self._dispatcher.cancel(due, CancelReason.TIMEOUT)
+            self._due(due)
+        self._performed.tick()
         self._liveness.end_adoption()
+        self._dispatcher.retire_freed()
+
+    def _due(self, due: Timed) -> None:
+        match due:
+            case Lease():
+                if due.step.lease is due:
+                    self._dispatcher.cancel(due, CancelReason.TIMEOUT)
+            case Step():
+                due.timer_ms = None
+                if due.kind in PERFORMED:
+                    self._performed.due(due)
+                else:
+                    self._dispatcher.enqueue(due)
+            case Deadline():
+                self._decisions.alone(due.step.run, lambda turn: deadlines.expire_step(turn, due.step))
+            case Group():
+                self._decisions.alone(due.run, lambda turn: deadlines.expire_group(turn, due))
+            case Run():
+                self._decisions.alone(due, ending.time_passed)
 
     def drain(self, deadline: float, now: Now) -> None:
         """The engine stops: hosts are told, nothing new is dispatched, what is in flight may finish."""
@@ -287,9 +362,10 @@ class EngineCore:
         self._books.now = now
         for commit, receipt in zip(commits, receipts, strict=True):
             if receipt.outcome is UnitOutcome.COMMITTED:
-                self._commits.done(commit)
+                self._commits.done(commit, receipt)
             else:
                 self._commits.failed(commit, receipt)
+        self._dispatcher.retire_freed()
 
     # ---- journals
 
@@ -306,14 +382,19 @@ class EngineCore:
             fresh = rebuild(run.number, rows)
             self._books.changed.add(fresh.run_id)
             if fresh.state.terminal:
+                self._performed.gone(fresh)
                 return
-            self._add(fresh)
+            fresh.recorded = None  # What the store has on record may be older, or newer, than the journal's end.
+            self._books.add(fresh)
+            self._arm_deadlines(fresh)
+            self._performed.read_again(fresh)
             if run.quarantine is not None and fresh.state is not RunState.PAUSED:
                 turn = Turn(fresh, now.unix_ms)
                 machine.pause(turn, run.quarantine)
                 self._commits.queue(turn, None)
-                return
-            self._liveness.reclaim(fresh, run.awaited)
+            else:
+                self._liveness.reclaim(fresh, run.awaited)
+            self._performed.back(fresh)
             return
         body = run.body
         if body is None or body.ready or run.run_id not in self._books.runs:
@@ -328,6 +409,17 @@ class EngineCore:
         else:
             self._dispatcher.catch_up(run, body, body_entries(rows, after_release=resumed))
 
+    def take_reads(self) -> list[Read]:
+        """Questions for the store; each is answered with `read_done`."""
+        reads, self._books.reads = self._books.reads, {}
+        return list(reads)
+
+    def read_done(self, read: Read, answer: object, now: Now) -> None:
+        """The answer to a question, as `reads.py` says which."""
+        self._books.now = now
+        self._performed.answer(read, answer)
+        self._dispatcher.retire_freed()
+
     def journal_unreadable(self, run: Run, now: Now) -> None:
         """The store cannot give the run's journal: the run leaves memory, so that nobody waits for it.
 
@@ -335,6 +427,7 @@ class EngineCore:
         """
         self._books.now = now
         self._commits.forget(run)
+        self._performed.unreadable(run)
 
     # ---- taken by the shell
 
@@ -383,4 +476,11 @@ def _refusal(hello: Hello) -> Fault | None:
             return Fault(ErrorCode.FEATURE, f"feature {feature} required by the host is not supported by this engine")
     if not hello.instance_id or not 0 < len(hello.service.encode()) <= limits.NAME_BYTES_MAX:
         return Fault(ErrorCode.INVALID_NAME, "Hello needs an instance_id and a service name of 1..256 bytes")
+    for options in hello.flow_options:
+        for trigger in options.triggers:
+            try:
+                matching.check(trigger.match)
+            except matching.MalformedMatch as error:
+                what = f"match {trigger.match[:200]!r} of a trigger of flow {options.flow!r}"
+                return Fault(ErrorCode.INVALID_ARGUMENT, f"{what} is refused: {error}")
     return None

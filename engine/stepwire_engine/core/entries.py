@@ -42,8 +42,23 @@ class RunStats(msgspec.Struct, array_like=True, gc=False):
     releases: int = 0
 
 
+class ParentStep(msgspec.Struct, frozen=True, array_like=True):
+    """The `invoke` step that a run is the child of (MISSION S19).
+
+    Attributes:
+        run: Number of the parent run.
+        depth: Runs above the child, at least 1.
+    """
+
+    run: int
+    run_id: str
+    path: str
+    attempt: int
+    depth: int
+
+
 class RunCreated(msgspec.Struct, frozen=True, array_like=True, tag="run_created"):
-    """First entry of every run."""
+    """First entry of every run; `deadline` (seconds) and `undo_on_cancel` as its flow was registered then."""
 
     run_id: str
     flow: str
@@ -51,6 +66,9 @@ class RunCreated(msgspec.Struct, frozen=True, array_like=True, tag="run_created"
     seed: int
     at_ms: int
     id: str = ""
+    parent: ParentStep | None = None
+    deadline: float | None = None
+    undo_on_cancel: bool = False
 
 
 class BodyLost(msgspec.Struct, frozen=True, array_like=True, tag="body_lost"):
@@ -102,6 +120,35 @@ class Released(msgspec.Struct, frozen=True, array_like=True, tag="released"):
     stats: RunStats
 
 
+class GroupExpired(msgspec.Struct, frozen=True, array_like=True, tag="group_expired", gc=False):
+    """The deadline of an open group passed; the body learns it by a release of the group's path."""
+
+    path: str
+    at_ms: int
+
+
+class RunStopping(msgspec.Struct, frozen=True, array_like=True, tag="run_stopping"):
+    """The body decides nothing more: everything open is cancelled, then completed steps are compensated.
+
+    Attributes:
+        state: FAILED or CANCELLED; how the run will end.
+        undo: Whether completed steps are compensated.
+        failure: Why, if not the body said so in its last plan.
+    """
+
+    state: RunState
+    at_ms: int
+    undo: bool
+    failure: Failure | None = None
+
+
+class UndoPlanned(msgspec.Struct, frozen=True, array_like=True, tag="undo_planned"):
+    """Completed steps that are compensated one after the other, in this order (MISSION S8)."""
+
+    paths: tuple[str, ...]
+    at_ms: int
+
+
 class RunPaused(msgspec.Struct, frozen=True, array_like=True, tag="run_paused"):
     failure: Failure
     at_ms: int
@@ -112,12 +159,30 @@ class RunResumed(msgspec.Struct, frozen=True, array_like=True, tag="run_resumed"
 
 
 class RunEnded(msgspec.Struct, frozen=True, array_like=True, tag="run_ended"):
-    """The terminal state. Output and failure of the body stand in its last Plan; `failure` here is the engine's own."""
+    """The terminal state. Output and failure of the body stand in its last Plan; `failure` here is the engine's own.
+
+    Attributes:
+        successor: Id of the run that goes on after `ctx.restart_with`.
+    """
 
     state: RunState
     at_ms: int
     stats: RunStats
     failure: Failure | None = None
+    successor: str = ""
 
 
-Entry = RunCreated | BodyLost | Planned | AttemptEnded | AttemptLost | Released | RunPaused | RunResumed | RunEnded
+Entry = (
+    RunCreated
+    | BodyLost
+    | Planned
+    | AttemptEnded
+    | AttemptLost
+    | Released
+    | GroupExpired
+    | RunStopping
+    | UndoPlanned
+    | RunPaused
+    | RunResumed
+    | RunEnded
+)

@@ -23,6 +23,7 @@ from stepwire_engine.core.entries import (
     AttemptLost,
     BodyLost,
     Entry,
+    GroupExpired,
     Planned,
     Released,
     RunCreated,
@@ -31,8 +32,10 @@ from stepwire_engine.core.entries import (
     RunResumed,
     RunState,
     RunStats,
+    RunStopping,
+    UndoPlanned,
 )
-from stepwire_engine.core.model import Group, Run, Scope, Step, StepState
+from stepwire_engine.core.model import Group, Particulars, Run, RunPhase, Scope, Step, StepState
 
 
 def apply(run: Run, entry: Entry) -> None:
@@ -51,6 +54,7 @@ def rebuild(number: int, rows: Iterable[Iterable[Entry]]) -> Run:
     run.recorded = run.state
     # What was decided but not released in the last row can only be left-over bookkeeping of the fold.
     run.fresh.clear()
+    run.let_go.clear()
     for group in run.dirty:
         group.dirty = False
     run.dirty.clear()
@@ -67,6 +71,9 @@ def _created(run: Run, entry: RunCreated) -> None:
     run.id = entry.id
     run.seed = entry.seed
     run.created_at_ms = entry.at_ms
+    run.parent = entry.parent
+    run.deadline = entry.deadline
+    run.undo_on_cancel = entry.undo_on_cancel
 
 
 def _body_lost(run: Run, entry: BodyLost) -> None:
@@ -76,18 +83,19 @@ def _body_lost(run: Run, entry: BodyLost) -> None:
 def _planned(run: Run, entry: Planned) -> None:
     plan = entry.plan
     run.plan_seq = plan.plan_seq
+    run.answered = plan.after_release
     run.plan_row = run.seq + 1
     run.state = RunState.RUNNING
     run.body_losses = 0
     run.stats.plans += 1
-    _decisions(run, plan)
+    _decisions(run, plan, entry.at_ms)
 
 
-def _decisions(run: Run, plan: Plan) -> None:
+def _decisions(run: Run, plan: Plan, at_ms: int) -> None:
     for group in plan.groups:
-        _open_group(run, group)
+        _open_group(run, group, at_ms)
     for step in plan.steps:
-        _plan_step(run, step)
+        _plan_step(run, step, at_ms)
     for path in plan.abandoned:
         _abandon(run, path)
     for branch in plan.branches_ended:
@@ -98,9 +106,10 @@ def _decisions(run: Run, plan: Plan) -> None:
         run.body_ended = plan.body_ended
 
 
-def _open_group(run: Run, opened: GroupOpened) -> None:
+def _open_group(run: Run, opened: GroupOpened, at_ms: int) -> None:
     scope = run.scopes[paths.parent(opened.path)]
-    group = Group(opened, scope)
+    group = Group(run, opened, scope, at_ms)
+    limits = (*scope.limits, group) if opened.limit else scope.limits
     scope.open_groups += 1
     _refresh(run, scope)
     run.groups[opened.path] = group
@@ -109,18 +118,23 @@ def _open_group(run: Run, opened: GroupOpened) -> None:
     else:
         scope.groups.append(group)
     for index in range(opened.branches):
-        branch = Scope(paths.branch_path(opened.path, index), group, index, scope.depth + 1)
+        branch = Scope(paths.branch_path(opened.path, index), group, index, scope.depth + 1, limits)
         group.branches.append(branch)
         run.scopes[branch.path] = branch
 
 
-def _plan_step(run: Run, planned: StepPlanned) -> None:
+def _plan_step(run: Run, planned: StepPlanned, at_ms: int) -> None:
     scope = run.scopes[paths.parent(planned.path)]
-    step = Step(run, planned.path, planned.kind, scope, len(run.steps))
+    step = Step(run, planned.path, planned.kind, scope, len(run.steps), at_ms)
     step.name = planned.name
     step.input = planned.input
     step.retry = planned.retry
     step.timeout = planned.timeout
+    if planned.spec is not None or planned.undo is not None or planned.deadline is not None:
+        step.particulars = Particulars()
+        step.particulars.spec = planned.spec
+        step.particulars.undo = planned.undo
+        step.particulars.deadline = planned.deadline
     run.steps[planned.path] = step
     if scope.steps is None:
         scope.steps = [step]
@@ -184,6 +198,7 @@ def _let_go(run: Run, step: Step, reason: CancelReason) -> None:
     if step.state.final:
         return
     step.state = StepState.CANCELLED
+    run.let_go.append(step)
     if step.lease is not None:
         run.cancelled_leases.append((step.lease, reason))
     group = step.scope.group
@@ -200,8 +215,14 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
         step.retry_at_ms = entry.retry_at_ms
         return
     step.state = StepState.SUCCEEDED if entry.failure is None else StepState.FAILED
-    step.outcome = entry
     step.retry_at_ms = None
+    particulars = step.particulars
+    if particulars is not None:
+        if particulars.undo_of is not None:
+            return  # The body knows nothing of it.
+        if particulars.undo is not None and step.state is StepState.SUCCEEDED:
+            run.completed.append(step)
+    step.outcome = entry
     group = step.scope.group
     if group is None:
         run.fresh.append(step)
@@ -226,7 +247,10 @@ def _released(run: Run, entry: Released) -> None:
     run.stats.body_entries = max(run.stats.body_entries, entry.stats.body_entries)
     waves: dict[str, Group] = {}
     for path in entry.paths:
-        step = run.steps[path]
+        released = run.steps.get(path)
+        if released is None:
+            continue  # A group, whose deadline passed.
+        step = released
         step.released = True
         step.input = None
         scope = step.scope
@@ -237,6 +261,45 @@ def _released(run: Run, entry: Released) -> None:
     for group in waves.values():
         if group.finished:
             group.finished = [s for s in group.finished if not s.released]
+
+
+def _group_expired(run: Run, entry: GroupExpired) -> None:
+    group = run.groups[entry.path]
+    group.expired = True
+    run.fresh.append(group)
+
+
+def _stopping(run: Run, entry: RunStopping) -> None:
+    run.stopping = entry
+    run.phase = RunPhase.CANCELLING
+    if run.state is RunState.PAUSED:
+        run.state = RunState.RUNNING
+    for step in run.steps.values():
+        if not step.released:
+            _let_go(run, step, CancelReason.RUN_CANCELLED)
+    for group in run.groups.values():
+        group.finished = []
+    for group in run.dirty:
+        group.dirty = False
+    run.dirty.clear()
+    run.fresh.clear()
+
+
+def _undo_planned(run: Run, entry: UndoPlanned) -> None:
+    run.phase = RunPhase.UNDOING
+    for path in entry.paths:
+        undone = run.steps[path]
+        assert undone.particulars is not None and undone.particulars.undo is not None
+        undo = undone.particulars.undo
+        step = Step(run, paths.undo_path(path), undo.kind, run.scopes[paths.ROOT], len(run.steps), entry.at_ms)
+        step.name = undo.name
+        step.retry = undo.retry
+        step.timeout = undo.timeout
+        step.particulars = Particulars()
+        step.particulars.undo_of = undone
+        step.released = True
+        run.steps[step.path] = step
+        run.undos.append(step)
 
 
 def _paused(run: Run, entry: RunPaused) -> None:
@@ -286,6 +349,9 @@ _APPLY: dict[type, Callable[[Run, Any], None]] = {
     AttemptEnded: _attempt_ended,
     AttemptLost: _attempt_lost,
     Released: _released,
+    GroupExpired: _group_expired,
+    RunStopping: _stopping,
+    UndoPlanned: _undo_planned,
     RunPaused: _paused,
     RunResumed: _resumed,
     RunEnded: _ended,

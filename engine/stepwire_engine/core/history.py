@@ -1,7 +1,7 @@
-"""From a journal to the record that people read: runs, steps, attempts, groups, and why something waits.
+"""From a journal to the record that people read: runs, steps, attempts, groups.
 
 The journal says what happened; the run in memory, if there is one, adds what is never journaled (who
-executes a step now, why another one waits). This module decides nothing and changes neither.
+executes a step now, why another one waits: `core/reasons.py`). This module decides nothing and changes neither.
 """
 
 from __future__ import annotations
@@ -9,12 +9,27 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
 from stepwire.protocol.failure import Failure
-from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import ParallelMode, StepKind, Verdict
+from stepwire.protocol.payload import NULL, Payload
+from stepwire.protocol.plan import (
+    BodyEnded,
+    BranchOutcome,
+    Call,
+    FailPolicy,
+    Invoke,
+    ParallelMode,
+    SendEvent,
+    Sleep,
+    StepKind,
+    Verdict,
+    WaitEvent,
+)
+from stepwire_engine.core import causes, ending
+from stepwire_engine.core.deadlines import step_due_ms
 from stepwire_engine.core.entries import (
     AttemptEnded,
     Entry,
@@ -26,29 +41,12 @@ from stepwire_engine.core.entries import (
     RunResumed,
     RunState,
     RunStats,
+    RunStopping,
+    UndoPlanned,
 )
 from stepwire_engine.core.fold import apply
-from stepwire_engine.core.model import Run, Step, StepState
-
-Serves = Callable[[str, str], bool]
-"""Whether a connected session serves `("flow" | "step", name)`."""
-
-
-class WaitReason(enum.IntEnum):
-    """Why a run or step does not move; the numbers are those of `run.proto` (DESIGN 7)."""
-
-    NO_HOST = 1
-    NO_SLOT = 2
-    BACKOFF_UNTIL = 3
-    SLEEPING_UNTIL = 4
-    EVENT = 5
-    SIBLING_IN_WAVE = 6
-    GROUP_LIMIT = 7
-    LIMIT_KEY = 8
-    PAUSED = 9
-    LEASE_OF_HOST = 10
-    USER_CODE = 11
-    ADOPTION = 12
+from stepwire_engine.core.model import Group, Run, RunPhase, Step, StepState
+from stepwire_engine.core.reasons import Serves, WaitReason, dormant_reason, present_undo, run_reason, step_reason
 
 
 class StepStateView(enum.IntEnum):
@@ -73,7 +71,16 @@ class AttemptView(msgspec.Struct, frozen=True):
 
 
 class StepView(msgspec.Struct, frozen=True, kw_only=True):
-    """One step; times are the engine's. `lost` counts tries whose host was lost."""
+    """One step; times are the engine's.
+
+    Attributes:
+        name: The registered step; the event that is waited for, the flow that is invoked, the events that are sent,
+            or method and address of a request. Empty for a closure.
+        lost: Tries whose host was lost.
+        undoes: Path of the step that this one compensates; empty: none.
+        child_run_id: The run of an `invoke` step; empty: not known.
+        due_at_ms: When an open step goes on by itself: a sleep, a backoff, a timeout.
+    """
 
     path: str
     kind: StepKind
@@ -86,15 +93,31 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     reason: WaitReason | None = None
     output: Payload | None = None
     lost: int = 0
+    undoes: str = ""
+    child_run_id: str = ""
+    due_at_ms: int | None = None
 
 
 class GroupView(msgspec.Struct, frozen=True):
-    """One group; `verdict` None while it is open."""
+    """One group; its policies as in GroupOpened.
+
+    Attributes:
+        verdict: None while it is open.
+        outcomes: Of its branches, by index, None for one that has not ended; empty while none has.
+        expired: Its deadline passed.
+    """
 
     path: str
     mode: ParallelMode
     branches: int
     verdict: Verdict | None = None
+    fail: FailPolicy = FailPolicy.ANY
+    quorum: int = 0
+    cancel_siblings: bool = False
+    limit: int = 0
+    names: tuple[str, ...] = ()
+    outcomes: tuple[BranchOutcome | None, ...] = ()
+    expired: bool = False
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +128,10 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
         reason: Why it does not move at this moment; None if it has ended, or if nobody can say.
         live_body: A host holds its body.
         steps: In order of planning; empty unless asked for, like `groups`.
+        phase: What it is doing; None if it has ended.
+        parent_run_id: The run that invoked it; empty: none.
+        successor_run_id: The run that goes on after `ctx.restart_with`; empty: none.
+        stopping: Why an open run will fail; None: it will not, or it was cancelled (`phase` says that).
     """
 
     run_id: str
@@ -121,6 +148,10 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     live_body: bool = False
     steps: tuple[StepView, ...] = ()
     groups: tuple[GroupView, ...] = ()
+    phase: RunPhase | None = None
+    parent_run_id: str = ""
+    successor_run_id: str = ""
+    stopping: Failure | None = None
 
 
 def run_view(
@@ -131,34 +162,38 @@ def run_view(
     now_unix_ms: int,
     include_steps: bool,
     serves: Serves,
+    waiting: bool = False,
 ) -> RunView:
     """The record of a run.
 
     Args:
         number: The run's number in the store.
-        rows: Entries of its committed rows in order. Of a run that has ended the first and the last row are
-            enough without `include_steps`.
+        rows: Entries of its committed rows in order.
         live: The run in memory, or None.
         now_unix_ms: The present, to tell a backoff from a retry that is due.
         include_steps: Whether steps and groups are wanted; they cost a fold of the whole journal.
         serves: See Serves.
+        waiting: The store lists it as WAITING: it is dormant, unless it is in memory.
 
     Raises:
         ValueError: the journal does not begin with RunCreated.
     """
-    journal = _Journal(Run(number) if include_steps else None)
+    if live is not None and live.broken:
+        live = None  # It is being read; until then memory knows less than the journal.
+    dormant = waiting and live is None
+    journal = _Journal(Run(number) if include_steps or dormant else None)
     for row in rows:
         for entry in row:
             journal.add(entry)
     created = journal.created
     if created is None:
         raise ValueError(f"journal of run number {number} has no beginning")
-    if journal.state.terminal:
-        live = None
+    state = RunState.WAITING if dormant and journal.state is RunState.RUNNING else journal.state
+    live = None if state.terminal else live
     return RunView(
         run_id=created.run_id,
         flow=created.flow,
-        state=journal.state,
+        state=state,
         input=created.input,
         created_at_ms=created.at_ms,
         id=created.id,
@@ -166,10 +201,14 @@ def run_view(
         failure=journal.failure,
         ended_at_ms=journal.ended_at_ms,
         stats=journal.stats if live is None else _newest(journal.stats, live.stats),
-        reason=run_reason(journal.state, live, now_unix_ms, serves),
+        reason=journal.reason(live, now_unix_ms, serves),
         live_body=live is not None and live.body is not None,
-        steps=tuple(journal.step_views(live, now_unix_ms, serves)),
-        groups=tuple(journal.group_views()),
+        steps=tuple(journal.step_views(live, now_unix_ms, serves)) if include_steps else (),
+        groups=tuple(journal.group_views()) if include_steps else (),
+        phase=None if state.terminal else journal.phase,
+        parent_run_id=created.parent.run_id if created.parent is not None else "",
+        successor_run_id=journal.successor,
+        stopping=journal.stopping,
     )
 
 
@@ -179,10 +218,11 @@ def live_view(live: Run, *, now_unix_ms: int, serves: Serves) -> RunView | None:
     It never shows an outcome that is not committed: while a commit is in flight the run counts as RUNNING.
 
     Returns:
-        None if only the journal can tell: the run is not committed yet, is being read again, has ended, or
-        is PAUSED (whose failure stands in the journal).
+        None if only the journal can tell: the run is not committed yet, is being read again, is being stopped
+        or has ended (of which the last part may not be committed), or is PAUSED (whose failure stands in the
+        journal).
     """
-    if not live.committed_seq or live.broken:
+    if not live.committed_seq or live.broken or live.stopping is not None:
         return None
     state = RunState.RUNNING if live.in_flight else live.state
     if state.terminal or state is RunState.PAUSED:
@@ -197,12 +237,15 @@ def live_view(live: Run, *, now_unix_ms: int, serves: Serves) -> RunView | None:
         stats=_newest(RunStats(), live.stats),
         reason=run_reason(state, live, now_unix_ms, serves),
         live_body=live.body is not None,
+        phase=RunPhase.BODY,
+        parent_run_id=live.parent.run_id if live.parent is not None else "",
     )
 
 
 def ended_view(ended: Run, at_ms: int) -> RunView:
     """The record, without steps, of a run whose end was just committed at `at_ms`."""
     body_ended = ended.body_ended
+    restarted = ended.state is RunState.SUCCEEDED and body_ended is not None and body_ended.restart is not None
     return RunView(
         run_id=ended.run_id,
         flow=ended.flow,
@@ -210,10 +253,12 @@ def ended_view(ended: Run, at_ms: int) -> RunView:
         input=ended.input,
         created_at_ms=ended.created_at_ms,
         id=ended.id,
-        output=body_ended.output if body_ended is not None else None,
-        failure=body_ended.failure if body_ended is not None else None,
+        output=_output(body_ended) if body_ended is not None else None,
+        failure=ending.failure_of(ended),
         ended_at_ms=at_ms,
         stats=_newest(RunStats(), ended.stats),
+        parent_run_id=ended.parent.run_id if ended.parent is not None else "",
+        successor_run_id=causes.successor_run_id(ended.run_id) if restarted else "",
     )
 
 
@@ -221,6 +266,11 @@ def _newest(journal: RunStats, live: RunStats) -> RunStats:
     """A copy that shows messages sent since the last row."""
     counts = zip(msgspec.structs.astuple(journal), msgspec.structs.astuple(live), strict=True)
     return RunStats(*(max(pair) for pair in counts))
+
+
+def _output(ended: BodyEnded) -> Payload | None:
+    """Of a body that returned; a flow that restarts itself returns nothing."""
+    return ended.output if ended.restart is None else NULL
 
 
 # ---- journal
@@ -232,23 +282,47 @@ class _Journal:
     def __init__(self, folded: Run | None) -> None:
         self.created: RunCreated | None = None
         self.state = RunState.PENDING
+        self.phase = RunPhase.BODY
         self.output: Payload | None = None
-        self.failure: Failure | None = None
         self.ended_at_ms: int | None = None
+        self.successor = ""
         self.stats = RunStats()
+        self._body_failure: Failure | None = None
+        self._paused_by: Failure | None = None
+        self._stopping: RunStopping | None = None
+        self._end_failure: Failure | None = None
         self._folded = folded
         self._attempts: dict[str, list[AttemptView]] = {}
         self._outputs: dict[str, Payload] = {}
-        self._planned_at: dict[str, int] = {}
         self._ended_at: dict[str, int] = {}
         self._released_at: dict[str, int] = {}
 
     def add(self, entry: Entry) -> None:
         if self._folded is not None:
             apply(self._folded, entry)
+            for step in self._folded.let_go:
+                self._ended_at[step.path] = entry.at_ms
+            self._folded.let_go.clear()
         read = _READ.get(type(entry))
         if read is not None:
             read(self, entry)
+
+    @property
+    def failure(self) -> Failure | None:
+        match self.state:
+            case RunState.FAILED:
+                return self._end_failure or self._body_failure
+            case RunState.PAUSED:
+                return self._paused_by
+            case _:
+                return self._end_failure
+
+    @property
+    def stopping(self) -> Failure | None:
+        stopping = self._stopping
+        if stopping is None or self.state.terminal:
+            return None
+        return stopping.failure or (self._body_failure if stopping.state is RunState.FAILED else None)
 
     def _created(self, entry: RunCreated) -> None:
         self.created = entry
@@ -258,19 +332,10 @@ class _Journal:
         self.state = RunState.RUNNING
         self.stats.plans += 1
         if plan.body_ended is not None:
-            self.output = plan.body_ended.output
-            self.failure = plan.body_ended.failure
+            self.output = _output(plan.body_ended)
+            self._body_failure = plan.body_ended.failure
         for step in plan.steps:
             self.stats.host_starts += step.started
-            self._planned_at[step.path] = entry.at_ms
-        if plan.abandoned or any(ended.losers for ended in plan.groups_ended):
-            self._note_cancelled(entry.at_ms)
-
-    def _note_cancelled(self, at_ms: int) -> None:
-        if self._folded is not None:
-            for step in self._folded.steps.values():
-                if step.state is StepState.CANCELLED:
-                    self._ended_at.setdefault(step.path, at_ms)
 
     def _attempt_ended(self, entry: AttemptEnded) -> None:
         if self._folded is None:
@@ -289,39 +354,59 @@ class _Journal:
         if self._folded is not None:
             self._released_at.update(dict.fromkeys(entry.paths, entry.at_ms))
 
+    def _stopped(self, entry: RunStopping) -> None:
+        self._stopping = entry
+        self.phase = RunPhase.CANCELLING
+        if self.state is RunState.PAUSED:
+            self.state = RunState.RUNNING
+
+    def _undoing(self, entry: UndoPlanned) -> None:
+        self.phase = RunPhase.UNDOING
+
     def _paused(self, entry: RunPaused) -> None:
         self.state = RunState.PAUSED
-        self.failure = entry.failure
+        self._paused_by = entry.failure
 
     def _resumed(self, entry: RunResumed) -> None:
         self.state = RunState.RUNNING if self.stats.plans else RunState.PENDING
-        self.failure = None
 
     def _ended(self, entry: RunEnded) -> None:
         self.state = entry.state
         self.ended_at_ms = entry.at_ms
         self.stats = entry.stats
-        self.failure = entry.failure or self.failure
+        self.successor = entry.successor
+        self._end_failure = entry.failure
 
     # ---- views
 
+    def reason(self, live: Run | None, now_unix_ms: int, serves: Serves) -> WaitReason | None:
+        """Why the run does not move."""
+        if live is None and self._folded is not None and self.state is RunState.RUNNING:
+            return dormant_reason(self._folded, now_unix_ms)
+        return run_reason(self.state, live, now_unix_ms, serves)
+
     def step_views(self, live: Run | None, now_unix_ms: int, serves: Serves) -> Iterator[StepView]:
         """Every step in order of planning."""
+        undo = present_undo(live) if live is not None else None
         for step in self._folded.steps.values() if self._folded is not None else ():
             current = live.steps.get(step.path) if live is not None else None
             path = step.path
+            closed = step.state.final or self.state.terminal
             yield StepView(
                 path=path,
                 kind=step.kind,
-                name=step.name,
+                name=_name_of(step),
                 state=self._step_state(step, current),
-                planned_at_ms=self._planned_at[path],
+                planned_at_ms=step.planned_ms,
                 attempts=tuple(self._attempts.get(path, ())),
                 ended_at_ms=self._ended_at.get(path) or (None if step.state.final else self.ended_at_ms),
                 released_at_ms=self._released_at.get(path),
-                reason=_reason_of(step, current, now_unix_ms, serves, self.state),
+                reason=step_reason(step, current, undo, now_unix_ms, serves, self.state),
                 output=self._outputs.get(path),
                 lost=step.losses,
+                undoes=step.undo_of.path if step.undo_of is not None else "",
+                child_run_id=_child_of(step, current),
+                due_at_ms=None if closed else _due_ms(step, current),
             )
 
     def _step_state(self, step: Step, current: Step | None) -> StepStateView:
@@ -337,8 +422,20 @@ class _Journal:
     def group_views(self) -> Iterator[GroupView]:
         """Every group in order of planning."""
         for path, group in self._folded.groups.items() if self._folded is not None else ():
-            verdict = group.ended.verdict if group.ended is not None else None
-            yield GroupView(path, group.opened.mode, group.opened.branches, verdict)
+            opened = group.opened
+            yield GroupView(
+                path,
+                opened.mode,
+                opened.branches,
+                group.ended.verdict if group.ended is not None else None,
+                opened.fail,
+                opened.quorum,
+                opened.cancel_siblings,
+                opened.limit,
+                opened.names,
+                _outcomes(group),
+                group.expired,
+            )
 
 
 _READ: dict[type, Callable[[_Journal, Any], None]] = {
@@ -346,60 +443,74 @@ _READ: dict[type, Callable[[_Journal, Any], None]] = {
     Planned: _Journal._planned,
     AttemptEnded: _Journal._attempt_ended,
     Released: _Journal._released,
+    RunStopping: _Journal._stopped,
+    UndoPlanned: _Journal._undoing,
     RunPaused: _Journal._paused,
     RunResumed: _Journal._resumed,
     RunEnded: _Journal._ended,
 }
 
 
-# ---- reasons
+def _name_of(step: Step) -> str:
+    """What the step is about, see StepView."""
+    match step.spec:
+        case WaitEvent(event=event):
+            return event
+        case Invoke(flow=flow):
+            return flow
+        case SendEvent(events=events):
+            return ", ".join(dict.fromkeys(event.name for event in events))
+        case Call(method=method, url=url):
+            return f"{method} {_without_secrets(url)}"
+        case _:
+            return step.name
 
 
-def run_reason(state: RunState, live: Run | None, now_unix_ms: int, serves: Serves) -> WaitReason | None:
-    """What the run waits for: its body, or else its open step that was planned first."""
-    if state is RunState.PAUSED:
-        return WaitReason.PAUSED
-    if live is None or live.state.terminal:
-        return None
-    if live.uncertain:
-        return WaitReason.ADOPTION
-    if live.body is None and not serves("flow", live.flow):
-        return WaitReason.NO_HOST
-    first = next(live.open_steps(), None)
-    if first is not None:
-        return _open_reason(first, now_unix_ms, serves)
-    return WaitReason.USER_CODE if live.body is not None else WaitReason.NO_SLOT
+def _without_secrets(url: str) -> str:
+    """The address without user, query and fragment, where secrets stand."""
+    try:
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    except ValueError:
+        return "(an address that cannot be read)"
 
 
-def _reason_of(
-    step: Step, current: Step | None, now_unix_ms: int, serves: Serves, state: RunState
-) -> WaitReason | None:
-    """Why the step of the journal waits; `current` is the same step in memory."""
-    if state.terminal:
-        return None
-    if step.state.final:
-        waits = not step.released and step.scope.group is not None
-        return WaitReason.SIBLING_IN_WAVE if waits else None
-    if current is not None and current.state.final:
-        return None
-    if state is RunState.PAUSED and (current is None or current.lease is None):
-        return WaitReason.PAUSED
-    return _open_reason(current, now_unix_ms, serves) if current is not None else None
+def _child_of(step: Step, current: Step | None) -> str:
+    """The run that an `invoke` step waits for or waited for last."""
+    if not isinstance(step.spec, Invoke):
+        return ""
+    known = current.particulars.child if current is not None and current.particulars is not None else ""
+    if known or step.spec.id:
+        # A run that had the key already cannot be told from the journal.
+        return known
+    last = step.attempt - 1 if step.state is StepState.BACKOFF else step.attempt
+    return causes.child_run_id(step.run.run_id, step.path, last)
 
 
-_OF_KIND = {StepKind.SLEEP: WaitReason.SLEEPING_UNTIL, StepKind.WAIT_EVENT: WaitReason.EVENT}
+def _due_ms(step: Step, current: Step | None) -> int | None:
+    due = [step_due_ms(step)]
+    if step.state is StepState.BACKOFF:
+        due.append(step.retry_at_ms)
+    elif current is not None and current.due_ms is not None:
+        due.append(current.due_ms)
+    else:
+        due.append(_planned_due_ms(step))
+    return min((at_ms for at_ms in due if at_ms is not None), default=None)
 
 
-def _open_reason(step: Step, now_unix_ms: int, serves: Serves) -> WaitReason:
-    """Why a step in memory has no outcome yet."""
-    if step.lease is not None:
-        return WaitReason.LEASE_OF_HOST
-    if step.uncertain:
-        return WaitReason.ADOPTION
-    if step.state is StepState.BACKOFF and (step.retry_at_ms or 0) > now_unix_ms:
-        return WaitReason.BACKOFF_UNTIL
-    of_kind = _OF_KIND.get(step.kind)
-    if of_kind is not None:
-        return of_kind
-    served = serves("step", step.name) if step.kind is StepKind.TASK else serves("flow", step.run.flow)
-    return WaitReason.NO_SLOT if served else WaitReason.NO_HOST
+def _planned_due_ms(step: Step) -> int | None:
+    """What follows from the plan alone, for a run that is not in memory."""
+    match step.spec:
+        case Sleep(until_ms=int(until_ms)):
+            return until_ms
+        case Sleep(duration=float(seconds)) | WaitEvent(timeout=float(seconds)):
+            return step.planned_ms + round(seconds * 1000)
+        case _:
+            return None
+
+
+def _outcomes(group: Group) -> tuple[BranchOutcome | None, ...]:
+    found = dict(group.ended_branches)
+    if group.ended is not None:
+        found.update(dict.fromkeys(group.ended.losers, BranchOutcome.CANCELLED))
+    return tuple(found.get(index) for index in range(group.opened.branches)) if found else ()

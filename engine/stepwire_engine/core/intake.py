@@ -19,21 +19,24 @@ from stepwire.protocol.frames import (
     Result,
 )
 from stepwire.protocol.plan import Fence, Plan
-from stepwire_engine.core import machine, plan_check
+from stepwire_engine.core import ending, machine, plan_check
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.core.machine import Turn
 from stepwire_engine.core.model import Lease, Run
+from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.sessions import Session
+from stepwire_engine.core.settle import settle
+from stepwire_engine.core.turn import Turn
 
 
 class Intake:
     """Turns host sections into turns."""
 
-    def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
+    def __init__(self, books: Books, dispatcher: Dispatcher, performed: Performed) -> None:
         self._books = books
         self._dispatcher = dispatcher
+        self._performed = performed
 
     def section(self, session: Session, run: Run, section: HostSection) -> Turn:
         """Decide one section of a frame about a run in memory."""
@@ -49,7 +52,7 @@ class Intake:
             self._reject(turn, session, reject)
         if section.need_snapshot is not None:
             self._need_snapshot(session, run, section.need_snapshot)
-        machine.settle(turn)
+        settle(turn)
         return turn
 
     def foreign(self, session: Session, section: HostSection) -> None:
@@ -60,6 +63,7 @@ class Intake:
         for plan in section.plans:
             session.evict(section.run_id, plan.fence)
             self._books.speak(session)
+            self._performed.stir(section.run_id)
 
     # ---- plans
 
@@ -74,7 +78,8 @@ class Intake:
         if body is None or body.session_id != session.id or body.fence != plan.fence:
             self._disown(session, run, plan.fence, "")
             return
-        if run.state.terminal or run.body_ended is not None or run.state is RunState.PAUSED:
+        over = run.state.terminal or run.body_ended is not None or run.stopping is not None
+        if over or run.state is RunState.PAUSED:
             self._disown(session, run, plan.fence, "")
             return
         if plan.plan_seq != run.plan_seq + 1 or plan.after_release > run.release_seq:
@@ -89,6 +94,8 @@ class Intake:
             return
         machine.accept_plan(turn, plan, session.service)
         self._books.counters.host_starts += self._lease_started(session, run, plan)
+        if turn.begun:
+            self._performed.begin(turn)
         for group in plan.groups_ended:
             mode = run.groups[group.path].opened.mode.name.lower()
             self._books.counters.groups_finished[mode, group.verdict.name.lower()] += 1
@@ -100,6 +107,7 @@ class Intake:
                 started += 1
                 lease = Lease(run.steps[planned.path], session.id, plan.fence, self._books.now.mono)
                 session.hold(lease)
+                self._dispatcher.count(lease.step)
                 if planned.timeout:
                     due = self._books.now.mono + planned.timeout + self._books.config.timeout_grace
                     self._books.timers.arm(due, lease)
@@ -195,7 +203,11 @@ class Intake:
         if body is None or body.session_id != session.id or body.fence != failed.fence:
             return
         session.drop_body(run)
-        if not run.state.terminal and run.state is not RunState.PAUSED:
+        if run.state.terminal or run.state is RunState.PAUSED:
+            return
+        if run.stopping is not None:
+            ending.give_up_closures(turn, failed.failure)
+        else:
             machine.pause(turn, failed.failure)
 
 

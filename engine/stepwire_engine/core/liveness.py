@@ -15,9 +15,10 @@ from stepwire_engine.core.books import Books, Commit
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.intake import cancel_everything
-from stepwire_engine.core.machine import Turn
-from stepwire_engine.core.model import Lease, Run
+from stepwire_engine.core.model import PERFORMED, Lease, Run
 from stepwire_engine.core.sessions import Session
+from stepwire_engine.core.settle import settle
+from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.units import Unit
 
 
@@ -63,7 +64,7 @@ class Liveness:
             return
         run.uncertain = True
         for step in run.open_steps():
-            step.uncertain = True
+            step.uncertain = step.kind not in PERFORMED
         self._reclaimed[run.number] = run
 
     def _dispatch_unclaimed(self, run: Run) -> None:
@@ -120,6 +121,9 @@ class Liveness:
             session.evict(offered.run_id, offered.fence)
             return
         body = run.body
+        if body is None and run.stopping is not None and run.body_ended is None:
+            session.evict(offered.run_id, offered.fence)  # It was cancelled where it stood.
+            return
         mine = body is not None and body.session_id == session.id and body.fence == offered.fence
         if not mine:
             superseded = body is not None and body.fence >= offered.fence
@@ -169,6 +173,7 @@ class Liveness:
         adopted = Lease(step, session.id, offered.fence, self._books.now.mono - offered.elapsed)
         run.steps[offered.path].queued = False
         session.hold(adopted)
+        self._dispatcher.count(step)
         self._books.counters.attempts_adopted += 1
         if step.timeout:
             due = adopted.since + step.timeout + self._books.config.timeout_grace
@@ -238,6 +243,8 @@ class Liveness:
             current = lease.step.lease is lease
             session.drop(lease)
             run = lease.step.run
+            if run.stopping is not None and not run.broken:
+                turns.setdefault(run.number, Turn(run, books.now.unix_ms))  # It may have waited for this attempt.
             if not current or lease.step.state.final or run.broken or run.state.terminal:
                 continue
             if graceful or run.state is RunState.PAUSED:
@@ -248,7 +255,8 @@ class Liveness:
             machine.lose_attempt(turn, lease.step, session.service, books.config)
         for run in list(session.bodies.values()):
             session.drop_body(run)
-            if not graceful and not run.broken and not run.state.terminal and run.body_ended is None:
+            wanted = run.body_ended is None or run.stopping is not None
+            if not graceful and not run.broken and not run.state.terminal and wanted:
                 turn = turns.setdefault(run.number, Turn(run, books.now.unix_ms))
                 machine.lose_body(turn, books.config)
             else:
@@ -257,5 +265,5 @@ class Liveness:
             self._dispatcher.enqueue(lease.step)
         books.commits.append(Commit(Unit(books.claim_epoch, sessions_gone=(session.instance_id,))))
         for turn in turns.values():
-            machine.settle(turn)
+            settle(turn)
         return list(turns.values())

@@ -11,74 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import CancelReason, Result
+from stepwire.protocol.frames import Result
 from stepwire.protocol.plan import Plan
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import (
     AttemptEnded,
     AttemptLost,
     BodyLost,
-    Entry,
     Planned,
-    Released,
     RunCreated,
-    RunEnded,
     RunPaused,
     RunResumed,
-    RunState,
-    RunStats,
 )
-from stepwire_engine.core.fold import apply
-from stepwire_engine.core.model import Group, Lease, Run, Step
+from stepwire_engine.core.model import PERFORMED, Run, Step
 from stepwire_engine.core.retry import jitter_chance, retry_delay
-
-
-class Turn:
-    """One decision about one run: the entries of its next row and the effects that wait for their commit.
-
-    Attributes:
-        planned: Steps that became dispatchable and that no host has started.
-        accepted: It has a plan of the live body.
-        retries: Steps that will be due at their `retry_at_ms`.
-        cancelled: Attempts that are no longer wanted, and why.
-        released: The release to hand to the body.
-        ended: The run reached a terminal state.
-    """
-
-    __slots__ = (
-        "accepted",
-        "cancelled",
-        "ended",
-        "entries",
-        "paused",
-        "planned",
-        "released",
-        "resumed",
-        "retries",
-        "run",
-        "unix_ms",
-    )
-
-    def __init__(self, run: Run, unix_ms: int) -> None:
-        self.run = run
-        self.unix_ms = unix_ms
-        self.entries: list[Entry] = []
-        self.accepted = False
-        self.planned: list[Step] = []
-        self.retries: list[Step] = []
-        self.cancelled: list[tuple[Lease, CancelReason]] = []
-        self.released: Released | None = None
-        self.paused = False
-        self.resumed = False
-        self.ended: RunEnded | None = None
-
-    def emit(self, entry: Entry) -> None:
-        """Decide an entry: it is folded now and committed with the turn."""
-        self.entries.append(entry)
-        apply(self.run, entry)
-        if self.run.cancelled_leases:
-            self.cancelled.extend(self.run.cancelled_leases)
-            self.run.cancelled_leases.clear()
+from stepwire_engine.core.turn import Turn
 
 
 def create(turn: Turn, entry: RunCreated) -> None:
@@ -91,9 +38,17 @@ def accept_plan(turn: Turn, plan: Plan, host: str) -> None:
     run = turn.run
     turn.emit(Planned(plan, turn.unix_ms, host))
     turn.accepted = True
+    for group in plan.groups:
+        if group.deadline is not None:
+            turn.deadlines.append(run.groups[group.path])
     for planned in plan.steps:
+        if planned.deadline is not None:
+            turn.deadlines.append(run.steps[planned.path])
         if not planned.started:
-            turn.planned.append(run.steps[planned.path])
+            step = run.steps[planned.path]
+            turn.planned.append(step)
+            if planned.kind in PERFORMED:
+                turn.begun.append(step)
 
 
 def accept_result(turn: Turn, step: Step, result: Result, host: str, config: CoreConfig) -> None:
@@ -162,59 +117,6 @@ def resume(turn: Turn) -> None:
     """Let a paused run go on."""
     turn.emit(RunResumed(turn.unix_ms))
     turn.resumed = True
-
-
-def settle(turn: Turn) -> None:
-    """Close the turn: release what its entries made releasable, and end the run if its body ended.
-
-    Called once per turn, after all its events, so that one frame's results make one release.
-    """
-    run = turn.run
-    if run.state.terminal:
-        return
-    if run.body_ended is not None:
-        _end_run(turn)
-        return
-    released = run.fresh
-    run.fresh = []
-    for group in run.dirty:
-        group.dirty = False
-        if wave_closed(group):
-            released.extend(sorted(group.finished, key=_declaration_order))
-    run.dirty.clear()
-    if not released:
-        return
-    stats = run.stats
-    entry = Released(
-        run.release_seq + 1,
-        tuple(step.path for step in released),
-        turn.unix_ms,
-        RunStats(stats.advances, stats.executes, 0, stats.body_entries),
-    )
-    turn.emit(entry)
-    turn.released = entry
-
-
-def wave_closed(group: Group) -> bool:
-    """A WAIT wave closes when no branch is BUSY and no step directly in its branches lacks an outcome (MISSION P6)."""
-    return group.busy == 0 and group.unfinished == 0 and bool(group.finished) and group.ended is None
-
-
-def _declaration_order(step: Step) -> tuple[int, int]:
-    return step.scope.index, step.order
-
-
-def _end_run(turn: Turn) -> None:
-    run = turn.run
-    assert run.body_ended is not None
-    failure = run.body_ended.failure
-    ended = RunEnded(
-        RunState.SUCCEEDED if failure is None else RunState.FAILED,
-        turn.unix_ms,
-        run.stats,
-    )
-    turn.emit(ended)
-    turn.ended = ended
 
 
 def open_leases(run: Run) -> Sequence[Step]:

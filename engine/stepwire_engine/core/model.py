@@ -7,13 +7,27 @@ it follows from dispatching and is rebuilt by resume and re-dispatch. This modul
 from __future__ import annotations
 
 import enum
+from collections import deque
 from collections.abc import Iterator
 
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.payload import NULL, Payload
-from stepwire.protocol.plan import BodyEnded, BranchOutcome, Fence, GroupEnded, GroupOpened, RetryPolicy, StepKind
-from stepwire_engine.core.entries import AttemptEnded, RunState, RunStats
+from stepwire.protocol.plan import (
+    BodyEnded,
+    BranchOutcome,
+    Fence,
+    GroupEnded,
+    GroupOpened,
+    RetryPolicy,
+    StepKind,
+    StepSpec,
+    Undo,
+)
+from stepwire_engine.core.entries import AttemptEnded, ParentStep, RunState, RunStats, RunStopping
+
+PERFORMED = frozenset({StepKind.SLEEP, StepKind.WAIT_EVENT, StepKind.SEND_EVENT, StepKind.INVOKE})
+"""Kinds that the core performs itself: they have no lease and hold no slot."""
 
 
 class StepState(enum.IntEnum):
@@ -28,6 +42,14 @@ class StepState(enum.IntEnum):
     @property
     def final(self) -> bool:
         return self >= StepState.SUCCEEDED
+
+
+class RunPhase(enum.IntEnum):
+    """What a run is doing, beside its state; the numbers are those of `run.proto` (DESIGN 4)."""
+
+    BODY = 1
+    CANCELLING = 2
+    UNDOING = 3
 
 
 class Lease:
@@ -53,6 +75,35 @@ class Lease:
         self.beside: Fence | None = None
 
 
+class Particulars:
+    """What only few steps have, so that the others do not carry it.
+
+    Attributes:
+        spec: What the step does, for kinds beyond RUN and TASK.
+        undo: How it is compensated.
+        deadline: Seconds from its plan, all attempts included.
+        due_ms: When it goes on by itself: the end of a sleep, the timeout of a wait. Volatile, except for what follows
+            from the plan.
+        undo_of: The step that this one compensates.
+        output: Of `undo_of`, once it was read from the journal. Volatile.
+        child: Id of the run that an INVOKE step waits for.
+        asked: Of a WAIT_EVENT step planned in this engine's life: number of the last event that was stored before
+            its plan was; -1 until that is committed. Volatile.
+    """
+
+    __slots__ = ("asked", "child", "deadline", "due_ms", "output", "spec", "undo", "undo_of")
+
+    def __init__(self) -> None:
+        self.spec: StepSpec | None = None
+        self.undo: Undo | None = None
+        self.deadline: float | None = None
+        self.due_ms: int | None = None
+        self.undo_of: Step | None = None
+        self.output: Payload | None = None
+        self.child = ""
+        self.asked: int | None = None
+
+
 class Step:
     """A planned step.
 
@@ -60,9 +111,12 @@ class Step:
         outcome: Kept only until its release was performed.
         row: The journal row that planned it; nobody may execute it before that is committed.
         timer_ms: The `retry_at_ms` for which a timer is armed.
+        admitted: It counts as executing in the groups with a limit around it.
+        waits_for_group: It waits for such a group.
     """
 
     __slots__ = (
+        "admitted",
         "attempt",
         "fence",
         "input",
@@ -72,7 +126,9 @@ class Step:
         "name",
         "order",
         "outcome",
+        "particulars",
         "path",
+        "planned_ms",
         "produced_by",
         "queued",
         "released",
@@ -85,9 +141,10 @@ class Step:
         "timeout",
         "timer_ms",
         "uncertain",
+        "waits_for_group",
     )
 
-    def __init__(self, run: Run, path: str, kind: StepKind, scope: Scope, order: int) -> None:
+    def __init__(self, run: Run, path: str, kind: StepKind, scope: Scope, order: int, planned_ms: int) -> None:
         self.run = run
         self.path = path
         self.kind = kind
@@ -97,6 +154,8 @@ class Step:
         self.input: Payload | None = None
         self.retry: RetryPolicy | None = None
         self.timeout: float | None = None
+        self.planned_ms = planned_ms
+        self.particulars: Particulars | None = None
         self.attempt = 1
         self.state = StepState.PENDING
         self.retry_at_ms: int | None = None
@@ -111,18 +170,49 @@ class Step:
         self.uncertain = False
         self.row = run.seq + 1
         self.timer_ms: int | None = None
+        self.admitted = False
+        self.waits_for_group = False
+
+    @property
+    def spec(self) -> StepSpec | None:
+        return None if self.particulars is None else self.particulars.spec
+
+    @property
+    def due_ms(self) -> int | None:
+        return None if self.particulars is None else self.particulars.due_ms
+
+    @property
+    def undo_of(self) -> Step | None:
+        return None if self.particulars is None else self.particulars.undo_of
 
 
 class Scope:
-    """The root of a run (`group` None) or one branch of a group, with everything planned directly in it."""
+    """The root of a run (`group` None) or one branch of a group, with everything planned directly in it.
 
-    __slots__ = ("busy", "depth", "ended", "group", "groups", "index", "open_groups", "outstanding", "path", "steps")
+    Attributes:
+        limits: The groups with a limit that this scope is in, outermost first.
+    """
 
-    def __init__(self, path: str, group: Group | None, index: int, depth: int) -> None:
+    __slots__ = (
+        "busy",
+        "depth",
+        "ended",
+        "group",
+        "groups",
+        "index",
+        "limits",
+        "open_groups",
+        "outstanding",
+        "path",
+        "steps",
+    )
+
+    def __init__(self, path: str, group: Group | None, index: int, depth: int, limits: tuple[Group, ...] = ()) -> None:
         self.path = path
         self.group = group
         self.index = index
         self.depth = depth
+        self.limits = limits
         # Lists only where something is planned: a wide group has as many scopes as branches.
         self.steps: list[Step] | None = None
         self.groups: list[Group] | None = None
@@ -133,13 +223,45 @@ class Scope:
 
 
 class Group:
-    """A group of branches. `finished` holds committed outcomes that wait for their wave to close."""
+    """A group of branches.
 
-    __slots__ = ("branches", "busy", "dirty", "ended", "ended_branches", "finished", "opened", "scope", "unfinished")
+    Attributes:
+        finished: Committed outcomes that wait for their wave to close.
+        expired: Its deadline passed, and its body is told.
+        closing: Its deadline passed; the last wave is on its way. Volatile.
+        executing: Attempts in it that count against its limit. Volatile, as `waiting`.
+        waiting: Steps that wait for a place within the limit, in order of planning.
+    """
 
-    def __init__(self, opened: GroupOpened, scope: Scope) -> None:
+    __slots__ = (
+        "branches",
+        "busy",
+        "closing",
+        "dirty",
+        "ended",
+        "ended_branches",
+        "executing",
+        "expired",
+        "finished",
+        "opened",
+        "opened_ms",
+        "path",
+        "run",
+        "scope",
+        "unfinished",
+        "waiting",
+    )
+
+    def __init__(self, run: Run, opened: GroupOpened, scope: Scope, opened_ms: int) -> None:
+        self.run = run
         self.opened = opened
+        self.path = opened.path
         self.scope = scope
+        self.opened_ms = opened_ms
+        self.expired = False
+        self.closing = False
+        self.executing = 0
+        self.waiting: deque[Step] = deque()
         self.branches: list[Scope] = []
         self.ended_branches: list[tuple[int, BranchOutcome]] = []
         self.ended: GroupEnded | None = None
@@ -171,7 +293,14 @@ class Body:
 
 
 class Run:
-    """One run. Everything above `# Volatile` is the fold of its journal."""
+    """One run. Everything above `# Volatile` is the fold of its journal.
+
+    Attributes:
+        answered: The last release that the body's last plan knew.
+        moved: When its last commit was done, on the monotonic clock.
+        look_at: When to see whether it may become dormant.
+        asleep: It was dormant, and its body has nothing to do yet.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -181,9 +310,19 @@ class Run:
         self.id = ""
         self.seed = 0
         self.created_at_ms = 0
+        self.parent: ParentStep | None = None
+        self.deadline: float | None = None
+        self.undo_on_cancel = False
         self.state = RunState.PENDING
+        self.phase = RunPhase.BODY
+        self.stopping: RunStopping | None = None
+        self.completed: list[Step] = []
+        """Steps with an undo that succeeded, in order of completion."""
+        self.undos: list[Step] = []
+        self.undone = 0
         self.plan_seq = 0
         self.release_seq = 0
+        self.answered = 0
         self.stats = RunStats()
         self.body_losses = 0
         self.steps: dict[str, Step] = {}
@@ -202,9 +341,21 @@ class Run:
         self.awaited: set[str] = set()
         self.body: Body | None = None
         self.body_wanted = False
-        self.fresh: list[Step] = []
+        self.leased = 0
+        self.moved = 0.0
+        self.look_at: float | None = None
+        self.asleep = False
+        self.stop_waits = False
+        self.fresh: list[Step | Group] = []
         self.dirty: list[Group] = []
         self.cancelled_leases: list[tuple[Lease, CancelReason]] = []
+        self.let_go: list[Step] = []
+        """Steps that nobody waits for any more since the last look."""
+
+    @property
+    def deadline_ms(self) -> int | None:
+        """When the run must have ended, by the engine's clock."""
+        return None if self.deadline is None else self.created_at_ms + round(self.deadline * 1000)
 
     def open_steps(self) -> Iterator[Step]:
         """Steps without an outcome, in order of planning."""
@@ -215,6 +366,8 @@ def durable_view(run: Run) -> dict[str, object]:
     """Everything of a run that its journal must reproduce: `rebuild(journal) == live state` compares two of these."""
     return {
         "run": (run.number, run.run_id, run.flow, run.input, run.id, run.seed, run.created_at_ms),
+        "options": (run.parent, run.deadline, run.undo_on_cancel),
+        "end": (run.phase, run.stopping, [s.path for s in run.completed], [s.path for s in run.undos]),
         "state": run.state,
         "seqs": (run.seq, run.plan_seq, run.release_seq),
         "counts": (run.stats.host_starts, run.stats.plans, run.stats.releases, run.body_losses),
@@ -225,7 +378,10 @@ def durable_view(run: Run) -> dict[str, object]:
         },
         "scopes": {s.path: (s.outstanding, s.open_groups, s.ended, s.busy) for s in run.scopes.values()},
         "groups": {
-            path: (g.opened, g.ended_branches, g.ended, g.busy, g.unfinished, sorted(s.path for s in g.finished))
+            path: (
+                (g.opened, g.opened_ms, g.ended_branches, g.ended, g.expired),
+                (g.busy, g.unfinished, sorted(s.path for s in g.finished)),
+            )
             for path, g in run.groups.items()
         },
     }

@@ -7,13 +7,27 @@ second check, because hosts are written in many languages.
 from __future__ import annotations
 
 from stepwire.protocol import paths
+from stepwire.protocol.bounds import SPEC_OF, spec_problem, undo_problem
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.plan import BranchOutcome, FailPolicy, GroupOpened, Plan, StepKind
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import (
+    CALL_STEP,
+    RESERVED_PREFIX,
+    BranchOutcome,
+    Call,
+    FailPolicy,
+    GroupOpened,
+    Plan,
+    SendEvent,
+    StepKind,
+    StepPlanned,
+    StepSpec,
+    WaitEvent,
+)
 from stepwire.protocol.verdict import group_verdict
+from stepwire_engine.core import matching
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.model import Run
-
-_SUPPORTED = frozenset({StepKind.RUN, StepKind.TASK})
 
 
 class _Refused(Exception):
@@ -28,6 +42,7 @@ def refusal(run: Run, plan: Plan, config: CoreConfig) -> Failure | None:
         opened = _check_groups(run, plan, config)
         _check_steps(run, plan, opened, config)
         _check_ends(run, plan, opened)
+        _check_body_ended(plan, config)
     except _Refused as refused:
         return Failure(refused.code, "PlanRejected", str(refused), retryable=Retryable.NO)
     return None
@@ -52,8 +67,6 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
             )
         if group.fail is FailPolicy.QUORUM and not 1 <= group.quorum <= group.branches:
             raise _Refused(f"group {group.path!r}: quorum {group.quorum} of {group.branches} branches")
-        if group.limit:
-            raise _Refused(f"group {group.path!r} has a limit, which this engine does not support yet")
         depth = _scope_depth(run, opened, paths.parent(group.path)) + 1
         if depth > config.group_depth_max:
             raise _Refused(
@@ -91,19 +104,66 @@ def _check_steps(run: Run, plan: Plan, opened: dict[str, GroupOpened], config: C
     for step in plan.steps:
         if step.path in run.steps or step.path in seen or step.path in run.groups or step.path in opened:
             raise _Refused(f"step {step.path!r} was planned already")
-        if step.kind not in _SUPPORTED:
-            raise _Refused(f"step {step.path!r} has kind {step.kind.name}, which this engine does not support yet")
-        if step.kind is StepKind.TASK and not step.name:
-            raise _Refused(f"step {step.path!r} is a registered step without a name")
-        if step.input is not None and len(step.input.data) > config.payload_bytes_max:
-            raise _Refused(
-                f"input of step {step.path!r} is {len(step.input.data)} bytes, limit {config.payload_bytes_max}",
-                ErrorCode.PAYLOAD_TOO_LARGE,
-            )
+        if step.path.endswith(paths.UNDO_SUFFIX):
+            raise _Refused(f"step {step.path!r} has the path of a compensation")
+        if step.kind is not StepKind.RUN or step.undo is not None or step.spec is not None:
+            _check_kind(step, config)
+        if step.input is not None:
+            _check_size(f"input of step {step.path!r}", step.input, config)
         seen.add(step.path)
         scopes.add(paths.parent(step.path))
     for scope in scopes:
         _scope_depth(run, opened, scope)
+
+
+def _check_kind(step: StepPlanned, config: CoreConfig) -> None:
+    """A step says exactly what its kind needs; hosts in this process never passed the wire, so it is asked again."""
+    expected = SPEC_OF.get(step.kind)
+    if type(step.spec) is not (expected or type(None)):
+        raise _Refused(f"step {step.path!r} of kind {step.kind.name} has the wrong specification")
+    if step.kind is StepKind.TASK and (not step.name or step.name.startswith(RESERVED_PREFIX)):
+        raise _Refused(f"step {step.path!r} is a registered step without a name of its own")
+    if isinstance(step.spec, WaitEvent):
+        try:
+            matching.check(step.spec.match)
+        except matching.MalformedMatch as error:
+            raise _Refused(f"match {step.spec.match[:200]!r} of step {step.path!r} is refused: {error}") from None
+    if step.spec is not None:
+        if step.kind is StepKind.CALL and step.name != CALL_STEP:
+            raise _Refused(f"step {step.path!r} is a call that is not named {CALL_STEP!r}")
+        _check_problem(step.path, spec_problem(step.spec))
+        for payload in _payloads(step.spec):
+            _check_size(f"what step {step.path!r} sends", payload, config)
+    if step.undo is not None:
+        _check_problem(step.path, undo_problem(step.undo))
+
+
+def _check_problem(path: str, problem: str | None) -> None:
+    if problem is not None:
+        raise _Refused(f"step {path!r}: {problem}")
+
+
+def _payloads(spec: StepSpec) -> list[Payload]:
+    match spec:
+        case SendEvent():
+            return [event.data for event in spec.events]
+        case Call(body=Payload() as body):
+            return [body]
+        case _:
+            return []
+
+
+def _check_size(what: str, payload: Payload | None, config: CoreConfig) -> None:
+    if payload is not None and len(payload.data) > config.payload_bytes_max:
+        raise _Refused(
+            f"{what} is {len(payload.data)} bytes, limit {config.payload_bytes_max}", ErrorCode.PAYLOAD_TOO_LARGE
+        )
+
+
+def _check_body_ended(plan: Plan, config: CoreConfig) -> None:
+    if plan.body_ended is not None:
+        _check_size("the output of the flow", plan.body_ended.output, config)
+        _check_size("the input of the successor", plan.body_ended.restart, config)
 
 
 def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
@@ -128,6 +188,6 @@ def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
         if spec is None or (known is not None and known.ended is not None):
             raise _Refused(f"group {group.path!r} is not open")
         branches = (known.ended_branches if known else []) + ended.get(group.path, [])
-        expected = group_verdict(spec, branches)
+        expected = group_verdict(spec, branches, expired=known is not None and known.expired)
         if expected != group:
             raise _Refused(f"verdict of group {group.path!r}: the host says {group}, its branches say {expected}")

@@ -83,11 +83,13 @@ class Session:
         bodies: Runs whose live body the host holds, by run number.
         resumed_bodies: Last release of bodies whose missed releases are being read, by run number.
         closures: Ready closures of those bodies that wait for a slot.
+        freed: Shared by all sessions: steps that hold a place within a group's limit and execute no more.
         saturated: The host refused an Execute for want of a slot; cleared by its next result or report.
     """
 
-    def __init__(self, session_id: str, hello: Hello, now: float) -> None:
+    def __init__(self, session_id: str, hello: Hello, now: float, freed: list[Step]) -> None:
         self.id = session_id
+        self.freed = freed
         self.instance_id = hello.instance_id
         self.stream = 0
         self.connected = False
@@ -235,8 +237,12 @@ class Session:
 
     def hold(self, lease: Lease) -> None:
         """Note that the host has this attempt."""
-        self.leases[lease.step.run.run_id, lease.step.path] = lease
-        body = lease.step.run.body
+        run = lease.step.run
+        key = run.run_id, lease.step.path
+        if key not in self.leases:
+            run.leased += 1
+        self.leases[key] = lease
+        body = run.body
         if body is not None and body.ready and body.session_id == self.id:
             lease.beside = body.fence
         lease.step.lease = lease
@@ -245,9 +251,13 @@ class Session:
 
     def drop(self, lease: Lease) -> None:
         """The host no longer has this attempt."""
-        self.leases.pop((lease.step.run.run_id, lease.step.path), None)
-        if lease.step.lease is lease:
-            lease.step.lease = None
+        step = lease.step
+        if self.leases.pop((step.run.run_id, step.path), None) is not None:
+            step.run.leased -= 1
+            if step.admitted:
+                self.freed.append(step)
+        if step.lease is lease:
+            step.lease = None
 
     def take_body(self, run: Run, fence: Fence) -> Body:
         """Note that the host gets the run's body under this fence."""

@@ -6,7 +6,10 @@ import enum
 
 import msgspec
 
-from stepwire_engine.core.entries import Entry, RunState
+from stepwire.protocol.failure import Failure
+from stepwire.protocol.frames import FlowOptions
+from stepwire.protocol.payload import NULL, Payload
+from stepwire_engine.core.entries import Entry, ParentStep, RunState
 
 
 class UnitOutcome(enum.Enum):
@@ -24,15 +27,28 @@ class UnitOutcome(enum.Enum):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """The fate of one unit. `existing_run` is set for KEY_TAKEN, `reason` for REFUSED."""
+    """The fate of one unit.
+
+    Attributes:
+        existing_run: For KEY_TAKEN.
+        reason: For REFUSED.
+        inbox: Numbers that the store gave to the unit's inbox rows, in order.
+        events: Numbers that the store gave to the unit's events, in order; 0: its id is known, it was left out.
+    """
 
     outcome: UnitOutcome
     existing_run: str = ""
     reason: str = ""
+    inbox: tuple[int, ...] = ()
+    events: tuple[int, ...] = ()
 
 
 class RunRecord(msgspec.Struct, frozen=True):
-    """One row of the runs table: what listings show without reading a journal."""
+    """One row of the runs table: what listings show without reading a journal.
+
+    Attributes:
+        wake_ms: Of a dormant run (state WAITING): when it goes on by itself. None: only something else wakes it.
+    """
 
     number: int
     run_id: str
@@ -44,23 +60,93 @@ class RunRecord(msgspec.Struct, frozen=True):
     partition: int = 0
     build_id: str = ""
     namespace: str = "default"
+    wake_ms: int | None = None
 
 
 class SessionRecord(msgspec.Struct, frozen=True):
-    """An instance that may still hold work: written at Hello, deleted at expiry and Goodbye only."""
+    """An instance that may still hold work: written at Hello, deleted at expiry and Goodbye only.
+
+    Attributes:
+        flow_options: Stored with the flows' names for as long as the database lives; a flow of `flows` that is not
+            among them has none, and loses those it had.
+    """
 
     instance_id: str
     service: str
     flows: tuple[str, ...]
     at_ms: int
+    flow_options: tuple[FlowOptions, ...] = ()
+
+
+class EventRecord(msgspec.Struct, frozen=True):
+    """An accepted event (MISSION T1).
+
+    Attributes:
+        due_ms: When it is delivered; not before.
+        sent_ms: When the engine accepted it.
+        number: Assigned by the store on writing.
+    """
+
+    id: str
+    name: str
+    data: Payload
+    due_ms: int
+    sent_ms: int
+    number: int = 0
+
+
+class WaitRow(msgspec.Struct, frozen=True):
+    """An open `wait_event` step of a run."""
+
+    run: int
+    path: str
+    event: str
+    match: str = ""
+
+
+class StartRun(msgspec.Struct, frozen=True, array_like=True, tag="start_run"):
+    """A run that an event, an `invoke` step or a predecessor starts. Its id is derived from its cause, so that it
+    starts once."""
+
+    run_id: str
+    flow: str
+    input: Payload
+    id: str = ""
+    parent: ParentStep | None = None
+
+
+class EventMatched(msgspec.Struct, frozen=True, array_like=True, tag="event_matched"):
+    """An event for the waiting step at `path`; `output` is the step's."""
+
+    path: str
+    output: Payload = NULL
+
+
+class ChildEnded(msgspec.Struct, frozen=True, array_like=True, tag="child_ended"):
+    """The run invoked by the step at `path` ended: `output`, or `failure`."""
+
+    path: str
+    attempt: int
+    output: Payload | None = None
+    failure: Failure | None = None
+
+
+class CancelRun(msgspec.Struct, frozen=True, array_like=True, tag="cancel_run"):
+    """The run must be cancelled, because its parent is (`undo` None: as its flow was registered)."""
+
+    run_id: str
+    undo: bool | None = None
+
+
+Fact = StartRun | EventMatched | ChildEnded | CancelRun
 
 
 class InboxRow(msgspec.Struct, frozen=True):
     """A fact for a run, written by whoever causes it and consumed by the owner's commit."""
 
     run: int
-    kind: str
-    body: bytes
+    """Number of the run; 0 for StartRun and CancelRun, which name theirs by id."""
+    fact: Fact
     number: int = 0
     """Assigned by the store on writing."""
 
@@ -76,6 +162,11 @@ class Unit(msgspec.Struct, frozen=True):
         record: Inserted with the first row, replaced afterwards; None: unchanged.
         key: Idempotency key to claim for this run, with (flow, digest of input) to compare.
         release_key: Frees the key of this run.
+        events: Accepted events. One whose id is known and not older than `events_since_ms` is left out.
+        events_since_ms: Start of the window in which event ids are compared; delivered events before it may be deleted.
+        events_delivered: Numbers of events whose inbox rows are all written.
+        waits: Open `wait_event` steps of this run, added.
+        waits_done: Paths of this run's waits that are over. A terminal record ends all of them.
     """
 
     claim_epoch: int
@@ -89,3 +180,8 @@ class Unit(msgspec.Struct, frozen=True):
     sessions_gone: tuple[str, ...] = ()
     inbox: tuple[InboxRow, ...] = ()
     inbox_done: tuple[int, ...] = ()
+    events: tuple[EventRecord, ...] = ()
+    events_since_ms: int = 0
+    events_delivered: tuple[int, ...] = ()
+    waits: tuple[WaitRow, ...] = ()
+    waits_done: tuple[str, ...] = ()
