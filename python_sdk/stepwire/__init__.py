@@ -12,19 +12,16 @@ async def checkout(ctx: stepwire.Context, order: dict) -> str:
 from __future__ import annotations
 
 from stepwire.client import Client, ClientSync
+from stepwire.compensation import Compensation
 from stepwire.context import Context, ContextSync, current_attempt
+from stepwire.declarative import Flow, Step
 from stepwire.errors import (
-    AmbiguousStep,
-    BodyEvicted,
     ConfigurationError,
     EngineUnavailable,
     GroupFailed,
     InvalidInput,
-    NestedStepError,
     NonDeterministicFlow,
     NonRetryable,
-    OutputUnserializable,
-    PayloadTooLarge,
     RetryAfter,
     RunCancelled,
     RunFailed,
@@ -32,38 +29,43 @@ from stepwire.errors import (
     StepError,
     StepTimeout,
     StepwireError,
-    UnawaitedStep,
 )
+from stepwire.events import Event, Trigger
 from stepwire.host import Host
+from stepwire.http import HttpResult
 from stepwire.protocol.plan import ParallelMode
+from stepwire.results import BranchResult, GroupResult, StepResult
 from stepwire.retry import Retry
 
 __all__ = (
-    "AmbiguousStep",
-    "BodyEvicted",
+    "BranchResult",
     "Client",
     "ClientSync",
+    "Compensation",
     "ConfigurationError",
     "Context",
     "ContextSync",
     "EngineUnavailable",
+    "Event",
+    "Flow",
     "GroupFailed",
+    "GroupResult",
     "Host",
+    "HttpResult",
     "InvalidInput",
-    "NestedStepError",
     "NonDeterministicFlow",
     "NonRetryable",
-    "OutputUnserializable",
     "ParallelMode",
-    "PayloadTooLarge",
     "Retry",
     "RetryAfter",
     "RunCancelled",
     "RunFailed",
     "RunNotFound",
+    "Step",
     "StepError",
+    "StepResult",
     "StepTimeout",
     "StepwireError",
-    "UnawaitedStep",
+    "Trigger",
     "current_attempt",
 )

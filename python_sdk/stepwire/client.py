@@ -1,4 +1,4 @@
-"""Start runs, wait for them and look at them: `ClientSync` for plain code, `Client` for coroutines.
+"""Runs and events from outside: `ClientSync` for plain code, `Client` for coroutines (MISSION T1, T2, S20).
 
 Both use the same synchronous gRPC channel, which lives in its own threads, so a client may be made anywhere:
 before a fork, at import time, in several loops. Nothing is connected before the first call.
@@ -7,27 +7,38 @@ before a fork, at import time, in several loops. Nothing is connected before the
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar, overload
+from typing import Any, Protocol, Self, TypeVar, overload
 
 from stepwire._transport.run_calls import RunCalls
+from stepwire._transport.run_handle import RunHandle, RunHandleSync
 from stepwire._transport.run_record import (
     AttemptRecord,
     GroupRecord,
     Run,
+    RunPhase,
     RunState,
     RunStats,
     StepRecord,
     StepState,
     WaitReason,
 )
+from stepwire._transport.run_requests import (
+    OPEN_STATES,
+    flow_name,
+    open_states,
+    page_sizes,
+    run_states,
+    sent_event,
+    unless_over,
+)
 from stepwire._transport.run_watch import RunWatch, records_of
 from stepwire.codec import JSON_CODEC, Codec, encode_flow_input
-from stepwire.errors import ConfigurationError, RunCancelled, RunFailed, error_from_failure
-from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.payload import NULL, Payload
+from stepwire.errors import ConfigurationError
+from stepwire.events import Event
+from stepwire.protocol.payload import Payload
 
 __all__ = (
     "Client",
@@ -35,6 +46,7 @@ __all__ = (
     "RunHandle",
     "RunHandleSync",
     "Run",
+    "RunPhase",
     "RunState",
     "RunStats",
     "StepRecord",
@@ -48,7 +60,7 @@ __all__ = (
 ADDRESS_DEFAULT = "127.0.0.1:7380"
 ADDRESS_ENV = "STEPWIRE_ENGINE"
 PAGE_SIZE = 100
-"""Runs asked for at once by `list`."""
+"""Runs asked for at once by `list`, and cancelled at once by `cancel_all`."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -72,93 +84,6 @@ class TypedFlow(NamedFlow, Protocol[T_co]):
         """The output, typed."""
 
 
-class RunHandleSync(Generic[T]):
-    """A run that was started, or named by its id.
-
-    Attributes:
-        run_id: Of the run.
-        existing: The idempotency key was known: nothing was started.
-    """
-
-    def __init__(self, calls: RunCalls, run_id: str, decode: Callable[[Payload], T], *, existing: bool = False) -> None:
-        self._calls = calls
-        self._decode = decode
-        self.run_id = run_id
-        self.existing = existing
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.run_id}>"
-
-    def result(self, timeout: float | None = None) -> T:
-        """Wait until the run has ended; an engine that restarts meanwhile is waited for.
-
-        Args:
-            timeout: Seconds; None waits as long as it takes.
-
-        Raises:
-            RunFailed: see its `.failure` for type, message and traceback.
-            RunCancelled: the run was cancelled.
-            TimeoutError: it has not ended yet; it goes on.
-        """
-        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout)
-        with closing(watch.records()) as records:
-            *_, last = records
-        return _outcome(last, self._decode)
-
-    def status(self) -> RunState:
-        """The state of the run now. Raises RunNotFound, EngineUnavailable."""
-        return self._calls.get(self.run_id, False).result().state
-
-    def get(self, *, steps: bool = False) -> Run:
-        """The record of the run now. Raises RunNotFound, EngineUnavailable."""
-        return self._calls.get(self.run_id, steps).result()
-
-
-class RunHandle(Generic[T]):
-    """A run that was started, or named by its id; for coroutines.
-
-    Attributes:
-        run_id: Of the run.
-        existing: The idempotency key was known: nothing was started.
-    """
-
-    def __init__(self, calls: RunCalls, run_id: str, decode: Callable[[Payload], T], *, existing: bool = False) -> None:
-        self._calls = calls
-        self._decode = decode
-        self.run_id = run_id
-        self.existing = existing
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.run_id}>"
-
-    async def result(self, timeout: float | None = None) -> T:
-        """Wait until the run has ended; an engine that restarts meanwhile is waited for.
-
-        A waiting result holds a thread of this process. Cancelling it does not cancel the run.
-
-        Args:
-            timeout: Seconds; None waits as long as it takes.
-
-        Raises:
-            RunFailed: see its `.failure` for type, message and traceback.
-            RunCancelled: the run was cancelled.
-            TimeoutError: it has not ended yet; it goes on.
-        """
-        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout)
-        async with aclosing(records_of(watch)) as records:
-            async for run in records:
-                last = run
-        return _outcome(last, self._decode)
-
-    async def status(self) -> RunState:
-        """The state of the run now. Raises RunNotFound, EngineUnavailable."""
-        return (await self._calls.get(self.run_id, False).wait()).state
-
-    async def get(self, *, steps: bool = False) -> Run:
-        """The record of the run now. Raises RunNotFound, EngineUnavailable."""
-        return await self._calls.get(self.run_id, steps).wait()
-
-
 class _ClientBase:
     """What both clients are made of."""
 
@@ -176,11 +101,7 @@ class _ClientBase:
         self._calls.close()
 
     def _request(self, flow: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, Payload]:
-        name = flow if isinstance(flow, str) else getattr(flow, "name", None)
-        if not isinstance(name, str):
-            raise ConfigurationError(
-                f"cannot start {flow!r}", why="it is neither a flow nor the name of one", hint="give a flow or its name"
-            )
+        name = flow_name(flow)
         encode = None if isinstance(flow, str) else getattr(flow, "encode_input", None)
         if encode is not None:
             return name, encode(*args, **kwargs)
@@ -198,7 +119,7 @@ class _ClientBase:
 
 
 class ClientSync(_ClientBase):
-    """Starts and watches runs from plain code. Safe to use from several threads.
+    """Starts, watches and cancels runs and sends events, from plain code. Safe to use from several threads.
 
     Args:
         address: "host:port" of the engine; by default the environment's STEPWIRE_ENGINE, else 127.0.0.1:7380.
@@ -242,25 +163,101 @@ class ClientSync(_ClientBase):
             states: Only in these states; none: all.
             limit: At most so many; None: all there are.
         """
-        wanted, token = _states(states), ""
-        for size in _page_sizes(limit):
+        wanted, token = run_states(states), ""
+        for size in page_sizes(limit, PAGE_SIZE):
             runs, token = self._calls.list(flow, wanted, size, token).result()
             yield from runs
             if not token:
                 return
 
-    def watch(self, run_id: str, *, steps: bool = False, timeout: float | None = None) -> Generator[Run, None, None]:
+    def watch(
+        self, run_id: str, *, steps: bool = False, timeout: float | None = None, follow: bool = False
+    ) -> Generator[Run, None, None]:
         """The run now and after its changes; ends after its terminal state. Slow readers get fewer records.
+
+        Args:
+            steps: With steps and groups.
+            timeout: Seconds; None: as long as it takes.
+            follow: Goes on with the successors of a run that ended with `ctx.restart_with`.
 
         Raises:
             TimeoutError: `timeout` seconds passed and the run has not ended.
             RunNotFound: there is no such run.
         """
-        return RunWatch(self._calls, run_id, steps=steps, timeout=timeout).records()
+        return RunWatch(self._calls, run_id, steps=steps, timeout=timeout, follow=follow).records()
 
     def resume(self, run_id: str) -> None:
         """Let a PAUSED run go on. Raises RunNotFound, or RunError with code WRONG_STATE."""
         self._calls.resume(run_id).result()
+
+    def cancel(self, run_id: str, *, undo: bool | None = None) -> None:
+        """Cancel a run (MISSION S20). When this returns, the decision is durable; the run ends soon after.
+
+        Its attempts in progress are told to stop, nothing new of it begins, and the runs it invoked are cancelled
+        with it. Cancelling a run that is being cancelled already changes nothing.
+
+        Args:
+            undo: Whether its completed steps are compensated; None: as the flow says (`undo_on_cancel`).
+
+        Raises:
+            RunNotFound, EngineUnavailable
+            RunError: with code WRONG_STATE: it has ended, or failed and is being compensated.
+        """
+        self._calls.cancel(run_id, undo).result()
+
+    def cancel_all(
+        self,
+        *,
+        flow: str | NamedFlow,
+        states: Iterable[RunState | str] = OPEN_STATES,
+        undo: bool | None = None,
+    ) -> tuple[str, ...]:
+        """Cancel the open runs of a flow, newest first; those that start meanwhile are left alone.
+
+        Args:
+            flow: The flow or its name; "" means every flow.
+            states: Only runs in these states; by default in any that has not ended.
+            undo: As of `cancel`.
+
+        Returns:
+            The ids of the runs that were cancelled; without those that ended by themselves meanwhile.
+
+        Raises:
+            EngineUnavailable: some may have been cancelled; it is safe to call again.
+            ConfigurationError: a state is not that of an open run.
+        """
+        name, wanted, token = flow_name(flow), open_states(states), ""
+        cancelled: list[str] = []
+        while True:
+            runs, token = self._calls.list(name, wanted, PAGE_SIZE, token).result()
+            asked = [(run.run_id, self._calls.cancel(run.run_id, undo)) for run in runs]
+            for run_id, pending in asked:
+                with unless_over():
+                    pending.result()
+                    cancelled.append(run_id)
+            if not token:
+                return tuple(cancelled)
+
+    def send(self, event: Event | str, data: Any = None, *, id: str = "", at: datetime | None = None) -> str:
+        """Send an event: flows that wait for it go on, flows that it triggers start (MISSION T1).
+
+        When this returns, the event is durable.
+
+        Args:
+            event: The event, or its name, 1..256 bytes.
+            data: With a name: any JSON value.
+            id: With a name: the engine accepts an id once within its window. Empty: a new one.
+            at: With a name: when it is delivered, with time zone, at most 366 days ahead; None or past: at once.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            ValueError: name or id is out of bounds, or `at` has no time zone.
+            ConfigurationError: the data are no JSON, or an Event was given and data, id or at besides.
+            PayloadTooLarge, EngineUnavailable, RunError
+        """
+        return self._calls.send_event(sent_event(event, data, id, at)).result()
 
     def __enter__(self) -> Self:
         return self
@@ -272,7 +269,7 @@ class ClientSync(_ClientBase):
 
 
 class Client(_ClientBase):
-    """Starts and watches runs from coroutines, in any asyncio loop; no call blocks the loop.
+    """Starts, watches and cancels runs and sends events, from coroutines in any asyncio loop; no call blocks it.
 
     Args:
         address: "host:port" of the engine; by default the environment's STEPWIRE_ENGINE, else 127.0.0.1:7380.
@@ -310,28 +307,61 @@ class Client(_ClientBase):
         self, *, flow: str = "", states: Iterable[RunState | str] = (), limit: int | None = None
     ) -> AsyncGenerator[Run, None]:
         """Runs without steps, inputs and outputs, newest first; arguments as of ClientSync.list."""
-        wanted, token = _states(states), ""
-        for size in _page_sizes(limit):
+        wanted, token = run_states(states), ""
+        for size in page_sizes(limit, PAGE_SIZE):
             runs, token = await self._calls.list(flow, wanted, size, token).wait()
             for run in runs:
                 yield run
             if not token:
                 return
 
-    def watch(self, run_id: str, *, steps: bool = False, timeout: float | None = None) -> AsyncGenerator[Run, None]:
+    def watch(
+        self, run_id: str, *, steps: bool = False, timeout: float | None = None, follow: bool = False
+    ) -> AsyncGenerator[Run, None]:
         """The run now and after its changes; ends after its terminal state. Slow readers get fewer records.
 
         It holds a thread of this process until it ends or is closed (`contextlib.aclosing`).
+
+        Args:
+            steps, timeout, follow: As of `ClientSync.watch`.
 
         Raises:
             TimeoutError: `timeout` seconds passed and the run has not ended.
             RunNotFound: there is no such run.
         """
-        return records_of(RunWatch(self._calls, run_id, steps=steps, timeout=timeout))
+        return records_of(RunWatch(self._calls, run_id, steps=steps, timeout=timeout, follow=follow))
 
     async def resume(self, run_id: str) -> None:
         """Let a PAUSED run go on. Raises RunNotFound, or RunError with code WRONG_STATE."""
         await self._calls.resume(run_id).wait()
+
+    async def cancel(self, run_id: str, *, undo: bool | None = None) -> None:
+        """Cancel a run; everything as of ClientSync.cancel (MISSION S20)."""
+        await self._calls.cancel(run_id, undo).wait()
+
+    async def cancel_all(
+        self,
+        *,
+        flow: str | NamedFlow,
+        states: Iterable[RunState | str] = OPEN_STATES,
+        undo: bool | None = None,
+    ) -> tuple[str, ...]:
+        """Cancel the open runs of a flow, newest first; everything as of ClientSync.cancel_all."""
+        name, wanted, token = flow_name(flow), open_states(states), ""
+        cancelled: list[str] = []
+        while True:
+            runs, token = await self._calls.list(name, wanted, PAGE_SIZE, token).wait()
+            asked = [(run.run_id, self._calls.cancel(run.run_id, undo)) for run in runs]
+            for run_id, pending in asked:
+                with unless_over():
+                    await pending.wait()
+                    cancelled.append(run_id)
+            if not token:
+                return tuple(cancelled)
+
+    async def send(self, event: Event | str, data: Any = None, *, id: str = "", at: datetime | None = None) -> str:
+        """Send an event; everything as of ClientSync.send (MISSION T1)."""
+        return await self._calls.send_event(sent_event(event, data, id, at)).wait()
 
     async def __aenter__(self) -> Self:
         return self
@@ -345,34 +375,3 @@ class Client(_ClientBase):
 def engine_address(address: str | None = None) -> str:
     """The engine's address: the argument, else the environment's STEPWIRE_ENGINE, else the default."""
     return address or os.environ.get(ADDRESS_ENV) or ADDRESS_DEFAULT
-
-
-def _outcome(run: Run, decode: Callable[[Payload], T]) -> T:
-    match run.state:
-        case RunState.SUCCEEDED:
-            return decode(run.output_payload or NULL)
-        case RunState.CANCELLED:
-            raise RunCancelled(f"run {run.run_id} was cancelled")
-        case _:
-            failure = run.failure or Failure(ErrorCode.INTERNAL, "Unknown", "its record has no failure")
-            failed = RunFailed(failure, run.run_id)
-            if failure.cause is not None:
-                failed.__cause__ = error_from_failure(failure.cause)
-            raise failed
-
-
-def _states(states: Iterable[RunState | str]) -> tuple[RunState, ...]:
-    try:
-        return tuple(RunState(state) for state in states)
-    except ValueError as unknown:
-        names = ", ".join(RunState)
-        raise ConfigurationError(f"{unknown}", why="runs have other states", hint=f"use {names}") from None
-
-
-def _page_sizes(limit: int | None) -> Iterator[int]:
-    """How many runs to ask for next, for ever or until there are `limit`."""
-    left = limit
-    while left is None or left > 0:
-        size = PAGE_SIZE if left is None else min(PAGE_SIZE, left)
-        yield size
-        left = None if left is None else left - size

@@ -177,6 +177,12 @@ def return_type(fn: Callable[..., Any]) -> Any:
     return _returned(_hints(fn))
 
 
+def first_parameter_type(fn: Callable[..., Any]) -> Any:
+    """What the first parameter of `fn` is annotated with; Any without one. Raises ConfigurationError."""
+    first = next(iter(inspect.signature(fn).parameters), None)
+    return Any if first is None else _hints(fn).get(first, Any)
+
+
 @lru_cache(_TYPES_CACHED_MAX)
 def _cached_return_type(fn: Callable[..., Any]) -> Any:
     return _returned(_hints(fn))

@@ -12,11 +12,14 @@ import traceback
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from stepwire.protocol.failure import CAUSE_DEPTH_MAX, TRACEBACK_BYTES_MAX, ErrorCode, Failure, Retryable
+
+if TYPE_CHECKING:
+    from stepwire.results import GroupResult
 
 MESSAGE_BYTES_MAX = 4 * 1024
 CAUSE_TRACEBACK_BYTES_MAX = 4 * 1024
@@ -188,8 +191,11 @@ class StepError(StepwireError):
 class GroupFailed(StepError):
     """A group did not reach its verdict.
 
+    On `__cause__` hangs what the first branch that failed, in declaration order, failed with; or the StepTimeout
+    of the group, if its deadline ended it.
+
     Attributes:
-        results: One per branch, in declaration order.
+        results: How each branch ended, in declaration order; empty if the group was another run's.
         failures: Of the branches that failed, in declaration order.
     """
 
@@ -201,27 +207,33 @@ class GroupFailed(StepError):
         what: Failure | str = "",
         path: str = "",
         *,
-        results: Sequence[Any] = (),
+        results: GroupResult[Any] | None = None,
         failures: Sequence[Failure] = (),
+        timeout: Failure | None = None,
     ) -> None:
+        from stepwire.results import GroupResult  # it needs this module
+
+        self.results: GroupResult[Any] = GroupResult() if results is None else results
         if not isinstance(what, Failure):
-            what = _group_failure(what, len(results), failures)
+            what = _group_failure(what, len(self.results), failures, timeout)
         super().__init__(what, path)
-        self.results = tuple(results)
         self.failures = tuple(failures)
 
 
-def _group_failure(message: str, branches: int, failures: Sequence[Failure]) -> Failure:
+def _group_failure(message: str, branches: int, failures: Sequence[Failure], timeout: Failure | None) -> Failure:
+    causes = [timeout, *failures] if timeout is not None else failures
     if not message and failures:
         of = f" of {branches}" if branches else ""
         first = f"{failures[0].type}: {failures[0].message}"
         message = f"{len(failures)}{of} branches failed, the first with {first}"
+    if timeout is not None:
+        message = f"{timeout.message}; {message}" if message else timeout.message
     return Failure(
         ErrorCode.GROUP_FAILED,
         "GroupFailed",
         valid_text(message or _default_message(GroupFailed), MESSAGE_BYTES_MAX),
         retryable=Retryable.NO,
-        cause=limited_depth(failures[0], CAUSE_DEPTH_MAX - 1) if failures else None,
+        cause=limited_depth(causes[0], CAUSE_DEPTH_MAX - 1) if causes else None,
     )
 
 
@@ -373,6 +385,14 @@ class BodyEvicted(BaseException):
             f"{subject} was given up and the run goes on elsewhere; do not catch this with a bare `except:`\n"
             "  next: use `except Exception:` in flows, and put cleanup into a step or compensate="
         )
+
+
+class FlowStopped(BaseException):
+    """The flow ended its own run, by `ctx.cancel()` or `ctx.restart_with()`.
+
+    Raised by those calls so that no code of the flow goes on. A BaseException, so that `except Exception` does
+    not catch it; the end is decided already, so catching it changes nothing.
+    """
 
 
 # ---- exceptions to failures

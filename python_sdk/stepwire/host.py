@@ -4,43 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import platform
 import secrets
 import signal
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar, overload
 
 from prometheus_client import CollectorRegistry
 
-from stepwire._runtime.executor import HostRuntime
 from stepwire._runtime.telemetry import HostTelemetry, host_registry
-from stepwire._transport.grpc_link import GrpcLink
-from stepwire._transport.port import SessionPort
-from stepwire._transport.session import HostSession
+from stepwire._serving import RunningHost
 from stepwire.codec import JSON_CODEC, Codec
-from stepwire.context import context_of
+from stepwire.declarative import Flow
 from stepwire.errors import ConfigurationError
+from stepwire.events import TriggerLike
 from stepwire.flow import FlowFunction, StepFunction
-from stepwire.protocol.frames import EngineFrame, Hello
+from stepwire.hooks import Hook, HookFunction, HookKind, registering
+from stepwire.protocol.frames import Feature, FlowOptions, Hello
 from stepwire.protocol.plan import ParallelMode
 from stepwire.retry import Duration, Retry, duration
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-logger = logging.getLogger("stepwire.host")
+F = TypeVar("F", bound=HookFunction)
 
 DEFAULT_ENGINE = "127.0.0.1:7380"
 SDK_VERSION = "0.1.0"
 GC_ALLOCATIONS = 20_000
 """Allocations of containers between two collections of the youngest generation, in `Host.run`."""
-_LAG_INTERVAL = 0.5
-_LAG_TOO_LONG = 1.0
 
 
 class Host:
@@ -54,7 +48,9 @@ class Host:
         codec: How inputs and outputs are encoded.
         build_id: Names this build of the code, for the record.
         branch_threads: Threads for the branches of sync flows, 1..20000.
-        body_stall_timeout: How long a replaying body may stay in user code without progress.
+        body_stall_timeout: How long a replaying body may stay in user code without progress. Time limits of the
+            flow's own (`asyncio.timeout`) that passed in its first life pass again in replay, and count here;
+            `timeout=` and `deadline=` of a step need no such time.
 
     Raises:
         ConfigurationError: an argument outside its bounds.
@@ -87,6 +83,7 @@ class Host:
         self.body_stall_timeout = duration(body_stall_timeout)
         self.flows: dict[str, FlowFunction[..., Any]] = {}
         self.steps: dict[str, StepFunction[..., Any]] = {}
+        self.hooks: list[Hook] = []
         self.telemetry = HostTelemetry()
         self.registry: CollectorRegistry = host_registry(self.telemetry)
         self._running: RunningHost | None = None
@@ -98,7 +95,14 @@ class Host:
 
     @overload
     def flow(
-        self, /, *, name: str | None = None, parallel_mode: ParallelMode | None = None
+        self,
+        /,
+        *,
+        name: str | None = None,
+        parallel_mode: ParallelMode | None = None,
+        deadline: Duration | None = None,
+        undo_on_cancel: bool = False,
+        on: TriggerLike = (),
     ) -> Callable[[Callable[P, T]], FlowFunction[P, T]]: ...
 
     def flow(
@@ -108,32 +112,67 @@ class Host:
         *,
         name: str | None = None,
         parallel_mode: ParallelMode | None = None,
+        deadline: Duration | None = None,
+        undo_on_cancel: bool = False,
+        on: TriggerLike = (),
     ) -> Any:
         """Register a flow: an async or plain function whose first parameter is its context.
 
         Args:
-            name: Default: the function's name.
+            name: Default: the function's name. Names that begin with "stepwire:" are the engine's own.
             parallel_mode: Of its groups that name none.
+            deadline: Time from the start of a run within which it must have ended; then it fails with
+                RUN_TIMEOUT and is undone. More than 0; None: no limit.
+            undo_on_cancel: What a run did is also undone when it is cancelled, not only when it fails.
+            on: Events that start runs: a name, a Trigger, or up to 64 of them. The input of such a run is
+                the event; annotate it with stepwire.Event.
 
         Raises:
-            ConfigurationError: the name is taken, or an annotation cannot be resolved.
+            ConfigurationError: the name is taken, an option is bad, or an annotation cannot be resolved.
         """
 
         def register(function: Callable[..., Any]) -> FlowFunction[..., Any]:
-            made = FlowFunction(function, name=name, parallel_mode=parallel_mode, codec=self.codec)
-            if made.name in self.flows:
-                raise ConfigurationError(f"flow {made.name!r} is registered twice on host {self.name!r}")
-            self.flows[made.name] = made
+            made: FlowFunction[..., Any] = FlowFunction(
+                function,
+                name=name,
+                parallel_mode=parallel_mode,
+                deadline=deadline,
+                undo_on_cancel=undo_on_cancel,
+                on=on,
+                codec=self.codec,
+                add=self._add_flow,
+            )
+            self._add_flow(made)
             return made
 
         return register if fn is None else register(fn)
+
+    def add(self, flow: Flow) -> Flow:
+        """Register a declared flow (MISSION S9); nothing can be added to that any more.
+
+        Raises:
+            ConfigurationError: the name is taken, or the flow is on a host already.
+        """
+        flow.join(self.codec, self._add_flow)
+        return flow
+
+    def _add_flow(self, flow: FlowFunction[..., Any]) -> None:
+        if flow.name in self.flows:
+            raise ConfigurationError(f"flow {flow.name!r} is registered twice on host {self.name!r}")
+        self.flows[flow.name] = flow
 
     @overload
     def step(self, fn: Callable[P, T], /) -> StepFunction[P, T]: ...
 
     @overload
     def step(
-        self, /, *, name: str | None = None, retries: int | Retry | None = None, timeout: Duration | None = None
+        self,
+        /,
+        *,
+        name: str | None = None,
+        retries: int | Retry | None = None,
+        timeout: Duration | None = None,
+        abandon_after: Duration | None = None,
     ) -> Callable[[Callable[P, T]], StepFunction[P, T]]: ...
 
     def step(
@@ -144,20 +183,25 @@ class Host:
         name: str | None = None,
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
+        abandon_after: Duration | None = None,
     ) -> Any:
         """Register a step: any host that serves it may run it.
 
         Args:
-            name: Default: the function's name.
+            name: Default: the function's name. Names that begin with "stepwire:" are the engine's own.
             retries: Tries after the first, or a Retry.
             timeout: Longest duration of one attempt.
+            abandon_after: How long an attempt that was told to stop may go on before this host gives it up:
+                then the next may begin beside it, and its late result is dropped. None: never.
 
         Raises:
             ConfigurationError: the name is taken, or an option or annotation is bad.
         """
 
         def register(function: Callable[..., Any]) -> StepFunction[..., Any]:
-            made = StepFunction(function, name=name, retries=retries, timeout=timeout, codec=self.codec)
+            made: StepFunction[..., Any] = StepFunction(
+                function, name=name, retries=retries, timeout=timeout, abandon_after=abandon_after, codec=self.codec
+            )
             if made.name in self.steps:
                 raise ConfigurationError(f"step {made.name!r} is registered twice on host {self.name!r}")
             self.steps[made.name] = made
@@ -165,8 +209,25 @@ class Host:
 
         return register if fn is None else register(fn)
 
+    def on(self, kind: HookKind) -> Callable[[F], F]:
+        """Register a hook: a function that is told what happens on this host (MISSION V1, `stepwire.hooks`).
+
+        It is called with one HookCall for each thing of its kind that happens here, in order, never for what is
+        replayed. What it raises is logged and counted in `hook_failures_total`; it cannot change the run. Runs
+        that the engine ends (a deadline, a cancellation) and steps that the engine performs are not told of.
+
+        Args:
+            kind: "run_started", "run_succeeded", "run_failed", and the same of "step" and "undo", whose hooks
+                are called for every attempt.
+
+        Raises:
+            ConfigurationError: there is no such kind.
+        """
+        return registering(self.hooks, kind)
+
     def hello(self) -> Hello:
         """What this host says of itself; a fresh instance each time."""
+        options = tuple(f.options for f in self.flows.values() if f.options != FlowOptions(f.name))
         return Hello(
             service=self.name,
             instance_id=secrets.token_hex(16),
@@ -177,6 +238,8 @@ class Host:
             build_id=self.build_id,
             sdk_language=f"python/{platform.python_version()}",
             sdk_version=SDK_VERSION,
+            required_features=_features(options),
+            flow_options=options,
         )
 
     # ---- running
@@ -251,98 +314,11 @@ class Host:
         return 4 if was_refused else 0
 
 
-class RunningHost:
-    """A host that serves: its session, runtime and link.
-
-    Args:
-        host: What is served.
-        engine: Address of the engine.
-    """
-
-    def __init__(self, host: Host, engine: str) -> None:
-        self.host = host
-        self.loop = asyncio.get_running_loop()
-        self.pid = os.getpid()
-        self.port = SessionPort(HostSession(host.hello()), time.monotonic)
-        self.runtime = HostRuntime(
-            self.port,
-            host.flows,
-            host.steps,
-            loop=self.loop,
-            codec=host.codec,
-            parallel_mode=host.parallel_mode,
-            branch_threads=host.branch_threads,
-            body_stall_timeout=host.body_stall_timeout,
-            telemetry=host.telemetry,
-            context_of=context_of,
-        )
-        self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect)
-        self._lag: asyncio.TimerHandle | None = None
-        host.telemetry.refresh.append(self._gauges)
-
-    def start(self) -> None:
-        self._link.start()
-        self._watch_lag(self.loop.time())
-
-    def wait_refused(self, stop: asyncio.Event) -> None:
-        """Block until the engine refused this host for good, or `stop` is set."""
-        while not stop.is_set() and not self._link.refused.wait(0.2):
-            pass
-
-    async def stop(self, drain_timeout: float) -> None:
-        """Drain, say goodbye, and end the session's threads."""
-        with self.port.lock:
-            self.port.session.drain(drain_timeout)
-        self.port.ring()
-        deadline = self.loop.time() + drain_timeout
-        while self.loop.time() < deadline and not (self.runtime.handed_over and self.port.session.settled):
-            if self.runtime.handed_over and not self.port.session.connected:
-                break  # Nobody is there to take what is left; it is safe with the engine's journal.
-            await asyncio.sleep(0.02)
-        self._link.leave()
-        with self.port.lock:
-            self.port.session.say_goodbye("drained")
-        self.port.ring()
-        await self.loop.run_in_executor(None, self._link.stop, 2.0)
-        self.runtime.close()
-        if self._lag is not None:
-            self._lag.cancel()
-        if self._gauges in self.host.telemetry.refresh:
-            self.host.telemetry.refresh.remove(self._gauges)
-
-    # ---- from the link's threads
-
-    def _on_frame(self, frame: EngineFrame, sections: list[Any]) -> None:
-        self.host.telemetry.frames["in"] += 1
-        if os.getpid() != self.pid:
-            return
-        self.loop.call_soon_threadsafe(self._handle, frame, sections)
-
-    def _handle(self, frame: EngineFrame, sections: list[Any]) -> None:
-        if frame.welcome is not None:
-            self.runtime.welcome(frame.welcome)
-            logger.info("host %s connected to engine %s", self.host.name, self._link.address)
-        if sections:
-            self.runtime.handle(sections)
-
-    def _on_reconnect(self) -> None:
-        self.host.telemetry.reconnects += 1
-
-    # ---- loop lag
-
-    def _watch_lag(self, due: float) -> None:
-        lag = max(0.0, self.loop.time() - due)
-        self.host.telemetry.loop_lag_seconds.observe(lag)
-        if lag > _LAG_TOO_LONG:
-            logger.warning("the event loop of host %s was blocked for %.1f s", self.host.name, lag)
-        self.port.session.loop_lag = lag
-        self._lag = self.loop.call_later(_LAG_INTERVAL, self._watch_lag, self.loop.time() + _LAG_INTERVAL)
-
-    def _gauges(self) -> None:
-        session = self.port.session
-        self.host.telemetry.bodies_live = session.bodies
-        self.host.telemetry.slots["busy"] = session.attempts
-        self.host.telemetry.slots["free"] = max(0, session.free_slots)
+def _features(options: Iterable[FlowOptions]) -> tuple[int, ...]:
+    """What the engine must be able to do, so that it does not silently ignore an option."""
+    needed = {Feature.STEP_KINDS for o in options if o.triggers}
+    needed |= {Feature.UNDO for o in options if o.deadline is not None or o.undo_on_cancel}
+    return tuple(sorted(needed))
 
 
 def _check_bound(name: str, value: int, top: int) -> None:

@@ -55,6 +55,18 @@ def duration(value: Duration) -> float:
     return seconds
 
 
+def deadline_of(value: Duration) -> float:
+    """Seconds of a deadline, which are more than none.
+
+    Raises:
+        ConfigurationError: as `duration`, or zero.
+    """
+    seconds = duration(value)
+    if not seconds:
+        raise ConfigurationError("a deadline of 0 leaves no time", hint="leave it out for no deadline")
+    return seconds
+
+
 def _as_float(value: float) -> float:
     try:
         return float(value)

@@ -19,16 +19,17 @@ from typing import Any
 
 import msgspec
 
-from stepwire._runtime.executor import HostRuntime
+from stepwire._serving import runtime_of
 from stepwire._transport.local import LocalLink
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
-from stepwire.context import context_of
 from stepwire.errors import RunFailed, StepwireError
+from stepwire.events import Event, planned_event
 from stepwire.flow import FlowFunction
 from stepwire.host import Host
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import EngineFrame, EngineSection
+from stepwire.protocol.plan import StepKind
 from stepwire_engine.clock import SystemClock, VirtualClock
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import AttemptEnded, Entry, RunState
@@ -96,18 +97,7 @@ class _LocalHost:
         self._env = env
         loop = asyncio.get_running_loop()
         self.port = SessionPort(HostSession(host.hello()), time.monotonic)
-        self.runtime = HostRuntime(
-            self.port,
-            host.flows,
-            host.steps,
-            loop=loop,
-            codec=host.codec,
-            parallel_mode=host.parallel_mode,
-            branch_threads=host.branch_threads,
-            body_stall_timeout=host.body_stall_timeout,
-            telemetry=host.telemetry,
-            context_of=context_of,
-        )
+        self.runtime = runtime_of(host, self.port, loop)
         self.runtime.stubs = env.stubs
         self.link = self._new_link()
 
@@ -138,7 +128,9 @@ class _LocalHost:
             self.runtime.handle(sections)
 
     def _thrown_away(self, section: EngineSection) -> bool:
-        """Forced replay: a live body that gets a release is given back instead."""
+        """Forced replay: a live body that gets a release, or is to undo something, is given back instead."""
+        if any(execute.undo is not None and execute.kind is StepKind.RUN for execute in section.executes):
+            self.runtime.throw_away(section.run_id)
         advance = section.advance
         if advance is None or advance.start is not None:
             return False
@@ -202,12 +194,30 @@ class Environment:
                 await self.engine.advance_to_next_timer()
                 await asyncio.sleep(_POLL_SECONDS)
         await self.engine.driver.settled()
+        for local in self._hosts.values():
+            await local.runtime.hooks.drained()
         return TestRun(flow, await self.engine.driver.runs.view(run_id, include_steps=True), self.journal(run_id))
 
     def journal(self, run_id: str) -> list[Entry]:
         """The committed entries of a run, in order."""
         record = self._store.find_run(run_id)
         return [] if record is None else [entry for row in self._store.journal(record.number) for entry in row.entries]
+
+    async def send(self, event: Event) -> str:
+        """Send an event, as a client does; gives its id. What it starts or wakes moves with the next `finish`."""
+        event_id, _ = await self.engine.driver.runs.send_event(planned_event(event))
+        return event_id
+
+    async def started(self, flow: FlowFunction[..., Any], count: int = 1) -> list[str]:
+        """Wait until at least `count` runs of a flow were started, by events or other runs; gives their ids, oldest
+        first."""
+        while len(runs := self._store.list_runs(flow=flow.name, limit=1000).runs) < count:  # noqa: ASYNC110
+            await asyncio.sleep(_POLL_SECONDS)
+        return [run.run_id for run in reversed(runs)]
+
+    async def cancel(self, run_id: str, *, undo: bool | None = None) -> None:
+        """Cancel a run, as a client does."""
+        await self.engine.driver.runs.cancel(run_id, undo)
 
     async def resume(self, run_id: str) -> None:
         """Let a paused run go on."""
@@ -246,10 +256,13 @@ class Environment:
 
     def _settled(self, run_id: str) -> bool:
         run = self.engine.driver.core.runs.get(run_id)
-        return run is None or (run.state is RunState.PAUSED and not run.in_flight)
+        if run is not None:
+            return run.state is RunState.PAUSED and not run.in_flight
+        record = self._store.find_run(run_id)
+        return record is None or record.state is not RunState.WAITING  # then it is dormant, and will be woken
 
     def _executing(self) -> bool:
-        return any(local.runtime.busy for local in self._hosts.values())
+        return self.engine.calls_in_progress > 0 or any(local.runtime.busy for local in self._hosts.values())
 
     def _idle(self) -> bool:
         return self.engine.driver.idle and all(local.idle for local in self._hosts.values())

@@ -8,15 +8,16 @@ engine. This module does not know how user code runs; `_runtime` drives it.
 
 from __future__ import annotations
 
-import enum
 import heapq
 from collections import deque
 from collections.abc import Iterable
 
+import msgspec
+
+from stepwire._replay.decisions import Decision, Key, Kind, decisions_of, describe, is_same, is_started, payload_bytes
+from stepwire.protocol import paths
 from stepwire.protocol.frames import Release
 from stepwire.protocol.plan import (
-    BodyEnded,
-    BranchEnded,
     Fence,
     GroupEnded,
     GroupOpened,
@@ -24,24 +25,11 @@ from stepwire.protocol.plan import (
     StepPlanned,
 )
 
+__all__ = ("PLAN_BYTES_TARGET", "BodyJournal", "Decision", "Divergence", "Kind")
+
 PLAN_BYTES_TARGET = 128 * 1024
 """Larger sets of decisions are cut into several plans."""
 _DECISION_BYTES = 64
-
-
-class Kind(enum.IntEnum):
-    """What a decision is; with its path it is the decision's identity."""
-
-    GROUP = 1
-    STEP = 2
-    ABANDONED = 3
-    BRANCH_ENDED = 4
-    GROUP_ENDED = 5
-    BODY_ENDED = 6
-
-
-Decision = StepPlanned | GroupOpened | str | BranchEnded | GroupEnded | BodyEnded
-_Key = tuple[Kind, str]
 
 
 class Divergence(Exception):
@@ -71,13 +59,19 @@ class BodyJournal:
         self.delivered = 0
         self.received = 0
         self.complete = False
-        self._recorded: dict[_Key, tuple[Decision, int]] = {}
-        self._unmade: dict[_Key, tuple[Decision, int]] = {}
+        self._recorded: dict[Key, tuple[Decision, int]] = {}
+        self._unmade: dict[Key, tuple[Decision, int]] = {}
         self._unmade_until: dict[int, int] = {}
+        self._abandoned: dict[int, list[str]] = {}
         self._intervals: list[int] = []
         self._releases: deque[Release] = deque()
         self._replay_until = 0
-        self._new: list[tuple[int, Kind, Decision]] = []
+        self._new: dict[Key, tuple[int, Kind, Decision]] = {}
+        self._steps = 0
+        self._stopped: set[str] = set()
+        self._ends: dict[str, deque[tuple[int, int]]] = {}
+        self._of_losers: dict[str, list[Key]] = {}
+        self._by_scope: dict[str, list[Key]] | None = None
         self._last_made: tuple[Kind, str, Decision] | None = None
 
     # ---- feeding
@@ -91,11 +85,19 @@ class BodyJournal:
             else:
                 self._record(entry)
         self.complete = complete
+        self._by_scope = None
+        self._of_losers.clear()
 
     def _record(self, plan: Plan) -> None:
         self.next_plan_seq = plan.plan_seq + 1
         interval = plan.after_release
-        for kind, path, decision in _decisions(plan):
+        self._steps += len(plan.steps)
+        for branch in plan.branches_ended:
+            group = paths.parent(branch.path)
+            self._ends.setdefault(group, deque()).append((paths.branch_index(branch.path), interval))
+        if plan.abandoned:
+            self._abandoned.setdefault(interval, []).extend(plan.abandoned)
+        for kind, path, decision in decisions_of(plan):
             self._recorded[kind, path] = decision, interval
             self._unmade[kind, path] = decision, interval
             if interval not in self._unmade_until:
@@ -137,11 +139,13 @@ class BodyJournal:
         if recorded is None:
             if kind is Kind.BODY_ENDED and self.replaying:
                 self._refuse_early_end(path, decision)
-            self._new.append((self.delivered, kind, decision))
+            self._new[kind, path] = self.delivered, kind, decision
+            if kind is Kind.STEP:
+                self._steps += 1
             return True
         expected, interval = recorded
-        if not _same(kind, expected, decision):
-            raise Divergence(_describe(kind, path, expected), self._received)
+        if not is_same(kind, expected, decision):
+            raise Divergence(describe(kind, path, expected), self._received)
         if self._unmade.pop((kind, path), None) is not None:
             left = self._unmade_until[interval] - 1
             if left:
@@ -150,18 +154,23 @@ class BodyJournal:
                 del self._unmade_until[interval]
         return False
 
+    def knows(self, kind: Kind, path: str, decision: Decision) -> bool:
+        """Whether a decision is recorded, for a body that may make no other."""
+        self._last_made = kind, path, decision
+        return (kind, path) in self._recorded
+
     def _refuse_early_end(self, path: str, decision: Decision) -> None:
-        received = _describe(Kind.BODY_ENDED, path, decision)
+        received = describe(Kind.BODY_ENDED, path, decision)
         if self._unmade:
             (kind, missing), (expected, _) = next(iter(self._unmade.items()))
-            raise Divergence(_describe(kind, missing, expected), received)
+            raise Divergence(describe(kind, missing, expected), received)
         if self.complete and self._releases:
             raise Divergence(f"to receive release {self._releases[0].release_seq}", received)
 
     def deliver(self) -> Release | None:
         """The next release that may be handed to user code now, or None."""
-        if not self._releases:
-            return None
+        if not self._releases or not self.complete:
+            return None  # What is still to come of the snapshot may stand before this release.
         if self._decision_due():
             return None
         release = self._releases.popleft()
@@ -182,45 +191,154 @@ class BodyJournal:
         """The proof that the body went astray, if every line of user code waits for a release.
 
         The caller vouches for that. Recorded decisions of concurrent lines prove nothing: such a line
-        may still be on its way.
+        may still be on its way. Nor does one to abandon a step that is planned: user code may stop awaiting
+        at any time, for example when a time limit passes.
         """
-        if not self.complete or not self._decision_due():
+        if not self.complete or not self._decision_due() or self._abandonment_due():
             return None
         for (kind, path), (decision, interval) in self._unmade.items():
             if interval <= self.delivered:
                 if getattr(decision, "concurrent", False):
                     return None
-                return Divergence(_describe(kind, path, decision), self._received)
+                return Divergence(describe(kind, path, decision), self._received)
         return None
+
+    def _abandonment_due(self) -> bool:
+        return any(
+            (Kind.ABANDONED, path) in self._unmade and (Kind.STEP, path) not in self._unmade
+            for path in self._abandoned.get(self.delivered, ())
+        )
 
     @property
     def _received(self) -> str:
-        return _describe(*self._last_made) if self._last_made is not None else "nothing"
+        return describe(*self._last_made) if self._last_made is not None else "nothing"
 
     def missing(self) -> str:
         """What the body has not done again yet, for an error message."""
         for (kind, path), (decision, _) in self._unmade.items():
-            return _describe(kind, path, decision)
+            return describe(kind, path, decision)
         return f"to receive release {self._releases[0].release_seq}" if self._releases else "nothing"
+
+    # ---- groups
+
+    def end_due(self, group: str) -> int | None:
+        """Which branch of the group ends next according to the journal. None: no other one does, or not yet.
+
+        What branches that lost had decided before the last end comes before it: a live body made that, too.
+        """
+        ends = self._ends.get(group)
+        if not ends or not self.complete:
+            return None
+        index, interval = ends[0]
+        if interval > self.delivered or (len(ends) == 1 and self._losers_due(group)):
+            return None
+        return index
+
+    def end_made(self, group: str, index: int) -> None:
+        """A branch of the group ended, again or for the first time."""
+        ends = self._ends.get(group)
+        if ends and ends[0][0] == index:
+            ends.popleft()
+
+    def _losers_due(self, group: str) -> bool:
+        """Whether a branch that lost has yet to decide what it had decided before the group ended."""
+        left = self._of_losers.get(group)
+        if left is None:
+            left = self._of_losers[group] = self._decided_by_losers(group)
+        while left and left[-1] not in self._unmade:
+            left.pop()
+        return bool(left)
+
+    def _decided_by_losers(self, group: str) -> list[Key]:
+        ended = self._recorded.get((Kind.GROUP_ENDED, group))
+        if ended is None:
+            return []
+        assert isinstance(ended[0], GroupEnded)
+        scopes = [paths.branch_path(group, index) for index in ended[0].losers]
+        index = self._scope_index() if scopes else {}
+        found: list[Key] = []
+        while scopes:
+            keys = index.get(scopes.pop(), ())
+            found.extend(keys)
+            for kind, path in keys:
+                if kind is Kind.GROUP:
+                    opened = self._recorded[kind, path][0]
+                    assert isinstance(opened, GroupOpened)
+                    scopes.extend(paths.branch_path(path, i) for i in range(opened.branches))
+        return found
+
+    def _scope_index(self) -> dict[str, list[Key]]:
+        """What is recorded, by the scope that decided it."""
+        if self._by_scope is None:
+            self._by_scope = {}
+            for kind, path in self._recorded:
+                scope = paths.parent(path)
+                if kind is Kind.BRANCH_ENDED:
+                    scope = paths.parent(scope)
+                self._by_scope.setdefault(scope, []).append((kind, path))
+        return self._by_scope
+
+    def stop(self, branches: Iterable[str]) -> None:
+        """Branches were ended from outside: what they decided and no plan says yet never happened."""
+        self._stopped.update(branches)
+
+    def is_unsaid(self, path: str) -> bool:
+        """Whether the step at `path` is in no plan yet, and does not run."""
+        made = self._new.get((Kind.STEP, path))
+        return made is not None and not is_started(made[2])
+
+    def _retract(self) -> None:
+        """Drop what stopped branches decided. A step that runs is kept, and the groups it stands in."""
+        if not self._stopped:
+            return
+        stopped, self._stopped = self._stopped, set()
+        dropped = [key for key in self._new if _is_within(key[1], stopped)]
+        kept: set[str] = set()
+        for key in dropped:
+            if is_started(self._new[key][2]):
+                kept.update(_ancestors(key[1]))
+                kept.add(key[1])
+        for kind, path in dropped:
+            if path not in kept or kind not in (Kind.GROUP, Kind.STEP):
+                del self._new[kind, path]
+                if kind is Kind.STEP:
+                    self._steps -= 1
 
     # ---- plans
 
     @property
+    def steps(self) -> int:
+        """Steps of the run that are recorded or will be."""
+        self._retract()
+        return self._steps
+
+    @property
     def has_new(self) -> bool:
+        self._retract()
         return bool(self._new)
+
+    @property
+    def new_steps(self) -> list[StepPlanned]:
+        """Steps that no plan says yet, in the order they were planned."""
+        self._retract()
+        return [decision for _, _, decision in self._new.values() if isinstance(decision, StepPlanned)]
 
     def take_plans(self) -> list[Plan]:
         """New decisions as plans, once the body has caught up; empty before."""
         if not self._new or not self.caught_up:
             return []
-        new, self._new = self._new, []
+        self._retract()
+        new = list(self._new.values())
+        self._new = {}
         plans: list[Plan] = []
         start = 0
         size = 0
         for index, (interval, _, decision) in enumerate(new):
-            size += _DECISION_BYTES + _payload_bytes(decision)
+            size += _DECISION_BYTES + payload_bytes(decision)
             last = index + 1 == len(new)
-            if last or new[index + 1][0] != interval or size >= PLAN_BYTES_TARGET:
+            # The end of a group stays with the end of the branch that decided it.
+            full = size >= PLAN_BYTES_TARGET and not last and new[index + 1][1] is not Kind.GROUP_ENDED
+            if last or new[index + 1][0] != interval or full:
                 plans.append(self._plan(interval, new[start : index + 1]))
                 start, size = index + 1, 0
         return plans
@@ -248,80 +366,26 @@ class BodyJournal:
         """Whether the step at `path` is not in the journal."""
         return (Kind.STEP, path) not in self._recorded
 
+    def decided_after(self, path: str) -> int | None:
+        """After which release the recorded step at `path` was planned; None: it is not recorded."""
+        recorded = self._recorded.get((Kind.STEP, path)) if self._recorded else None
+        return recorded[1] if recorded is not None else None
+
     def mark_started(self, start: Iterable[str]) -> None:
         """Note on new, untaken steps that the host starts their first attempt itself."""
-        chosen = set(start)
-        for index, (interval, kind, decision) in enumerate(self._new):
-            if isinstance(decision, StepPlanned) and decision.path in chosen:
-                started = StepPlanned(
-                    decision.path,
-                    decision.kind,
-                    decision.name,
-                    decision.input,
-                    decision.retry,
-                    decision.timeout,
-                    True,
-                    decision.concurrent,
-                )
-                self._new[index] = (interval, kind, started)
+        for path in start:
+            interval, kind, planned = self._new[Kind.STEP, path]
+            assert isinstance(planned, StepPlanned)
+            self._new[kind, path] = interval, kind, msgspec.structs.replace(planned, started=True)
 
 
-def _decisions(plan: Plan) -> Iterable[tuple[Kind, str, Decision]]:
-    for group in plan.groups:
-        yield Kind.GROUP, group.path, group
-    for step in plan.steps:
-        yield Kind.STEP, step.path, step
-    for path in plan.abandoned:
-        yield Kind.ABANDONED, path, path
-    for branch in plan.branches_ended:
-        yield Kind.BRANCH_ENDED, branch.path, branch
-    for ended in plan.groups_ended:
-        yield Kind.GROUP_ENDED, ended.path, ended
-    if plan.body_ended is not None:
-        yield Kind.BODY_ENDED, "", plan.body_ended
+def _is_within(path: str, scopes: set[str]) -> bool:
+    return any(scope in scopes for scope in _ancestors(path))
 
 
-def _same(kind: Kind, expected: Decision, made: Decision) -> bool:
-    """Whether a decision is the recorded one. Policies and inputs may change with the code; identity may not."""
-    match expected, made:
-        case StepPlanned(), StepPlanned():
-            return expected.kind is made.kind and expected.name == made.name
-        case GroupOpened(), GroupOpened():
-            return _group_identity(expected) == _group_identity(made)
-        case BranchEnded(), BranchEnded():
-            return expected.outcome is made.outcome
-        case GroupEnded(), GroupEnded():
-            return expected == made
-        case _:
-            return True
-
-
-def _group_identity(group: GroupOpened) -> tuple[object, ...]:
-    return group.branches, group.mode, group.fail, group.quorum, group.cancel_siblings
-
-
-def _describe(kind: Kind, path: str, decision: Decision) -> str:
-    match decision:
-        case StepPlanned():
-            task = f" of {decision.name!r}" if decision.name else ""
-            return f"step {path!r} ({decision.kind.name.lower()}{task})"
-        case GroupOpened():
-            return f"group {path!r} with {decision.branches} branches in {decision.mode.name}"
-        case BranchEnded():
-            return f"end of branch {path!r} ({decision.outcome.name.lower()})"
-        case GroupEnded():
-            return f"end of group {path!r} ({decision.verdict.name.lower()})"
-        case BodyEnded():
-            return "the end of the flow" if decision.failure is None else "the failure of the flow"
-        case _:
-            return f"abandoning step {path!r}"
-
-
-def _payload_bytes(decision: Decision) -> int:
-    match decision:
-        case StepPlanned(input=None):
-            return len(decision.path)
-        case StepPlanned():
-            return len(decision.path) + (len(decision.input.data) if decision.input else 0)
-        case _:
-            return 0
+def _ancestors(path: str) -> Iterable[str]:
+    """Scopes and groups above `path`, without the root."""
+    above = paths.parent(path)
+    while above:
+        yield above
+        above = paths.parent(above)

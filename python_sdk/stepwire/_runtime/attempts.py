@@ -1,7 +1,8 @@
 """Attempts: running the body of a step once, on the loop or on a thread, and telling its outcome.
 
 Never two attempts of one step at once (MISSION S4): an attempt that timed out or was cancelled is asked to
-stop and keeps its slot until it has; whatever it then returns is dropped. One sweep serves all deadlines.
+stop and keeps its slot until it has; whatever it then returns is dropped. Only where the user says
+`abandon_after=` is it let go before it has stopped. One sweep serves all deadlines.
 """
 
 from __future__ import annotations
@@ -9,72 +10,30 @@ from __future__ import annotations
 import asyncio
 import heapq
 import inspect
+import logging
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
-from stepwire._runtime.scope import ATTEMPT, SCOPE, AttemptInfo
+from stepwire._runtime.attempt import RunningAttempt, StepCall, stop_failure
+from stepwire._runtime.scope import ATTEMPT, SCOPE
 from stepwire._runtime.telemetry import HostTelemetry
-from stepwire.codec import Codec
+from stepwire._runtime.threads import StepThreads
 from stepwire.errors import OutputUnserializable, PayloadTooLarge, StepError, failure_from_exception
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import CancelReason, Result
+from stepwire.protocol.paths import undone_path
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
 from stepwire.retry import Retry
 
+logger = logging.getLogger("stepwire.host")
+
+ABANDONED_ATTEMPTS_MAX = 64
+"""Attempts given up that still run, in one process; each may hold a thread. With more, none is given up."""
 _KIND_NAMES = {kind: kind.name.lower() for kind in StepKind}
-
-
-class StepCall:
-    """What an attempt calls: a function with its arguments, and how its output is encoded."""
-
-    __slots__ = ("args", "codec", "fn", "is_async", "kind", "kwargs", "retries", "returns")
-
-    def __init__(
-        self,
-        kind: StepKind,
-        fn: Callable[..., Any],
-        args: Any,
-        kwargs: dict[str, Any],
-        returns: Any,
-        codec: Codec,
-        retries: int | Retry | None,
-        is_async: bool,
-    ) -> None:
-        self.kind = kind
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
-        self.returns = returns
-        self.codec = codec
-        self.retries = retries
-        self.is_async = is_async
-
-
-class RunningAttempt(AttemptInfo):
-    """An attempt in progress. `stop` says why it must end, if it must."""
-
-    __slots__ = ("call", "fence", "since", "stop", "task", "timeout")
-
-    def __init__(
-        self,
-        run_id: str,
-        path: str,
-        attempt: int,
-        fence: Fence,
-        call: StepCall,
-        timeout: float | None,
-        since: float,
-    ) -> None:
-        super().__init__(run_id, path, attempt)
-        self.fence = fence
-        self.call = call
-        self.timeout = timeout
-        self.since = since
-        self.stop: CancelReason | None = None
-        self.task: asyncio.Task[Any] | None = None
 
 
 Finish = Callable[[RunningAttempt, Result, Any], None]
@@ -104,7 +63,10 @@ class Attempts:
         self._clock = clock
         self._finish = finish
         self._telemetry = telemetry
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix="stepwire-step")
+        self._threads = StepThreads(slots)
+        self._abandoning = threading.Lock()
+        self._abandoned = 0
+        self._overdue: dict[RunningAttempt, None] = {}
         self._running: dict[tuple[str, str], RunningAttempt] = {}
         self._ending: set[RunningAttempt] = set()
         self._deadlines: list[tuple[float, int, RunningAttempt]] = []
@@ -113,7 +75,13 @@ class Attempts:
 
     @property
     def count(self) -> int:
+        """Attempts in progress; those given up are none."""
         return len(self._running) + len(self._ending)
+
+    @property
+    def abandoned(self) -> int:
+        """Attempts given up that still run."""
+        return self._abandoned
 
     def start(
         self,
@@ -124,11 +92,12 @@ class Attempts:
         call: StepCall,
         context: Context,
         timeout: float | None,
+        flow: str = "",
     ) -> None:
         """Begin an attempt in `context`, or a copy of it if it is not the first. Must be called on the loop."""
         if attempt > 1 or call.kind is StepKind.TASK:
             context = context.copy()
-        running = RunningAttempt(run_id, path, attempt, fence, call, timeout, self._clock())
+        running = RunningAttempt(run_id, path, attempt, fence, call, timeout, self._clock(), flow)
         self._running[run_id, path] = running
         context.run(ATTEMPT.set, running)
         context.run(SCOPE.set, None)
@@ -137,7 +106,7 @@ class Attempts:
         if call.is_async:
             running.task = self._loop.create_task(self._run_async(running), context=context)
         else:
-            self._pool.submit(context.run, self._run_sync, running)
+            self._threads.start(partial(context.run, self._run_sync, running))
 
     async def _run_async(self, running: RunningAttempt) -> None:
         call = running.call
@@ -153,26 +122,37 @@ class Attempts:
         else:
             self._returned(running, value)
 
-    def _run_sync(self, running: RunningAttempt) -> None:
+    def _run_sync(self, running: RunningAttempt) -> bool:
+        """On a thread. Returns False if the thread was given up with its attempt."""
         call = running.call
         try:
             value = call.fn(*call.args, **call.kwargs)
         except BaseException as exc:
             self._failed(running, exc)
-            return
+            return not running.abandoned
         if inspect.isawaitable(value):
             # A lambda or partial around a coroutine function: it shows only now that it is async.
-            self._loop.call_soon_threadsafe(self._continue_async, running, value, copy_context())
-            return
+            if self._leave_thread(running):
+                self._loop.call_soon_threadsafe(self._continue_async, running, value, copy_context())
+                return True
+            if inspect.iscoroutine(value):
+                value.close()
         self._returned(running, value)
+        return not running.abandoned
+
+    def _leave_thread(self, running: RunningAttempt) -> bool:
+        """The attempt goes on without its thread. False: it was given up together with the thread."""
+        with self._abandoning:
+            if running.abandoned:
+                return False
+            running.on_thread = False
+            return True
 
     def _continue_async(self, running: RunningAttempt, awaitable: Any, context: Context) -> None:
         async def fn() -> Any:
             return await awaitable
 
-        running.call = StepCall(
-            running.call.kind, fn, (), {}, running.call.returns, running.call.codec, running.call.retries, True
-        )
+        running.call = running.call.with_function(fn, is_async=True, no_arguments=True)
         running.task = self._loop.create_task(self._run_async(running), context=context)
         if running.stop is not None:
             running.task.cancel()
@@ -193,14 +173,21 @@ class Attempts:
                 raise PayloadTooLarge(
                     f"output of step {running.path!r} is {len(payload.data)} bytes, limit {self.payload_bytes_max}"
                 )
-        except StepError as exc:
-            self._give(running, None, failure_from_exception(exc), None)
         except Exception as exc:
-            # A codec or a type of the user's own.
-            error = OutputUnserializable(f"{type(exc).__name__}: {exc}")
-            self._give(running, None, failure_from_exception(error), None)
+            self._give_unrecordable(running, exc)
         else:
             self._give(running, payload, None, back)
+
+    def _give_unrecordable(self, running: RunningAttempt, exc: Exception) -> None:
+        """Its output cannot be encoded or is too large."""
+        if undone_path(running.path) is not None:
+            # Nobody gets the output of an undo, and what it did is done.
+            logger.warning("what %r of run %s returned is not recorded: %s", running.path, running.run_id, exc)
+            self._give(running, NULL, None, None)
+            return
+        if not isinstance(exc, StepError):  # of a codec or a type of the user's own
+            exc = OutputUnserializable(f"{type(exc).__name__}: {exc}")
+        self._give(running, None, failure_from_exception(exc), None)
 
     def _failed(self, running: RunningAttempt, exc: BaseException) -> None:
         if running.stop is not None:
@@ -212,18 +199,25 @@ class Attempts:
 
     def _stopped(self, running: RunningAttempt) -> None:
         """It ended after it was told to: what it returned or raised no longer counts."""
-        path = running.path
-        if running.stop is CancelReason.TIMEOUT:
-            message = f"step {path!r} was not finished within its timeout"
-            if running.timeout:
-                message += f" of {running.timeout:g} s"
-            failure = Failure(ErrorCode.TIMEOUT, "StepTimeout", message)
-        else:
-            reason = running.stop.name.lower() if running.stop else "cancelled"
-            failure = Failure(ErrorCode.CANCELLED, "Cancelled", f"step {path!r} was cancelled: {reason}")
-        self._give(running, None, failure, None)
+        self._give(running, None, stop_failure(running), None)
 
     def _give(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
+        """Hand over the outcome of an attempt that ended, unless it was given up before."""
+        if self._claim(running):
+            self._hand_over(running, output, failure, value)
+        else:
+            self._late(running)
+
+    def _claim(self, running: RunningAttempt) -> bool:
+        """Take the right to tell the outcome. One gets it: the attempt that ends, or the sweep that gives it up."""
+        if running.call.abandon_after is None:
+            return True
+        with self._abandoning:
+            told, running.told = running.told, True
+            self._overdue.pop(running, None)
+            return not told
+
+    def _hand_over(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
         elapsed = max(0.0, self._clock() - running.since)
         # Before its outcome is handed over it must not look as if nothing were going on.
         self._ending.add(running)
@@ -256,11 +250,13 @@ class Attempts:
     def _stop(self, running: RunningAttempt, reason: CancelReason) -> None:
         if running.stop is not None:
             return
-        running.stop = reason
-        running.cancelled = True
+        running.tell(reason)
         if running.task is not None:
             running.task.cancel()
             running.task.add_done_callback(lambda _: self._never_began(running))
+        if running.call.abandon_after is not None:
+            running.abandon_at = self._clock() + running.call.abandon_after
+            self._arm(running, running.abandon_at)
 
     def _never_began(self, running: RunningAttempt) -> None:
         """A task that is cancelled before its first step runs none of its code, so it cannot tell its outcome."""
@@ -284,15 +280,54 @@ class Attempts:
         now = self._clock()
         while self._deadlines and self._deadlines[0][0] <= now:
             running = heapq.heappop(self._deadlines)[2]
-            if self._running.get((running.run_id, running.path)) is running:
+            if self._running.get((running.run_id, running.path)) is not running:
+                continue
+            if running.stop is None:
                 self._stop(running, CancelReason.TIMEOUT)
+            elif running.abandon_at is not None and running.abandon_at <= now:
+                self._abandon(running)
         if self._deadlines:
             self._arm_sweep()
 
+    # ---- giving up
+
+    def _abandon(self, running: RunningAttempt) -> None:
+        """It was told to stop and has not: its outcome is told without it, and its slot is free (MISSION S4)."""
+        with self._abandoning:
+            if running.told:
+                return
+            if self._abandoned >= ABANDONED_ATTEMPTS_MAX:
+                self._overdue[running] = None
+                return
+            self._overdue.pop(running, None)
+            self._abandoned += 1
+            running.told = running.abandoned = True
+            if running.on_thread:
+                self._threads.give_up()
+        logger.warning("step %r of run %s does not stop and was given up", running.path, running.run_id)
+        self._telemetry.attempts_abandoned += 1
+        self._hand_over(running, None, stop_failure(running), None)
+
+    def _late(self, running: RunningAttempt) -> None:
+        """An attempt that was given up has ended at last; nobody waits for what it says."""
+        self._telemetry.late_results += 1
+        with self._abandoning:
+            self._abandoned -= 1
+            waiting = bool(self._overdue)
+        if waiting:
+            self._loop.call_soon_threadsafe(self._abandon_overdue)
+
+    def _abandon_overdue(self) -> None:
+        """There is room again for those that could not be given up when it was due."""
+        with self._abandoning:
+            overdue = list(self._overdue)[: max(0, ABANDONED_ATTEMPTS_MAX - self._abandoned)]
+        for running in overdue:
+            self._abandon(running)
+
     def close(self) -> None:
         """No more attempts; async ones are cancelled, threads end with what they run."""
-        if self._sweep is not None:
-            self._sweep.cancel()
         for running in list(self._running.values()):
             self._stop(running, CancelReason.DRAIN)
-        self._pool.shutdown(wait=False)
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._threads.close()

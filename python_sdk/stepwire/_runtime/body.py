@@ -7,35 +7,37 @@ the loop. What the body decides goes through the journal first, so that replay a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
 from stepwire._replay.journal import BodyJournal, Decision, Divergence, Kind
-from stepwire._runtime.attempts import StepCall
+from stepwire._runtime.attempt import StepCall
 from stepwire._runtime.durable import DurableFuture
-from stepwire._runtime.group import Branch, GroupRun
+from stepwire._runtime.group import GroupRequest, GroupRun
+from stepwire._runtime.hooks import Hooks
+from stepwire._runtime.request import StepRequest
 from stepwire._runtime.scope import SCOPE, Scope
 from stepwire._runtime.threads import BranchThreads
+from stepwire._runtime.undo import UndoCall
 from stepwire.codec import Codec
 from stepwire.errors import (
     AmbiguousStep,
     BodyEvicted,
+    FlowStopped,
     InvalidInput,
     InvalidStepName,
     LimitExceeded,
     PayloadTooLarge,
-    StepError,
     UnawaitedStep,
     error_from_failure,
     failure_from_exception,
 )
-from stepwire.flow import FlowFunction, StepFunction
+from stepwire.flow import FlowFunction
 from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import Advance, Release, StepOutcome, Welcome
-from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import BodyEnded, GroupOpened, ParallelMode, RetryPolicy, StepKind, StepPlanned
+from stepwire.protocol.frames import Advance, Purpose, Release, StepOutcome, Welcome
+from stepwire.protocol.plan import RESERVED_PREFIX, BodyEnded, StepKind, StepPlanned
 
 
 class BodyHost(Protocol):
@@ -45,6 +47,7 @@ class BodyHost(Protocol):
     threads: BranchThreads
     codec: Codec
     limits: Welcome
+    hooks: Hooks
     context: Context
     """What bodies inherit: the context the host was started in, never that of the callback that enters them."""
 
@@ -64,16 +67,23 @@ class BodyHost(Protocol):
 class OpenStep:
     """A planned step of a live body that was not released yet."""
 
-    __slots__ = ("call", "context", "future", "name", "planned")
+    __slots__ = ("context", "future", "name", "planned", "request")
 
     def __init__(
-        self, name: str, planned: StepPlanned, call: StepCall, context: Context, future: DurableFuture
+        self, name: str, planned: StepPlanned, request: StepRequest, context: Context, future: DurableFuture
     ) -> None:
         self.name = name
         self.planned = planned
-        self.call = call
+        self.request = request
         self.context = context
         self.future = future
+
+    @property
+    def call(self) -> StepCall:
+        """What an attempt on this host calls; the engine's own kinds have no such attempts."""
+        call = self.request.call
+        assert call is not None
+        return call
 
 
 class LiveBody:
@@ -83,6 +93,11 @@ class LiveBody:
         hold: The host must not start closures by itself.
         outputs: Decoded outputs this process produced, until their release.
         steps: Open steps by path.
+        groups: Open groups by path.
+        holding: Groups with ends of branches that replay holds back.
+        undos: Closures that undo steps, by path of the step.
+        undoing: It was entered to reach its undos only: it makes no decision that is not recorded.
+        failed: It ended, and not well: its undos may be wanted.
         fresh: Steps planned since the last look, in order.
         over: It ended, failed or was evicted; nothing of it has any right.
         lines_running: Lines of control (the root and branches) that do not wait for a release.
@@ -102,15 +117,19 @@ class LiveBody:
         self.journal = BodyJournal(advance.fence)
         self.outputs: dict[str, Any] = {}
         self.steps: dict[str, OpenStep] = {}
+        self.undos: dict[str, UndoCall] = {}
+        self.undoing = advance.purpose is Purpose.UNDO
+        self.failed = False
         self.fresh: list[str] = []
         self.over = False
         self.ended = False
         self.lines_running = 0
         self.stalled_since: float | None = None
         self.root = Scope(self, paths.ROOT, None, 0, 0)
-        self._planned = 0
         self.unawaited: set[DurableFuture] = set()
-        self._groups: set[GroupRun] = set()
+        self.groups: dict[str, GroupRun] = {}
+        self.holding: dict[GroupRun, None] = {}
+        self._times = [self.now_ms]
         self._task: asyncio.Task[None] | None = None
         self.feed(advance)
 
@@ -134,12 +153,28 @@ class LiveBody:
             self.root.line = self._task
             self._task.add_done_callback(self._root_done)
         else:
-            self.threads.start(lambda: context.run(self._run_thread, ctx))
+            self.threads.start(lambda: self._root_thread(context, ctx))
+
+    @property
+    def kept(self) -> bool:
+        """It stays after its end, until the engine has no use for its undos any more (MISSION S8)."""
+        return self.undoing or (self.failed and bool(self.undos))
+
+    @property
+    def at_frontier(self) -> bool:
+        """Its undos find their variables as they were: all is made again, and no line of code changes them."""
+        return self.journal.caught_up and (self.ended or not self.undoing or self.lines_running == 0)
 
     def go_on(self) -> None:
         """Hand over every release that may be handed over now."""
-        while not self.over and (release := self.journal.deliver()) is not None:
+        while True:
+            for group in list(self.holding):
+                group.go_on()
+            release = None if self.over else self.journal.deliver()
+            if release is None:
+                break
             self.now_ms = max(self.now_ms, release.released_at_ms)
+            self._times.append(self.now_ms)
             for outcome in release.outcomes:
                 self._release(outcome)
         if not self.over and self.lines_running == 0 and self.journal.replaying:
@@ -150,7 +185,11 @@ class LiveBody:
     def _release(self, outcome: StepOutcome) -> None:
         step = self.steps.pop(outcome.path, None)
         if step is None:
-            return  # Abandoned; its outcome concerns nobody.
+            group = self.groups.get(outcome.path)
+            if group is not None:
+                group.expire(outcome)
+            return  # Or it was abandoned, and its outcome concerns nobody.
+        step.future.attempts, step.future.took_ms = outcome.attempts, outcome.took_ms
         if outcome.failure is not None:
             step.future.fail(error_from_failure(outcome.failure, outcome.path))
         elif outcome.held:
@@ -162,8 +201,8 @@ class LiveBody:
             assert outcome.output is not None
             self.outputs.pop(outcome.path, None)
             try:
-                value = step.call.codec.decode(outcome.output, step.call.returns)
-            except StepError as error:
+                value = step.request.decoded(outcome.output)
+            except Exception as error:  # a misfit, or what a codec of the user's own raises
                 step.future.fail(error)
             else:
                 step.future.resolve(value)
@@ -173,29 +212,37 @@ class LiveBody:
         if self.over:
             return
         self.over = True
-        groups = list(self._groups)
+        self._stop_lines()
+        self.outputs.clear()
+        self.undos.clear()
+
+    def _stop_lines(self) -> None:
+        """Every line of control is stopped where it stands."""
+        groups = list(self.groups.values())
         for future in [step.future for step in self.steps.values()] + [group.future for group in groups]:
-            if not future.done():
-                future.set_exception(BodyEvicted(self.run_id))
+            future.fail(BodyEvicted(self.run_id))
             future.silence()
         for group in groups:
-            group.stop()
+            group.cancel_lines()
         if self._task is not None:
             self._task.cancel()
         self.steps.clear()
-        self.outputs.clear()
 
     # ---- decisions
 
     def decide(self, kind: Kind, path: str, decision: Decision) -> bool:
         """Put a decision through the journal. False: it has no right there, the body is over."""
-        if self.over:
+        if self._closed:
             return False
+        if self.undoing and not self.journal.knows(kind, path, decision):
+            return False  # Nothing new is decided any more: its line of control goes no further.
         try:
             self.journal.decide(kind, path, decision)
         except Divergence as astray:
             self.diverged(astray)
             return False
+        if isinstance(decision, BodyEnded):
+            self.failed = decision.failure is not None or decision.cancelled
         self.host.touch(self)
         return True
 
@@ -205,88 +252,66 @@ class LiveBody:
         failure = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", message, retryable=Retryable.NO)
         self.host.body_failed(self, failure)
 
-    def plan_step(
-        self,
-        scope: Scope,
-        name: str,
-        call: StepCall,
-        step: StepFunction[..., Any] | None,
-        retry: RetryPolicy | None,
-        timeout: float | None,
-    ) -> DurableFuture:
-        """Plan a step in `scope`.
+    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> DurableFuture:
+        """Plan a step in `scope`, of whatever kind.
 
         Raises:
-            AmbiguousStep, InvalidStepName, InvalidInput, PayloadTooLarge, LimitExceeded, BodyEvicted
+            AmbiguousStep, InvalidStepName, PayloadTooLarge, LimitExceeded, BodyEvicted, CancelledError
         """
-        self._alive()
+        self._alive(scope)
         if scope.last_path(name) in self.steps:
             where = f" in {scope.path!r}" if scope.path else ""
             raise AmbiguousStep(f"step {name!r} is still outstanding{where}; give concurrent steps different names")
-        if self._planned >= self.host.limits.steps_per_run_max:
-            raise LimitExceeded(f"run exceeds {self.host.limits.steps_per_run_max} steps")
-        payload = self._input(name, call, step)
+        request.check_sizes(name, self.host.limits.payload_bytes_max)
         path = _next_path(scope, name)
-        planned = StepPlanned(
-            path,
-            call.kind,
-            step.name if step is not None else "",
-            payload,
-            retry,
-            timeout,
-            False,
-            self._is_concurrent(scope),
-        )
+        self._check_step_count(path)
+        planned = request.planned(path, self._is_concurrent(scope))
         if not self.decide(Kind.STEP, path, planned):
             raise BodyEvicted(self.run_id)
-        self._planned += 1
         future = DurableFuture(self, path, scope)
         self.unawaited.add(future)
-        self.steps[path] = OpenStep(name, planned, call, copy_context(), future)
+        self.steps[path] = OpenStep(name, planned, request, copy_context(), future)
+        if request.undo_call is not None:
+            self.undos[path] = request.undo_call
         self.fresh.append(path)
         self.host.reached(self, path)
         return future
 
-    def _input(self, name: str, call: StepCall, step: StepFunction[..., Any] | None) -> Payload | None:
-        if step is None:
-            return None
-        payload = step.encode_input(call.args, call.kwargs)
-        limit = self.host.limits.payload_bytes_max
-        if len(payload.data) > limit:
-            raise PayloadTooLarge(f"input of step {name!r} is {len(payload.data)} bytes, limit {limit}")
-        return payload
-
-    def open_group(self, scope: Scope, name: str, branches: Sequence[Branch], mode: ParallelMode) -> DurableFuture:
+    def open_group(self, scope: Scope, name: str, request: GroupRequest) -> DurableFuture:
         """Open a group in `scope` and start its branches.
 
         Raises:
-            InvalidStepName, LimitExceeded, BodyEvicted
+            InvalidStepName, LimitExceeded, BodyEvicted, CancelledError
         """
-        self._alive()
-        limits = self.host.limits
-        if len(branches) > limits.branches_per_group_max:
-            raise LimitExceeded(f"group {name!r} has {len(branches)} branches, limit {limits.branches_per_group_max}")
-        if scope.depth + 1 > limits.group_depth_max:
-            raise LimitExceeded(f"group {name!r} is nested {scope.depth + 1} deep, limit {limits.group_depth_max}")
-        if not self.flow.is_async and not self.threads.has_room(len(branches)):
-            raise LimitExceeded(
-                f"group {name!r} needs {len(branches)} threads, {self.threads.busy} of {self.threads.bound} are in "
-                "use; make the flow async, or raise Host(branch_threads=)"
-            )
+        self._alive(scope)
+        request.check_limits(self, scope, name)
         path = _next_path(scope, name)
-        opened = GroupOpened(path, len(branches), mode, concurrent=self._is_concurrent(scope))
+        opened = request.opened(path, self._is_concurrent(scope))
         if not self.decide(Kind.GROUP, path, opened):
             raise BodyEvicted(self.run_id)
-        group = GroupRun(self, scope, opened, branches)
+        group = GroupRun(self, scope, opened, request)
         self.unawaited.add(group.future)
-        self._groups.add(group)
-        # Not through its own method: this is no awaiting.
-        asyncio.Future.add_done_callback(group.future, lambda _: self._groups.discard(group))
         return group.start()
 
-    def _alive(self) -> None:
-        if self.over or self.ended:
+    def _alive(self, scope: Scope) -> None:
+        if self._closed:
             raise BodyEvicted(self.run_id)
+        if scope.ended:
+            raise asyncio.CancelledError(f"branch {scope.path!r} has ended")
+
+    @property
+    def _closed(self) -> bool:
+        """Nothing is decided any more. What is recorded is made again even after a recorded end."""
+        return self.over or (self.ended and self.journal.caught_up)
+
+    def _check_step_count(self, path: str) -> None:
+        limit = self.host.limits.steps_per_run_max
+        if self.journal.steps >= limit and self.journal.is_new(path):
+            raise LimitExceeded(f"run exceeds {limit} steps")
+
+    def time_after(self, release: int) -> int:
+        """Time of the flow once it had been given this release, in milliseconds since the Unix epoch."""
+        return self._times[release]
 
     def _is_concurrent(self, scope: Scope) -> bool:
         if not self.flow.is_async or scope.line is None:
@@ -306,13 +331,19 @@ class LiveBody:
         if future.blocks is None:
             future.blocks = future.scope
             self.lines_running -= 1
-            if self.journal.replaying:
+            if self.journal.replaying or self.undoing:
                 self.host.touch(self)
 
     def unblock(self, future: DurableFuture) -> None:
         if future.blocks is not None:
             future.blocks = None
             self.lines_running += 1
+
+    def line_left(self) -> None:
+        """A line of control came to its end."""
+        self.lines_running -= 1
+        if not self.over and (self.journal.replaying or self.undoing):
+            self.host.touch(self)
 
     def wait_for(self, future: DurableFuture, done: Callable[[asyncio.Future[Any]], None]) -> None:
         """A thread of a sync flow waits for this future."""
@@ -330,31 +361,48 @@ class LiveBody:
 
     # ---- the end
 
+    def finish(self, ended: BodyEnded) -> None:
+        """User code ends its run, from whichever line of control: the others are stopped where they stand.
+
+        Raises:
+            BodyEvicted: the body has no right to decide that.
+        """
+        self._alive(SCOPE.get() or self.root)
+        self._end(ended)
+        if not self.ended:
+            raise BodyEvicted(self.run_id)
+        if self._closed:
+            self._stop_lines()
+
     async def _run(self, ctx: Any) -> None:
         try:
             args = self.flow.decode_input(self.input)
             value = await self.flow.fn(ctx, *args)
-        except BodyEvicted:
-            return
         except Exception as exc:
             self._raised(exc)
-        except asyncio.CancelledError as exc:
-            if self.over:
-                raise
+        except (BodyEvicted, FlowStopped, GeneratorExit):
+            raise
+        except BaseException as exc:
             self._raised(exc)
+            raise
         else:
             self._returned(value)
 
     def _root_done(self, task: asyncio.Task[None]) -> None:
-        self.lines_running -= 1
+        self.line_left()
         if not task.cancelled():
             task.exception()
+
+    def _root_thread(self, context: Context, ctx: Any) -> None:
+        context.run(self._run_thread, ctx)
+        if not self.over:
+            self.post(self.line_left)
 
     def _run_thread(self, ctx: Any) -> None:
         try:
             args = self.flow.decode_input(self.input)
             value = self.flow.fn(ctx, *args)
-        except BodyEvicted:
+        except (BodyEvicted, FlowStopped):
             return
         except BaseException as exc:
             error = exc
@@ -364,22 +412,22 @@ class LiveBody:
 
     def _raised(self, exc: BaseException) -> None:
         code = ErrorCode.INVALID_INPUT if isinstance(exc, InvalidInput) else ErrorCode.USER_ERROR
-        self._end(None, failure_from_exception(exc, code=code))
+        self._end(BodyEnded(failure=failure_from_exception(exc, code=code)))
 
     def _returned(self, value: Any) -> None:
         forgotten = self._forgotten()
         if forgotten is not None:
-            self._end(None, failure_from_exception(forgotten))
+            self._end(BodyEnded(failure=failure_from_exception(forgotten)))
             return
         try:
-            payload, _ = self.flow.codec.round_trip(value, self.flow.returns)
+            payload, output = self.flow.codec.round_trip(value, self.flow.returns)
             limit = self.host.limits.payload_bytes_max
             if len(payload.data) > limit:
                 raise PayloadTooLarge(f"output of flow {self.flow.name!r} is {len(payload.data)} bytes, limit {limit}")
         except Exception as exc:
-            self._end(None, failure_from_exception(exc))
+            self._end(BodyEnded(failure=failure_from_exception(exc)))
         else:
-            self._end(payload, None)
+            self._end(BodyEnded(payload), output)
 
     def _forgotten(self) -> UnawaitedStep | None:
         """A step or group that the flow never awaited, or did not wait for (MISSION P13, U6)."""
@@ -390,16 +438,28 @@ class LiveBody:
                 return UnawaitedStep(f"{path!r} was still running when the flow returned", path)
         return None
 
-    def _end(self, output: Payload | None, failure: Failure | None) -> None:
-        if self.over:
+    def _end(self, ended: BodyEnded, output: Any = None) -> None:
+        if self.over or self.ended:
             return
         for future in self.unawaited:
             future.silence()
-        if self.decide(Kind.BODY_ENDED, "", BodyEnded(output, failure)):
+        new = self.journal.caught_up
+        if self.decide(Kind.BODY_ENDED, "", ended):
             self.ended = True
+            if new:
+                self._tell_end(ended, output)
+
+    def _tell_end(self, ended: BodyEnded, output: Any) -> None:
+        """Hooks hear of it once: where it was decided, not where that is replayed."""
+        if ended.failure is not None:
+            self.host.hooks.fire("run_failed", self.run_id, self.flow.name, failure=ended.failure)
+        elif not ended.cancelled:
+            self.host.hooks.fire("run_succeeded", self.run_id, self.flow.name, output=output)
 
 
 def _next_path(scope: Scope, name: str) -> str:
+    if name.startswith(RESERVED_PREFIX):
+        raise InvalidStepName(f"{name!r}: names that begin with {RESERVED_PREFIX!r} are the engine's own")
     try:
         return scope.next_path(name)
     except paths.InvalidName as error:

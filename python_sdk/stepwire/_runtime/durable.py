@@ -21,9 +21,11 @@ class DurableFuture(asyncio.Future[Any]):
         awaited: Somebody waits, or waited, for it.
         blocks: The line of control that waits for it directly, so that nothing else of it can run.
         group: Whose outcome it is; None: a step's.
+        made_after: Number of the last release that user code had been given when it made this.
+        attempts, took_ms: Of the step, as its release says.
     """
 
-    __slots__ = ("awaited", "blocks", "group", "path", "scope")
+    __slots__ = ("attempts", "awaited", "blocks", "group", "made_after", "path", "scope", "took_ms")
 
     def __init__(self, body: LiveBody, path: str, scope: Scope, group: GroupRun | None = None) -> None:
         super().__init__(loop=body.loop)
@@ -32,6 +34,11 @@ class DurableFuture(asyncio.Future[Any]):
         self.awaited = False
         self.blocks: Scope | None = None
         self.group = group
+        self.made_after = body.journal.delivered
+        self.attempts = 0
+        self.took_ms = 0
+        if group is None and scope.group is not None:
+            scope.note(self)
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.mark_awaited()
@@ -58,8 +65,15 @@ class DurableFuture(asyncio.Future[Any]):
         if self.group is None:
             self.scope.body.abandon(self.path)
         else:
-            self.group.cancelled()
+            self.group.cancel_lines()
         return True
+
+    def withdraw(self) -> None:
+        """Its branch was ended from outside: whoever waits for it is cancelled, and that is no decision."""
+        self.mark_awaited()
+        self.silence()
+        if super().cancel():
+            self.scope.body.unblock(self)
 
     def resolve(self, value: Any) -> None:
         """Hand over a value, unless user code gave up on it."""

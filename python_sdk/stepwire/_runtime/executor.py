@@ -10,18 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import Context, copy_context
 from typing import Any
 
-from stepwire._runtime.attempts import Attempts, RunningAttempt, StepCall
+from stepwire._runtime.attempt import RunningAttempt, StepCall
+from stepwire._runtime.attempts import Attempts
 from stepwire._runtime.body import LiveBody
+from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import BranchThreads
+from stepwire._runtime.undo import registered_undo, step_name, unreachable
 from stepwire._transport.port import SessionPort
 from stepwire.codec import Codec
-from stepwire.errors import InvalidInput, failure_from_exception
+from stepwire.errors import failure_from_exception
 from stepwire.flow import FlowFunction, StepFunction
+from stepwire.hooks import Hook, HookKind
+from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import (
     Advance,
@@ -29,12 +34,13 @@ from stepwire.protocol.frames import (
     Cancel,
     EngineSection,
     Execute,
+    Purpose,
     RejectReason,
     Result,
     Welcome,
 )
 from stepwire.protocol.payload import NULL
-from stepwire.protocol.plan import Fence, ParallelMode, StepKind
+from stepwire.protocol.plan import ParallelMode, StepKind
 
 logger = logging.getLogger("stepwire.host")
 
@@ -50,6 +56,7 @@ class HostRuntime:
         flows, steps: What this host serves, by name.
         parallel_mode: Of groups whose flow names none.
         context_of: Makes the first argument of a flow.
+        hooks: For every flow; those of one flow are known to it.
         body_stall_timeout: Seconds a replaying body may spend in user code without progress.
     """
 
@@ -66,6 +73,7 @@ class HostRuntime:
         body_stall_timeout: float,
         telemetry: HostTelemetry,
         context_of: Callable[[LiveBody, ParallelMode], Any],
+        hooks: Iterable[Hook] = (),
     ) -> None:
         self.loop = loop
         self.threads = BranchThreads(branch_threads)
@@ -82,14 +90,15 @@ class HostRuntime:
         self._bodies: dict[str, LiveBody] = {}
         self._dirty: dict[int, LiveBody] = {}
         self._unsent: dict[int, LiveBody] = {}
-        self._waiting: dict[tuple[str, str], Execute] = {}
+        self._waiting: dict[str, dict[str, Execute]] = {}
         self._results: list[tuple[str, Result]] = []
         self._loop_thread = threading.get_ident()
         self._flushing = False
         self._activity = 0
         self.context = copy_context()
+        self.hooks = Hooks(loop, hooks, flows, telemetry)
         self.stubs: Mapping[str, Any] = {}
-        """What steps do instead of their function, by name; for tests."""
+        """What steps do instead of their function, by name, and undos by "<name>#undo"; for tests."""
 
     @property
     def busy(self) -> int:
@@ -154,6 +163,8 @@ class HostRuntime:
             self._telemetry.body_entries += 1
             if advance.entries:
                 self._telemetry.replays += 1
+            elif advance.purpose is Purpose.RUN:
+                self.hooks.fire("run_started", run_id, flow.name)
             body.enter(self._context_of(body, flow.parallel_mode or self._parallel_mode))
         elif body is None:
             self._port.give_back(run_id, advance.fence)
@@ -168,38 +179,68 @@ class HostRuntime:
             self._execute_task(run_id, execute)
             return
         body = self._bodies.get(run_id)
-        if body is None or body.over:
+        undo = execute.undo is not None
+        if body is None or body.over or (body.ended and not undo):
             self._port.reject(run_id, execute, RejectReason.NO_BODY)
         elif execute.path in body.steps:
             self._start_closure(body, execute)
         else:
-            self._waiting[run_id, execute.path] = execute
+            self._waiting.setdefault(run_id, {})[execute.path] = execute
+            if undo:
+                self.touch(body)
 
-    def _execute_task(self, run_id: str, execute: Execute) -> None:
+    def _execute_task(self, run_id: str, execute: Execute, flow: str = "") -> None:
         step = self._steps.get(execute.name)
         if step is None:
             self._port.reject(run_id, execute, RejectReason.NOT_SERVED)
             return
         try:
-            args, kwargs = step.decode_input(execute.input or NULL)
-        except InvalidInput as error:
-            failure = failure_from_exception(error)
-            self._results.append((run_id, Result(execute.path, execute.attempt, execute.fence, None, failure)))
-            self._schedule()
+            call = _task_call(step, execute)
+        except Exception as error:  # InvalidInput, or of a codec of the user's own
+            self._refuse(run_id, execute, failure_from_exception(error))
             return
-        call = StepCall(StepKind.TASK, step.fn, args, kwargs, step.returns, step.codec, step.retries, step.is_async)
-        call = self._stubbed(execute.name, call)
-        self._attempts.start(run_id, execute.path, execute.attempt, execute.fence, call, self.context, execute.timeout)
+        names = (execute.name,) if execute.undo is None else (_undo_name(execute.path), execute.name)
+        self._start(run_id, execute, self._stubbed(call, *names), self.context, flow or execute.flow)
 
     def _start_closure(self, body: LiveBody, execute: Execute) -> None:
         step = body.steps[execute.path]
-        call = self._stubbed(step.name, step.call)
-        self._attempts.start(
-            body.run_id, execute.path, execute.attempt, execute.fence, call, step.context, execute.timeout
-        )
+        self._start(body.run_id, execute, self._stubbed(step.call, step.name), step.context, body.flow.name)
 
-    def _stubbed(self, name: str, call: StepCall) -> StepCall:
-        if name not in self.stubs:
+    def _start_undos(self, body: LiveBody) -> None:
+        """Begin undos that waited for the body to be where it was."""
+        for execute in self._take_undos(body):
+            self._start_undo(body, execute)
+
+    def _take_undos(self, body: LiveBody) -> list[Execute]:
+        waiting = self._waiting.get(body.run_id)
+        undos = [execute for execute in waiting.values() if execute.undo is not None] if waiting else []
+        for execute in undos:
+            self._take_waiting(body.run_id, execute.path)
+        return undos
+
+    def _start_undo(self, body: LiveBody, execute: Execute) -> None:
+        undo = body.undos.get(paths.undone_path(execute.path) or "")
+        if undo is None:
+            reason = "the flow no longer plans this step with a closure as compensate="
+            self._refuse(body.run_id, execute, unreachable(execute.path, reason))
+            return
+        assert execute.undo is not None
+        try:
+            call = undo.call(execute.undo)
+        except Exception as error:  # InvalidInput, or of a codec of the user's own
+            self._refuse(body.run_id, execute, failure_from_exception(error))
+            return
+        call = self._stubbed(call, _undo_name(execute.path))
+        self._start(body.run_id, execute, call, undo.context.copy(), body.flow.name)
+
+    def _start(self, run_id: str, execute: Execute, call: StepCall, context: Context, flow: str) -> None:
+        path, attempt = execute.path, execute.attempt
+        self.hooks.fire(_HOOKS[execute.undo is not None][0], run_id, flow, path, attempt)
+        self._attempts.start(run_id, path, attempt, execute.fence, call, context, execute.timeout, flow)
+
+    def _stubbed(self, call: StepCall, *names: str) -> StepCall:
+        name = next((name for name in names if name in self.stubs), None)
+        if name is None:
             return call
         stub = self.stubs[name]
 
@@ -208,19 +249,42 @@ class HostRuntime:
                 raise stub
             return stub(*args, **kwargs) if callable(stub) else stub
 
-        return StepCall(call.kind, fn, call.args, call.kwargs, call.returns, call.codec, call.retries, False)
+        return call.with_function(fn, is_async=False)
+
+    def _refuse(self, run_id: str, execute: Execute, failure: Failure) -> None:
+        """An attempt failed before any of its code ran."""
+        self._results.append((run_id, Result(execute.path, execute.attempt, execute.fence, None, failure)))
+        self._schedule()
 
     def _cancel(self, run_id: str, cancel: Cancel) -> None:
-        if not cancel.path:
-            self._attempts.cancel_run(run_id, cancel.reason)
+        if cancel.path:
+            self._cancel_waiting(run_id, cancel.path)
+            self._attempts.cancel(run_id, cancel.path, cancel.reason)
             return
-        waiting = self._waiting.pop((run_id, cancel.path), None)
+        for path in list(self._waiting.get(run_id, ())):
+            self._cancel_waiting(run_id, path)
+        self._attempts.cancel_run(run_id, cancel.reason)
+        body = self._bodies.get(run_id)
+        if body is None or cancel.fence < body.journal.fence:
+            return
+        if body.undoing or (body.ended and not body.journal.has_new):
+            self._drop(body)  # Nobody needs its undos any more, and it does nothing else.
+
+    def _cancel_waiting(self, run_id: str, path: str) -> None:
+        waiting = self._take_waiting(run_id, path)
         if waiting is not None:
             # Not a Reject: the body is well, only this attempt of a step it has yet to reach is over.
-            stopped = Failure(ErrorCode.CANCELLED, "Cancelled", f"step {cancel.path!r} was cancelled before it began")
-            self._results.append((run_id, Result(waiting.path, waiting.attempt, waiting.fence, None, stopped)))
-            self._schedule()
-        self._attempts.cancel(run_id, cancel.path, cancel.reason)
+            stopped = Failure(ErrorCode.CANCELLED, "Cancelled", f"step {path!r} was cancelled before it began")
+            self._refuse(run_id, waiting, stopped)
+
+    def _take_waiting(self, run_id: str, path: str) -> Execute | None:
+        waiting = self._waiting.get(run_id)
+        if waiting is None:
+            return None
+        execute = waiting.pop(path, None)
+        if not waiting:
+            del self._waiting[run_id]
+        return execute
 
     # ---- from bodies
 
@@ -232,7 +296,7 @@ class HostRuntime:
     def reached(self, body: LiveBody, path: str) -> None:
         """An Execute may have come before the body planned its step."""
         if self._waiting:
-            execute = self._waiting.pop((body.run_id, path), None)
+            execute = self._take_waiting(body.run_id, path)
             if execute is not None:
                 self.loop.call_soon(self._reached_later, body, execute)
 
@@ -247,6 +311,8 @@ class HostRuntime:
         """The body cannot go on; the engine pauses the run."""
         logger.warning("run %s of flow %s cannot go on: %s", body.run_id, body.flow.name, failure.message)
         self._port.fail_body(body.run_id, BodyFailed(body.journal.fence, failure))
+        for execute in self._take_undos(body):
+            self._refuse(body.run_id, execute, unreachable(execute.path, failure.message))
         self._drop(body)
         self._schedule()
 
@@ -262,24 +328,24 @@ class HostRuntime:
         self._schedule()
 
     def throw_away(self, run_id: str) -> None:
-        """Give a live body back, as if memory had been needed."""
+        """Give a live body back, as if memory had been needed; but not one that was entered to be undone."""
         body = self._bodies.get(run_id)
-        if body is not None:
+        if body is not None and not body.undoing:
             self.body_gone(body)
 
     def _drop(self, body: LiveBody) -> None:
         if self._bodies.get(body.run_id) is body:
             del self._bodies[body.run_id]
         body.evict()
-        for run_id, path in [key for key in self._waiting if key[0] == body.run_id]:
-            self._port.reject(run_id, self._waiting.pop((run_id, path)), RejectReason.NO_BODY)
+        for execute in self._waiting.pop(body.run_id, {}).values():
+            self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
 
     # ---- from attempts
 
     def _finish(self, running: RunningAttempt, result: Result, value: Any) -> None:
         run_id = running.run_id
         body = self._bodies.get(run_id)
-        if body is not None and result.failure is None:
+        if body is not None and result.failure is None and paths.undone_path(result.path) is None:
             body.outputs[result.path] = value
         if threading.get_ident() == self._loop_thread:
             self._results.append((run_id, result))
@@ -287,6 +353,15 @@ class HostRuntime:
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()
+        if self.hooks:
+            self._tell(running, result.failure, value)
+
+    def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:
+        kinds = _HOOKS[paths.undone_path(running.path) is not None]
+        if failure is None:
+            self.hooks.fire(kinds[1], running.run_id, running.flow, running.path, running.attempt, output=output)
+        else:
+            self.hooks.fire(kinds[2], running.run_id, running.flow, running.path, running.attempt, failure=failure)
 
     # ---- the end of a tick
 
@@ -320,6 +395,8 @@ class HostRuntime:
             body.go_on()
             if body.over:
                 continue
+            if body.at_frontier:
+                self._start_undos(body)
             started = self._self_start(body)
             self._unsent[id(body)] = body
             if any(not body.steps[path].call.is_async for path in started):
@@ -336,7 +413,9 @@ class HostRuntime:
         if plans and not self._port.submit_plans(body.run_id, plans):
             self._drop(body)
         elif body.ended and body.journal.caught_up:
-            self._retire(body)
+            body.outputs.clear()
+            if not body.kept:
+                self._retire(body)
 
     def _self_start(self, body: LiveBody) -> Sequence[str]:
         """Choose new steps whose first attempt this host starts itself (DESIGN 3, rule 5)."""
@@ -347,7 +426,7 @@ class HostRuntime:
         mine = []
         for path in fresh:
             step = body.steps.get(path)
-            if step is not None and body.journal.is_new(path):
+            if step is not None and body.journal.is_new(path) and not step.future.scope.limited:
                 planned = step.planned
                 if planned.kind is StepKind.RUN or (alone and planned.name in self._steps):
                     mine.append(path)
@@ -358,23 +437,13 @@ class HostRuntime:
 
     def _run_started(self, body: LiveBody, path: str) -> None:
         step = body.steps[path]
-        if step.planned.kind is StepKind.TASK:
+        planned, fence = step.planned, body.journal.fence
+        execute = Execute(path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout)
+        if planned.kind is StepKind.TASK:
             # User code of a registered step always sees arguments decoded from the journaled bytes.
-            fence: Fence = body.journal.fence
-            self._execute_task(
-                body.run_id,
-                Execute(path, 1, fence, StepKind.TASK, step.planned.name, step.planned.input, step.planned.timeout),
-            )
-            return
-        self._attempts.start(
-            body.run_id,
-            path,
-            1,
-            body.journal.fence,
-            self._stubbed(step.name, step.call),
-            step.context,
-            step.planned.timeout,
-        )
+            self._execute_task(body.run_id, execute, body.flow.name)
+        else:
+            self._start_closure(body, execute)
 
     def _retire(self, body: LiveBody) -> None:
         """The flow ended and said so."""
@@ -383,14 +452,17 @@ class HostRuntime:
         body.over = True
 
     def _watch_stall(self, body: LiveBody) -> None:
-        if not body.journal.replaying or body.ended:
+        if body.at_frontier or not (body.journal.replaying or body.run_id in self._waiting):
             body.stalled_since = None
             return
         body.stalled_since = self._port.clock()
         self.loop.call_later(self._stall_timeout, self._check_stall, body, body.stalled_since)
 
     def _check_stall(self, body: LiveBody, since: float) -> None:
-        if body.over or body.stalled_since != since or not body.journal.replaying:
+        if body.over or body.stalled_since != since:
+            return
+        if not body.journal.replaying:
+            self._start_undos(body)  # All is made again; a line of code that awaits something else may do so for ever.
             return
         message = (
             f"replay made no progress for {self._stall_timeout:g} s of user code; expected {body.journal.missing()}"
@@ -405,3 +477,32 @@ class HostRuntime:
             self._drop(body)
         self._attempts.close()
         self.threads.close()
+        self.hooks.close()
+
+
+def _task_call(step: StepFunction[..., Any], execute: Execute) -> StepCall:
+    if execute.undo is not None:
+        return registered_undo(step, execute.undo)
+    args, kwargs = step.decode_input(execute.input or NULL)
+    return StepCall(
+        StepKind.TASK,
+        step.fn,
+        args,
+        kwargs,
+        step.returns,
+        step.codec,
+        step.retries,
+        step.is_async,
+        step.abandon_after,
+    )
+
+
+def _undo_name(path: str) -> str:
+    return step_name(path) + paths.UNDO_SUFFIX
+
+
+_HOOKS: tuple[tuple[HookKind, HookKind, HookKind], ...] = (
+    ("step_started", "step_succeeded", "step_failed"),
+    ("undo_started", "undo_succeeded", "undo_failed"),
+)
+"""What is told of an attempt, of a step and of an undo: it began, it succeeded, it did not."""

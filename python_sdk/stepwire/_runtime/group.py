@@ -2,109 +2,197 @@
 
 Async branches are tasks in their own context; a branch that is one bare step needs none. Sync branches are
 threads. Either way a branch is entered once while its body lives (DESIGN 6).
+
+Branches that are in user code at the same time may end in another order when they are replayed. The order is a
+fact of the journal: an end is applied when everything is made again that the journal has before it, and one that the
+journal does not have waits until the body has caught up. So a race that was won is never lost in replay.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from stepwire._replay.journal import Kind
 from stepwire._runtime.durable import DurableFuture
+from stepwire._runtime.report import branch_result
 from stepwire._runtime.scope import SCOPE, Scope
-from stepwire.errors import BodyEvicted, GroupFailed, failure_from_exception
+from stepwire._runtime.tally import Tally
+from stepwire.errors import (
+    BodyEvicted,
+    FlowStopped,
+    GroupFailed,
+    LimitExceeded,
+    StepError,
+    error_from_failure,
+    failure_from_exception,
+)
 from stepwire.protocol import paths
 from stepwire.protocol.failure import Failure
-from stepwire.protocol.plan import BranchEnded, BranchOutcome, GroupOpened, Verdict
-from stepwire.protocol.verdict import group_verdict
+from stepwire.protocol.frames import StepOutcome
+from stepwire.protocol.plan import BranchEnded, BranchOutcome, GroupEnded, GroupOpened, Verdict
+from stepwire.results import BranchResult, GroupResult
 
 if TYPE_CHECKING:
     from stepwire._runtime.body import LiveBody
 
+logger = logging.getLogger("stepwire.host")
+
 Branch = Callable[[], Any]
 
 
-class GroupRun:
-    """One open group of a live body."""
+class Shape(enum.Enum):
+    """What the await of a group that succeeded gives."""
 
-    def __init__(self, body: LiveBody, scope: Scope, opened: GroupOpened, branches: Sequence[Branch]) -> None:
+    VALUES = enum.auto()
+    """What its branches returned, as a tuple; for groups in which every branch succeeds."""
+    RESULTS = enum.auto()
+    WINNER = enum.auto()
+
+
+class GroupRequest:
+    """A group as user code asks for it.
+
+    Args:
+        branches: Callables without arguments.
+        policy: The GroupOpened to be, still without a path.
+        shape: What its await gives.
+        bare: Every branch plans one step and returns its future: it needs no thread in a sync flow.
+    """
+
+    __slots__ = ("bare", "branches", "policy", "shape")
+
+    def __init__(self, branches: Sequence[Branch], policy: GroupOpened, shape: Shape, *, bare: bool = False) -> None:
+        self.branches = branches
+        self.policy = policy
+        self.shape = shape
+        self.bare = bare
+
+    def check_limits(self, body: LiveBody, scope: Scope, name: str) -> None:
+        """Raises LimitExceeded if the group is too wide or too deep, or there are not enough threads for it."""
+        limits = body.host.limits
+        count = len(self.branches)
+        if count > limits.branches_per_group_max:
+            raise LimitExceeded(f"group {name!r} has {count} branches, limit {limits.branches_per_group_max}")
+        if scope.depth + 1 > limits.group_depth_max:
+            raise LimitExceeded(f"group {name!r} is nested {scope.depth + 1} deep, limit {limits.group_depth_max}")
+        if not self.on_loop(body) and not body.threads.has_room(count):
+            raise LimitExceeded(
+                f"group {name!r} needs {count} threads, {body.threads.busy} of {body.threads.bound} are in "
+                "use; make the flow async, or raise Host(branch_threads=)"
+            )
+
+    def on_loop(self, body: LiveBody) -> bool:
+        """Whether its branches are called on the loop and not on threads."""
+        return self.bare or body.flow.is_async
+
+    def opened(self, path: str, concurrent: bool) -> GroupOpened:
+        """The decision to open it at `path`."""
+        return msgspec.structs.replace(self.policy, path=path, concurrent=concurrent)
+
+
+class GroupRun:
+    """One open group of a live body.
+
+    Attributes:
+        scopes: Of the branches that were started, by index.
+        outcomes: Of the branches that ended, by index; None: it has not.
+        results: What a branch returned or raised, by index.
+        over: It ended, or the branch around it did.
+    """
+
+    def __init__(self, body: LiveBody, scope: Scope, opened: GroupOpened, request: GroupRequest) -> None:
+        count = len(request.branches)
         self.body = body
         self.opened = opened
-        self.branches = branches
-        self.results: list[Any] = [None] * len(branches)
+        self.request = request
+        self.scopes: list[Scope] = []
+        self.outcomes: list[BranchOutcome | None] = [None] * count
+        self.results: list[Any] = [None] * count
+        self.over = False
         self.future = DurableFuture(body, opened.path, scope, self)
-        self._depth = scope.depth + 1
+        self._tally = Tally(opened)
         self._failures: dict[int, Failure] = {}
-        self._ended: list[tuple[int, BranchOutcome]] = []
-        self._tasks: dict[int, asyncio.Future[Any]] = {}
+        self._lines: list[asyncio.Future[Any]] = []
+        self._held: dict[int, tuple[BranchOutcome, Any]] = {}
+        body.groups[opened.path] = self
+        if scope.groups is None:
+            scope.groups = {}
+        scope.groups[opened.path] = self
 
     def start(self) -> DurableFuture:
         """Start every branch, in order. Branch i + 1 does not wait for code of branch i outside steps (MISSION 1.3)."""
-        for index, branch in enumerate(self.branches):
+        outside = self.future.scope
+        depth = outside.depth + 1
+        limited = outside.limited or self.opened.limit > 0
+        on_loop = self.request.on_loop(self.body)
+        for index, branch in enumerate(self.request.branches):
+            if self.over:
+                break  # Those before have decided it already.
             path = paths.branch_path(self.opened.path, index)
-            scope = Scope(self.body, path, self, index, self._depth)
+            scope = Scope(self.body, path, self, index, depth, limited=limited)
+            self.scopes.append(scope)
             context = copy_context()
             context.run(SCOPE.set, scope)
-            if self.body.flow.is_async:
-                self._start_async(index, branch, scope, context)
+            if on_loop:
+                self._start_on_loop(branch, scope, context)
             else:
-                self._start_thread(index, branch, scope, context)
-        self._settle()
+                self._start_thread(branch, scope, context)
+        if not self.request.branches:
+            self._settle()
         return self.future
 
-    # ---- async branches
+    # ---- branches on the loop
 
-    def _start_async(self, index: int, branch: Branch, scope: Scope, context: Context) -> None:
+    def _start_on_loop(self, branch: Branch, scope: Scope, context: Context) -> None:
         try:
             made = context.run(branch)
-        except Exception as exc:
-            self._end(index, exc=exc)
+        except (Exception, asyncio.CancelledError) as exc:
+            self._line_ended(scope, None, exc)
             return
         if isinstance(made, DurableFuture) and made.scope is scope:
             # The branch is one bare step or group: its own future is the branch, and all it waits for.
-            self._tasks[index] = made
-            self.body.lines_running += 1
+            self._run_line(scope)
             if not made.done():
                 self.body.block(made)
-            made.add_done_callback(partial(self._line_done, index))
+            self._lines.append(made)
+            made.add_done_callback(partial(self._line_done, scope))
         elif inspect.isawaitable(made):
-            self.body.lines_running += 1
+            self._run_line(scope)
             # Not wrapped if it need not be: a wrapper that is cancelled before it began would never await it.
             code = made if inspect.iscoroutine(made) else _drive(made)
             task = self.body.loop.create_task(code, context=context)
             scope.line = task
-            self._tasks[index] = task
-            task.add_done_callback(partial(self._line_done, index))
+            self._lines.append(task)
+            task.add_done_callback(partial(self._line_done, scope))
         else:
-            self._end(index, value=made)
+            self._line_ended(scope, made, None)
 
-    def _line_done(self, index: int, task: asyncio.Future[Any]) -> None:
-        self.body.lines_running -= 1
-        self._branch_done(index, task)
+    def _run_line(self, scope: Scope) -> None:
+        scope.running = True
+        self.body.lines_running += 1
 
-    def _branch_done(self, index: int, done: asyncio.Future[Any]) -> None:
-        if self.body.over:
-            if not done.cancelled():
-                done.exception()
-            return
+    def _line_done(self, scope: Scope, done: asyncio.Future[Any]) -> None:
         if done.cancelled():
-            self._end(index, cancelled=True)
-            return
-        exc = done.exception()
-        if exc is not None:
-            self._end(index, exc=exc)
+            self._line_ended(scope, None, asyncio.CancelledError())
+        elif (error := done.exception()) is not None:
+            self._line_ended(scope, None, error)
         else:
-            self._end(index, value=done.result())
+            self._line_ended(scope, done.result(), None)
 
-    # ---- sync branches
+    # ---- branches on threads
 
-    def _start_thread(self, index: int, branch: Branch, scope: Scope, context: Context) -> None:
+    def _start_thread(self, branch: Branch, scope: Scope, context: Context) -> None:
         body = self.body
-        body.lines_running += 1
+        self._run_line(scope)
 
         def work() -> None:
             value: Any = None
@@ -113,63 +201,148 @@ class GroupRun:
                 value = context.run(branch)
             except BaseException as exc:
                 error = exc
-            body.post(lambda: self._thread_done(index, value, error))
+            if not body.over:  # Nobody asks any more, and the loop may be gone.
+                body.post(lambda: self._line_ended(scope, value, error))
 
         body.threads.start(work)
 
-    def _thread_done(self, index: int, value: Any, error: BaseException | None) -> None:
-        self.body.lines_running -= 1
-        if self.body.over:
+    # ---- ends of branches
+
+    def _line_ended(self, scope: Scope, value: Any, error: BaseException | None) -> None:
+        """A branch's line of control came to its end."""
+        if scope.running:
+            scope.running = False
+            self.body.line_left()
+        if self.body.over or isinstance(error, BodyEvicted | FlowStopped):
             return
-        if error is not None:
-            self._end(index, exc=error)
+        if self.over:
+            if isinstance(error, Exception):
+                where = f"branch {scope.path!r} of run {self.body.run_id}"
+                logger.warning("%s raised while it was being cancelled", where, exc_info=error)
+            return
+        match error:
+            case None:
+                end = BranchOutcome.OK, value
+            case asyncio.CancelledError():
+                end = BranchOutcome.CANCELLED, None
+            case _:
+                end = BranchOutcome.FAILED, error
+        if self._held or self.body.journal.replaying:
+            self._held[scope.index] = end
+            self.go_on()
         else:
-            self._end(index, value=value)
+            self._apply(scope, *end)
 
-    # ---- the end
+    def go_on(self) -> None:
+        """Apply the ends that replay held back, as far as their time has come."""
+        while self._held and not self.over and not self.body.over:
+            index = self._next_end()
+            if index is None or index not in self._held:
+                self.body.holding[self] = None
+                return
+            self._apply(self.scopes[index], *self._held.pop(index))
+        self.body.holding.pop(self, None)
 
-    def _end(self, index: int, *, value: Any = None, exc: BaseException | None = None, cancelled: bool = False) -> None:
-        if isinstance(exc, BodyEvicted):
-            return
-        path = paths.branch_path(self.opened.path, index)
+    def _next_end(self) -> int | None:
+        journal = self.body.journal
+        return next(iter(self._held)) if journal.caught_up else journal.end_due(self.opened.path)
+
+    def _apply(self, scope: Scope, outcome: BranchOutcome, value: Any) -> None:
+        index = scope.index
+        scope.ended = True
+        self.outcomes[index] = outcome
+        self.results[index] = value
         failure = None
-        if exc is not None:
-            outcome = BranchOutcome.FAILED
-            failure = failure_from_exception(exc)
-            self._failures[index] = failure
-            self.results[index] = exc
-        elif cancelled:
-            outcome = BranchOutcome.CANCELLED
-        else:
-            outcome = BranchOutcome.OK
-            self.results[index] = value
-        self._ended.append((index, outcome))
-        if self.body.decide(Kind.BRANCH_ENDED, path, BranchEnded(path, outcome, failure)):
+        if outcome is BranchOutcome.FAILED:
+            failure = self._failures[index] = failure_from_exception(value)
+        self.body.journal.end_made(self.opened.path, index)
+        if self.body.decide(Kind.BRANCH_ENDED, scope.path, BranchEnded(scope.path, outcome, failure)):
+            self._tally.add(index, outcome)
             self._settle()
 
-    def _settle(self) -> None:
-        if len(self._ended) < len(self.branches) and not self.opened.cancel_siblings:
-            return  # It settles first; asking for each branch would cost the square of the width.
-        verdict = group_verdict(self.opened, self._ended)
-        if verdict is None or self.body.over or not self.body.decide(Kind.GROUP_ENDED, self.opened.path, verdict):
-            return
-        if verdict.verdict is Verdict.OK:
-            self.future.resolve(tuple(self.results))
-            return
-        failures = [self._failures[i] for i in sorted(self._failures)]
-        error = GroupFailed(path=self.opened.path, results=self.results, failures=failures)
-        first = next((r for r in self.results if isinstance(r, BaseException)), None)
-        error.__cause__ = first
-        self.future.fail(error)
+    # ---- the end of the group
 
-    def cancelled(self) -> None:
-        """User code gave up on the group: its branches are cancelled and end as such."""
-        self.stop()
+    def expire(self, outcome: StepOutcome) -> None:
+        """Its deadline has passed: what has not ended by now is cancelled."""
+        assert outcome.failure is not None
+        self._settle(error_from_failure(outcome.failure, self.opened.path))
 
-    def stop(self) -> None:
-        """Cancel the code of async branches."""
-        for task in self._tasks.values():
-            task.cancel()
+    def _settle(self, timeout: StepError | None = None) -> None:
+        ended = self._tally.verdict(expired=timeout is not None)
+        if ended is None or self.over or not self.body.decide(Kind.GROUP_ENDED, self.opened.path, ended):
+            return
+        self._close()
+        if ended.losers:
+            # A race may be decided before all its branches were started.
+            losers = [self.scopes[index] for index in ended.losers if index < len(self.scopes)]
+            for scope in losers:
+                scope.stop()
+            self._resolve(ended, timeout)
+            # Last, because what is told of the losers leaves out what they decided and nobody was told.
+            self.body.journal.stop([scope.path for scope in losers])
+        else:
+            self._resolve(ended, timeout)
+
+    def _close(self) -> None:
+        self.over = True
+        self.body.groups.pop(self.opened.path, None)
+        self.body.holding.pop(self, None)
+        outside = self.future.scope.groups
+        assert outside is not None
+        outside.pop(self.opened.path, None)
+
+    def _resolve(self, ended: GroupEnded, timeout: StepError | None) -> None:
+        if self.future.done():
+            pass  # User code gave up on it.
+        elif ended.verdict is Verdict.OK:
+            self.future.resolve(self._value())
+        else:
+            self.future.fail(self._failed(timeout))
+        # The group, its branches and their steps know each other; without this they would wait for the collector.
+        self.scopes = []
+        self.results = []
+        self._lines.clear()
+
+    def _value(self) -> tuple[Any, ...] | GroupResult[Any] | BranchResult[Any]:
+        match self.request.shape:
+            case Shape.VALUES:
+                return tuple(self.results)
+            case Shape.RESULTS:
+                return self._report()
+            case Shape.WINNER:
+                assert self._tally.winner is not None
+                return branch_result(self, self._tally.winner)
+
+    def _report(self) -> GroupResult[Any]:
+        return GroupResult([branch_result(self, index) for index in range(self.opened.branches)])
+
+    def _failed(self, timeout: StepError | None) -> GroupFailed:
+        failed = sorted(self._failures)
+        error = GroupFailed(
+            path=self.opened.path,
+            results=self._report(),
+            failures=[self._failures[index] for index in failed],
+            timeout=timeout.failure if timeout is not None else None,
+        )
+        error.__cause__ = timeout or (self.results[failed[0]] if failed else None)
+        return error
+
+    # ---- from outside
+
+    def withdraw(self) -> None:
+        """The branch around it was ended from outside, and so are its own branches."""
+        self._close()
+        for scope in self.scopes:
+            scope.stop()
+        self.future.withdraw()
+
+    def cancel_lines(self) -> None:
+        """User code gave up on the group, or the body stops: the code of branches on the loop is cancelled.
+
+        In a body that goes on they end as cancelled, which are decisions.
+        """
+        for line in list(self._lines):
+            line.cancel()
 
 
 async def _drive(awaitable: Any) -> Any:

@@ -6,15 +6,20 @@ occurrences, and is it made inside a step (MISSION P13).
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
+from collections.abc import Sequence
 from contextvars import ContextVar
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+from stepwire.errors import ConfigurationError
 from stepwire.protocol.paths import Occurrences
 
 if TYPE_CHECKING:
     from stepwire._runtime.body import LiveBody
+    from stepwire._runtime.durable import DurableFuture
     from stepwire._runtime.group import GroupRun
 
 
@@ -24,18 +29,81 @@ class Scope(Occurrences):
     Attributes:
         line: The task or thread that is the branch's own line of control; None while a branch is one
             bare step.
+        running: That line has not come to its end, and counts in `LiveBody.lines_running`.
+        ended: The branch ended, by itself or from outside: nothing is decided here any more.
+        limited: A group around it has a `limit`: the engine admits its steps, the host begins none by itself.
+        groups: Groups opened here that have not ended, by path; None: there was none yet.
     """
 
-    __slots__ = ("_random", "body", "depth", "group", "index", "line")
+    __slots__ = (
+        "_random",
+        "_steps",
+        "body",
+        "depth",
+        "ended",
+        "group",
+        "groups",
+        "index",
+        "limited",
+        "line",
+        "running",
+    )
 
-    def __init__(self, body: LiveBody, path: str, group: GroupRun | None, index: int, depth: int) -> None:
+    def __init__(
+        self, body: LiveBody, path: str, group: GroupRun | None, index: int, depth: int, *, limited: bool = False
+    ) -> None:
         super().__init__(path)
         self.body = body
         self.group = group
         self.index = index
         self.depth = depth
+        self.limited = limited
         self.line: Any = None
+        self.running = False
+        self.ended = False
+        self.groups: dict[str, GroupRun] | None = None
+        self._steps: DurableFuture | list[DurableFuture] | None = None
         self._random: DeterministicRandom | None = None
+
+    def note(self, step: DurableFuture) -> None:
+        """A step was planned in this branch. Most branches of a wide group have one, so the first needs no list."""
+        match self._steps:
+            case None:
+                self._steps = step
+            case list() as steps:
+                steps.append(step)
+            case first:
+                self._steps = [first, step]
+
+    @property
+    def steps(self) -> Sequence[DurableFuture]:
+        """Steps planned in this branch, in order; the root notes none."""
+        match self._steps:
+            case None:
+                return ()
+            case list() as steps:
+                return steps
+            case first:
+                return (first,)
+
+    def stop(self) -> None:
+        """End the branch from outside (MISSION S12, S14): it lost, or its group's time is over.
+
+        Whatever of it waits is cancelled, groups inside included, and none of that is a decision. Code that runs on
+        a thread learns of it at its next call.
+        """
+        self.ended = True
+        for step in self.steps:
+            self.body.steps.pop(step.path, None)
+            step.withdraw()
+        if self.groups:
+            for group in list(self.groups.values()):
+                group.withdraw()
+        if self.running:
+            self.running = False
+            self.body.line_left()
+        if self.line is not None:
+            self.line.cancel()
 
     @property
     def random(self) -> DeterministicRandom:
@@ -46,21 +114,62 @@ class Scope(Occurrences):
 
 
 class AttemptInfo:
-    """The attempt that the current code belongs to."""
+    """The attempt that the current code belongs to.
 
-    __slots__ = ("attempt", "cancelled", "path", "run_id")
+    Attributes:
+        run_id, path: The run, and the step in it.
+        attempt: Number of this try, from 1.
+        cancelled: It was told to stop: its timeout passed, or nobody needs its outcome any more.
+    """
+
+    __slots__ = ("_told_to_stop", "attempt", "cancelled", "path", "run_id")
 
     def __init__(self, run_id: str, path: str, attempt: int) -> None:
         self.run_id = run_id
         self.path = path
         self.attempt = attempt
         self.cancelled = False
+        self._told_to_stop: threading.Event | None = None
+
+    def wait_cancelled(self, timeout: float | None = None) -> bool:
+        """Block this thread until the attempt is told to stop (MISSION S20); for plain `def` steps.
+
+        An async step needs no such thing: its task is cancelled.
+
+        Args:
+            timeout: Longest wait in seconds; None: no limit.
+
+        Returns:
+            Whether it was told to stop.
+
+        Raises:
+            ConfigurationError: called on an event loop, which it would block.
+        """
+        if _on_a_loop():
+            raise ConfigurationError(
+                f"wait_cancelled would block the event loop in step {self.path!r}",
+                hint="an async step is cancelled where it awaits; use wait_cancelled in plain `def` steps",
+            )
+        with _MAKING_EVENT:
+            told = self._told_to_stop = self._told_to_stop or threading.Event()
+        return self.cancelled or told.wait(timeout)
 
     @property
     def idempotency_key(self) -> str:
         """Equal for every attempt of this step, different for every other step."""
         return sha256(f"{self.run_id}/{self.path}".encode()).hexdigest()
 
+
+def _on_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_MAKING_EVENT = threading.Lock()
+"""Threads of one step may ask at the same time."""
 
 SCOPE: ContextVar[Scope | None] = ContextVar("stepwire_scope", default=None)
 ATTEMPT: ContextVar[AttemptInfo | None] = ContextVar("stepwire_attempt", default=None)

@@ -25,6 +25,7 @@ PREFIX = "stepwire_host_"
 _KIND = tuple(kind.name.lower() for kind in (StepKind.RUN, StepKind.TASK))
 _OUTCOME = ("ok", "failed", "timeout", "cancelled")
 _DIRECTION = ("in", "out")
+_HOOK_CAUSE = ("raised", "dropped")
 _ATTEMPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _LAG_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -68,6 +69,8 @@ _C, _G, _H = Kind.COUNTER, Kind.GAUGE, Kind.HISTOGRAM
 
 METRICS: tuple[Definition, ...] = (
     Definition("attempts_total", _C, "Attempts that ended on this host.", {"kind": _KIND, "outcome": _OUTCOME}),
+    Definition("attempts_abandoned_total", _C, "Attempts given up because they did not stop when they were told to."),
+    Definition("late_results_total", _C, "Ends of attempts that had been given up; dropped."),
     Definition("attempt_seconds", _H, "Duration of an attempt.", {"kind": _KIND}, _ATTEMPT_SECONDS),
     Definition("body_entries_total", _C, "Flow bodies entered, replays included."),
     Definition("replays_total", _C, "Flow bodies entered with a journal to replay."),
@@ -76,6 +79,7 @@ METRICS: tuple[Definition, ...] = (
     Definition("reconnects_total", _C, "Streams opened after the first."),
     Definition("loop_lag_seconds", _H, "How late the application's loop woke up.", buckets=_LAG_SECONDS),
     Definition("frames_total", _C, "Frames exchanged with the engine.", {"direction": _DIRECTION}),
+    Definition("hook_failures_total", _C, "Calls of hooks that raised, or were dropped.", {"cause": _HOOK_CAUSE}),
 )
 
 
@@ -102,6 +106,8 @@ class HostTelemetry:
     """
 
     attempts: dict[tuple[str, str], int]
+    attempts_abandoned: int
+    late_results: int
     attempt_seconds: dict[str, Histogram]
     body_entries: int
     replays: int
@@ -110,6 +116,7 @@ class HostTelemetry:
     reconnects: int
     loop_lag_seconds: Histogram
     frames: dict[str, int]
+    hook_failures: dict[str, int]
 
     def __init__(self) -> None:
         self.refresh: list[Callable[[], None]] = []

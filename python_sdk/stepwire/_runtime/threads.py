@@ -1,15 +1,92 @@
-"""Threads for sync flows: one for each branch that is live, so that its code is entered once (DESIGN 6).
+"""Threads of a host: one for each live branch of a sync flow, and a bounded number for sync steps.
 
 A branch that had to wait for a thread could stall the WAIT wave of the very branches that hold the threads.
-So nothing waits: threads are made on demand, kept for reuse, and a group that would need more than the
-bound is refused at the call, before anything of it is planned (docs/adr/0007).
+So nothing of a branch waits: threads are made on demand, kept for reuse, and a group that would need more than
+the bound is refused at the call, before anything of it is planned (docs/adr/0007). Steps may wait: the engine
+counts slots. All are daemons: code that does not stop must not keep the process from ending.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
+
+logger = logging.getLogger("stepwire.host")
+
+
+class StepThreads:
+    """A pool that grows on demand up to `bound` threads, and by one more for each that is given up.
+
+    Args:
+        bound: Most threads that take work.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self._lock = threading.Lock()
+        self._work: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
+        self._count = 0
+        self._made = 0
+        self._idle = 0
+        self._queued = 0
+        self._closed = False
+
+    @property
+    def count(self) -> int:
+        """Threads that take work; those given up are none of them."""
+        return self._count
+
+    def start(self, work: Callable[[], bool]) -> None:
+        """Run `work` on a thread, when one is free. It returns False if its thread was given up meanwhile."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            elif self._count < self.bound:
+                self._new_thread()
+            else:
+                self._queued += 1
+        self._work.put(work)
+
+    def give_up(self) -> None:
+        """A thread does not come back from its work: another one may take its place."""
+        with self._lock:
+            self._count -= 1
+            if self._queued and not self._closed:
+                self._queued -= 1
+                self._new_thread()
+
+    def close(self) -> None:
+        """Let idle threads end; busy ones end with their work and with what is queued."""
+        with self._lock:
+            self._closed = True
+            count = self._count
+        for _ in range(count):
+            self._work.put(None)
+
+    def _new_thread(self) -> None:
+        self._count += 1
+        self._made += 1
+        threading.Thread(target=self._loop, name=f"stepwire-step-{self._made}", daemon=True).start()
+
+    def _loop(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                mine = work()
+            except Exception:
+                # Not of user code, whose errors are outcomes: a defect, and the other steps need this thread.
+                logger.exception("a step could not tell its outcome")
+                mine = True
+            if not mine:
+                return
+            del work
+            with self._lock:
+                if self._queued:
+                    self._queued -= 1
+                else:
+                    self._idle += 1
 
 
 class BranchThreads:

@@ -30,7 +30,8 @@ from stepwire.errors import (
 )
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.wire import WireError, payload_to_pb
+from stepwire.protocol.plan import Event
+from stepwire.protocol.wire import WireError, payload_to_pb, timestamp_to_pb
 from stepwire.v1 import run_service_pb2 as pb
 
 CALL_SECONDS = 30.0
@@ -163,6 +164,28 @@ class RunCalls:
 
     def resume(self, run_id: str) -> Pending[None]:
         return self._call("Resume", pb.ResumeRequest(run_id=run_id), lambda data: None, repeatable=False)
+
+    def cancel(self, run_id: str, undo: bool | None) -> Pending[None]:
+        request = pb.CancelRequest(run_id=run_id)
+        if undo is not None:
+            request.undo = undo
+        # Repeatable: to a run that is being cancelled already it does nothing.
+        return self._call("Cancel", request, lambda data: None)
+
+    def send_event(self, event: Event) -> Pending[str]:
+        """The event's id. With an id of the client's own the call may be repeated: the engine knows it again."""
+        request = pb.SendEventRequest()
+        request.event.name = event.name
+        request.event.id = event.id
+        request.event.data.SetInParent()
+        payload_to_pb(event.data, request.event.data)
+        if event.at_ms is not None:
+            timestamp_to_pb(event.at_ms, request.event.at)
+
+        def read(data: bytes) -> str:
+            return pb.SendEventResponse.FromString(data).event_id
+
+        return self._call("SendEvent", request, read, repeatable=bool(event.id))
 
     def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool) -> Any:
         """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds."""

@@ -14,7 +14,7 @@ from stepwire.codec import Codec
 from stepwire.errors import ProtocolError
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import ParallelMode, StepKind, Verdict
+from stepwire.protocol.plan import BranchOutcome, FailPolicy, ParallelMode, StepKind, Verdict
 from stepwire.protocol.wire import duration_from_pb, failure_from_pb, payload_from_pb, timestamp_from_pb
 from stepwire.v1 import payload_pb2, run_pb2
 
@@ -65,8 +65,20 @@ class WaitReason(enum.StrEnum):
     LEASE_OF_HOST = "lease_of_host"
     USER_CODE = "user_code"
     ADOPTION = "adoption"
+    ATTEMPT_NOT_STOPPING = "attempt_not_stopping"
+    CHILD_RUN = "child_run"
     OTHER = "other"
     """One that this version of the SDK does not know."""
+
+
+class RunPhase(enum.StrEnum):
+    """What an open run is doing, beside its state."""
+
+    BODY = "BODY"
+    CANCELLING = "CANCELLING"
+    """Attempts in progress are told to stop."""
+    UNDOING = "UNDOING"
+    """Completed steps are compensated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +98,12 @@ class StepRecord:
 
     Attributes:
         kind: As in the protocol, lower case, e.g. "run" or "task".
+        name: The registered step; the event that is waited for, the flow that is invoked, the events that are sent,
+            or method and address of a request. Empty for a function of the flow.
         lost: Tries whose host was lost; they consume no retry.
+        undoes: Path of the step that this one compensates; empty: none.
+        child_run_id: The run of the invoked flow; empty: none, or not known.
+        due_at: When it goes on by itself: a sleep, a backoff, a timeout.
         output_payload: The stored output. None if there is none, or if it has more than 64 KiB: such
             outputs are not part of a record.
     """
@@ -101,6 +118,9 @@ class StepRecord:
     attempts: tuple[AttemptRecord, ...] = ()
     reason: WaitReason | None = None
     lost: int = 0
+    undoes: str = ""
+    child_run_id: str = ""
+    due_at: datetime | None = None
     output_payload: Payload | None = None
     codec: Codec = field(repr=False, compare=False)
 
@@ -112,12 +132,33 @@ class StepRecord:
 
 @dataclass(frozen=True, slots=True)
 class GroupRecord:
-    """One group; `mode` is "WAIT" or "RACE", `verdict` "OK", "FAILED", or None while it is open."""
+    """One group.
+
+    Attributes:
+        mode: "WAIT" or "RACE".
+        branches: How many.
+        verdict: "OK", "FAILED", or None while it is open.
+        fail: "any", "all", "never" or "quorum".
+        quorum: Successes needed, for "quorum".
+        cancel_siblings: It ends when its verdict is decided.
+        limit: Steps executing at once; 0: no limit.
+        names: Labels of its branches by index, as far as they have some.
+        outcomes: Of its branches by index: "OK", "FAILED", "CANCELLED", or None for one that has not ended; empty
+            while none has.
+        expired: Its deadline passed.
+    """
 
     path: str
     mode: str
     branches: int
     verdict: str | None = None
+    fail: str = "any"
+    quorum: int = 0
+    cancel_siblings: bool = False
+    limit: int = 0
+    names: tuple[str, ...] = ()
+    outcomes: tuple[str | None, ...] = ()
+    expired: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +181,10 @@ class Run:
         id: The idempotency key it was started with.
         failure: Of a FAILED run, or why a PAUSED one was paused.
         reason: Why it does not move at this moment.
+        phase: What it is doing; None if it has ended, and in listings.
+        stopping: Why an open run will fail once its steps are compensated; None also for one that is cancelled.
+        parent_run_id: The run that invoked it; empty: none.
+        successor_run_id: The run that goes on after `ctx.restart_with`; empty: none.
         steps: In order of planning; empty unless asked for, like `groups`.
         input_payload, output_payload: Stored bytes; listings have none.
     """
@@ -152,6 +197,10 @@ class Run:
     id: str = ""
     failure: Failure | None = None
     reason: WaitReason | None = None
+    phase: RunPhase | None = None
+    stopping: Failure | None = None
+    parent_run_id: str = ""
+    successor_run_id: str = ""
     stats: RunStats = RunStats()
     steps: tuple[StepRecord, ...] = ()
     groups: tuple[GroupRecord, ...] = ()
@@ -176,6 +225,7 @@ M = TypeVar("M", bound=enum.Enum)
 _RUN_STATES = dict(enumerate(RunState, 1))
 _STEP_STATES = dict(enumerate(StepState, 1))
 _REASONS: dict[int, WaitReason | None] = {0: None, **dict(enumerate(list(WaitReason)[:-1], 1))}
+_PHASES = dict(enumerate(RunPhase, 1))
 _NUMBERS = {state: number for number, state in _RUN_STATES.items()}
 
 
@@ -196,14 +246,15 @@ def run_from_pb(message: run_pb2.Run, codec: Codec) -> Run:
         id=message.id,
         failure=failure_from_pb(message.failure) if message.HasField("failure") else None,
         reason=_REASONS.get(message.reason, WaitReason.OTHER),
+        phase=_PHASES.get(message.phase),
+        stopping=failure_from_pb(message.stopping) if message.HasField("stopping") else None,
+        parent_run_id=message.parent_run_id,
+        successor_run_id=message.successor_run_id,
         stats=RunStats(
             stats.advances, stats.executes, stats.host_starts, stats.body_entries, stats.plans, stats.releases
         ),
         steps=tuple(_step_from_pb(step, codec) for step in message.steps),
-        groups=tuple(
-            GroupRecord(g.path, _name(ParallelMode, g.mode), g.branches, _name(Verdict, g.verdict) or None)
-            for g in message.groups
-        ),
+        groups=tuple(map(_group_from_pb, message.groups)),
         input_payload=_payload(message.input) if message.HasField("input") else None,
         output_payload=_payload(message.output) if message.HasField("output") else None,
         codec=codec,
@@ -231,8 +282,27 @@ def _step_from_pb(message: run_pb2.Step, codec: Codec) -> StepRecord:
         ),
         reason=_REASONS.get(message.reason, WaitReason.OTHER),
         lost=message.lost,
+        undoes=message.undoes,
+        child_run_id=message.child_run_id,
+        due_at=_time(message.due_at) if message.HasField("due_at") else None,
         output_payload=_payload(message.output) if message.HasField("output") else None,
         codec=codec,
+    )
+
+
+def _group_from_pb(message: run_pb2.Group) -> GroupRecord:
+    return GroupRecord(
+        path=message.path,
+        mode=_name(ParallelMode, message.mode),
+        branches=message.branches,
+        verdict=_name(Verdict, message.verdict) or None,
+        fail=_name(FailPolicy, message.fail).lower(),
+        quorum=message.quorum,
+        cancel_siblings=message.cancel_siblings,
+        limit=message.limit,
+        names=tuple(message.names),
+        outcomes=tuple(_name(BranchOutcome, outcome) or None for outcome in message.outcomes),
+        expired=message.expired,
     )
 
 

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import closing
 from typing import Any
 
 import grpc
@@ -22,6 +23,8 @@ from stepwire._transport.run_record import Run
 from stepwire.errors import PayloadTooLarge
 from stepwire.protocol.failure import ErrorCode
 
+SUCCESSOR_SECONDS = 30.0
+"""How long a run's successor may take to be found after its predecessor has ended, an engine that restarts included."""
 _PAUSE_SECONDS_MIN, _PAUSE_SECONDS_MAX = 0.05, 2.0
 _BROKEN = {
     grpc.StatusCode.UNAVAILABLE,
@@ -40,13 +43,19 @@ class RunWatch:
     """The run now and after its changes, up to its terminal state.
 
     Args:
+        follow: A run that `ctx.restart_with` ended is followed by its successors.
         timeout: Seconds for all of it; None: no limit.
     """
 
-    def __init__(self, calls: RunCalls, run_id: str, *, steps: bool, timeout: float | None) -> None:
+    def __init__(
+        self, calls: RunCalls, run_id: str, *, steps: bool, timeout: float | None, follow: bool = False
+    ) -> None:
         self._calls = calls
         self._run_id = run_id
         self._steps = steps
+        self._follow = follow
+        self._created_by: float | None = None
+        """Until when a successor may be unknown: its engine starts it soon after the commit that names it."""
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._cancelled = threading.Event()
@@ -62,15 +71,30 @@ class RunWatch:
             StepwireError: the engine refuses, e.g. RunNotFound.
         """
         while not self._cancelled.is_set():
+            run: Run | None = None
             try:
-                for data in self._stream():
-                    run = self._calls.watched(data)
-                    yield run
-                    if run.state.terminal:
-                        return
-                self._rest()  # an engine that stops may end its streams in good order
+                with closing(self._stream()) as stream:
+                    for data in stream:
+                        run = self._calls.watched(data)
+                        self._created_by = None
+                        yield run
+                        if run.state.terminal:
+                            break
             except grpc.RpcError as error:
                 self._judge(error)
+            else:
+                if run is None or not run.state.terminal:
+                    self._rest()  # an engine that stops may end its streams in good order
+                elif not self._goes_on(run):
+                    return
+
+    def _goes_on(self, ended: Run) -> bool:
+        """Turn to the successor, if there is one to follow."""
+        if not (self._follow and ended.successor_run_id):
+            return False
+        self._run_id = ended.successor_run_id
+        self._created_by = time.monotonic() + SUCCESSOR_SECONDS
+        return True
 
     def cancel(self) -> None:
         """End the watch; from any thread."""
@@ -110,6 +134,9 @@ class RunWatch:
             return
         code, status = code_of(error), error.code()
         if code is None and status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return
+        if code is ErrorCode.RUN_NOT_FOUND and self._created_by is not None and time.monotonic() < self._created_by:
+            self._rest()
             return
         refused = error_from_rpc(error, self._calls.address)
         if isinstance(refused, PayloadTooLarge) or (code not in _COMES_BACK if code else status not in _BROKEN):

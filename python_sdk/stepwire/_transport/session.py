@@ -27,6 +27,7 @@ from stepwire.protocol.frames import (
     HostFrame,
     HostSection,
     LiveBody,
+    Purpose,
     Reject,
     RejectReason,
     Report,
@@ -49,10 +50,22 @@ class _Attempt:
 
 
 class _Body:
-    __slots__ = ("fence", "last_release", "next_plan_seq", "over")
+    """A body that this process holds.
 
-    def __init__(self, fence: Fence) -> None:
+    Attributes:
+        undoing: It was entered for its undos only.
+        undos: It planned steps that closures of it undo.
+        ended: It said its last words and is kept for its undos; nothing but undos is executed in it.
+        over: It is no more; it stays listed until its last words are acked.
+    """
+
+    __slots__ = ("ended", "fence", "last_release", "next_plan_seq", "over", "undoing", "undos")
+
+    def __init__(self, fence: Fence, *, undoing: bool) -> None:
         self.fence = fence
+        self.undoing = undoing
+        self.undos = False
+        self.ended = False
         self.over = False
         self.last_release = 0
         self.next_plan_seq = 1
@@ -180,7 +193,7 @@ class HostSession:
                 del self._finished[key]
         # Its last words are on record; until now the body was still this host's to resume.
         body = self._bodies.get(section.run_id)
-        if body is not None and _last_words(section) == body.fence:
+        if body is not None and body.over and _last_words(section) == body.fence:
             del self._bodies[section.run_id]
 
     def _section(self, section: EngineSection, now: float) -> EngineSection | None:
@@ -199,16 +212,17 @@ class HostSession:
         if advance.start is not None:
             if body is not None and body.fence >= advance.fence:
                 return False
-            body = self._bodies[run_id] = _Body(advance.fence)
+            body = self._bodies[run_id] = _Body(advance.fence, undoing=advance.purpose is Purpose.UNDO)
             self._drop_plans(run_id)
         elif body is None or body.fence != advance.fence:
             self._say(run_id).need_snapshot = advance.fence
             return False
-        elif body.over:
+        elif body.over or body.ended:
             return False
         for entry in advance.entries:
             if isinstance(entry, Plan):
                 body.next_plan_seq = entry.plan_seq + 1
+                body.undos = body.undos or _has_undos(entry)
             else:
                 body.last_release = max(body.last_release, entry.release_seq)
         return True
@@ -230,7 +244,7 @@ class HostSession:
             self._say(run_id).results.append(again)
             self._durable = True
             return False
-        if execute.kind is StepKind.RUN and not self._has_body(run_id):
+        if execute.kind is StepKind.RUN and not self._has_body(run_id, undo=execute.undo is not None):
             self._reject(run_id, execute, RejectReason.NO_BODY)
             return False
         if self.draining:
@@ -242,12 +256,16 @@ class HostSession:
         self._attempts[key] = _Attempt(execute.attempt, execute.fence, now)
         return True
 
-    def _has_body(self, run_id: str) -> bool:
+    def _has_body(self, run_id: str, *, undo: bool) -> bool:
         body = self._bodies.get(run_id)
-        return body is not None and not body.over
+        return body is not None and not body.over and (undo or not body.ended)
 
     def _cancel(self, run_id: str, cancel: Cancel) -> bool:
         if not cancel.path:
+            body = self._bodies.get(run_id)
+            if body is not None and (body.ended or body.undoing):
+                # Nobody needs its undos any more, and it does nothing else.
+                self._evict(run_id, cancel.fence)
             return True
         running = self._attempts.get((run_id, cancel.path))
         return running is not None and running.fence <= cancel.fence
@@ -287,10 +305,15 @@ class HostSession:
     def submit_plans(self, run_id: str, plans: Sequence[Plan]) -> bool:
         """Queue a body's plans. False: the body was evicted meanwhile, they are void."""
         body = self._bodies.get(run_id)
-        if body is None or body.over or not plans or body.fence != plans[0].fence:
+        if body is None or body.over or body.ended or not plans or body.fence != plans[0].fence:
             return False
         body.next_plan_seq = plans[-1].plan_seq + 1
-        body.over = plans[-1].body_ended is not None
+        body.undos = body.undos or any(_has_undos(plan) for plan in plans)
+        ended = plans[-1].body_ended
+        if ended is not None:
+            # One that may be undone stays until the engine lets it go.
+            body.ended = body.undos and (ended.failure is not None or ended.cancelled)
+            body.over = not body.ended
         self._say(run_id).plans.extend(plans)
         self._durable = True
         return True
@@ -389,6 +412,10 @@ class HostSession:
             for (run_id, path), a in self._attempts.items()
         )
         return Report(max(0, self.free_slots), len(self._bodies), self.loop_lag, self._engine_frame, attempts)
+
+
+def _has_undos(plan: Plan) -> bool:
+    return any(step.undo is not None and step.undo.kind is StepKind.RUN for step in plan.steps)
 
 
 def _last_words(section: HostSection) -> Fence | None:

@@ -1,0 +1,1 @@
+"""What `stepwire.declarative` is made of: declared steps and groups, what their functions see, and what comes out."""

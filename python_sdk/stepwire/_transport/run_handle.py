@@ -1,0 +1,142 @@
+"""A run in the hands of whoever started it: wait for its result, look at it, cancel it.
+
+`stepwire.client` exports the handles. They decide nothing about runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing, closing
+from typing import Generic, TypeVar
+
+from stepwire._transport.run_calls import RunCalls
+from stepwire._transport.run_record import Run, RunState
+from stepwire._transport.run_watch import RunWatch, records_of
+from stepwire.errors import RunCancelled, RunFailed, error_from_failure
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.payload import NULL, Payload
+
+T = TypeVar("T")
+
+
+class RunHandleSync(Generic[T]):
+    """A run that was started, or named by its id.
+
+    Attributes:
+        run_id: Of the run.
+        existing: The idempotency key was known: nothing was started.
+    """
+
+    def __init__(self, calls: RunCalls, run_id: str, decode: Callable[[Payload], T], *, existing: bool = False) -> None:
+        self._calls = calls
+        self._decode = decode
+        self.run_id = run_id
+        self.existing = existing
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id}>"
+
+    def result(self, timeout: float | None = None) -> T:
+        """Wait until the run has ended; an engine that restarts meanwhile is waited for.
+
+        A run that ended with `ctx.restart_with` is followed: the result is that of its last successor.
+
+        Args:
+            timeout: Seconds; None waits as long as it takes.
+
+        Raises:
+            RunFailed: see its `.failure` for type, message and traceback.
+            RunCancelled: the run was cancelled.
+            TimeoutError: it has not ended yet; it goes on.
+        """
+        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True)
+        with closing(watch.records()) as records:
+            *_, last = records
+        return outcome(last, self._decode)
+
+    def status(self) -> RunState:
+        """The state of the run now. Raises RunNotFound, EngineUnavailable."""
+        return self._calls.get(self.run_id, False).result().state
+
+    def get(self, *, steps: bool = False) -> Run:
+        """The record of the run now. Raises RunNotFound, EngineUnavailable."""
+        return self._calls.get(self.run_id, steps).result()
+
+    def cancel(self, *, undo: bool | None = None) -> None:
+        """Cancel the run, see `ClientSync.cancel`."""
+        self._calls.cancel(self.run_id, undo).result()
+
+
+class RunHandle(Generic[T]):
+    """A run that was started, or named by its id; for coroutines.
+
+    Attributes:
+        run_id: Of the run.
+        existing: The idempotency key was known: nothing was started.
+    """
+
+    def __init__(self, calls: RunCalls, run_id: str, decode: Callable[[Payload], T], *, existing: bool = False) -> None:
+        self._calls = calls
+        self._decode = decode
+        self.run_id = run_id
+        self.existing = existing
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.run_id}>"
+
+    async def result(self, timeout: float | None = None) -> T:
+        """Wait until the run has ended; an engine that restarts meanwhile is waited for.
+
+        A run that ended with `ctx.restart_with` is followed: the result is that of its last successor. A waiting
+        result holds a thread of this process. Cancelling it does not cancel the run.
+
+        Args:
+            timeout: Seconds; None waits as long as it takes.
+
+        Raises:
+            RunFailed: see its `.failure` for type, message and traceback.
+            RunCancelled: the run was cancelled.
+            TimeoutError: it has not ended yet; it goes on.
+        """
+        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True)
+        async with aclosing(records_of(watch)) as records:
+            async for run in records:
+                last = run
+        return outcome(last, self._decode)
+
+    async def status(self) -> RunState:
+        """The state of the run now. Raises RunNotFound, EngineUnavailable."""
+        return (await self._calls.get(self.run_id, False).wait()).state
+
+    async def get(self, *, steps: bool = False) -> Run:
+        """The record of the run now. Raises RunNotFound, EngineUnavailable."""
+        return await self._calls.get(self.run_id, steps).wait()
+
+    async def cancel(self, *, undo: bool | None = None) -> None:
+        """Cancel the run, see Client.cancel."""
+        await self._calls.cancel(self.run_id, undo).wait()
+
+
+def outcome(run: Run, decode: Callable[[Payload], T]) -> T:
+    """What an ended run returned. Raises RunFailed, RunCancelled."""
+    match run.state:
+        case RunState.SUCCEEDED:
+            return decode(run.output_payload or NULL)
+        case RunState.CANCELLED:
+            raise _cancelled(run)
+        case _:
+            failure = run.failure or Failure(ErrorCode.INTERNAL, "Unknown", "its record has no failure")
+            failed = RunFailed(failure, run.run_id)
+            if failure.cause is not None:
+                failed.__cause__ = error_from_failure(failure.cause)
+            raise failed
+
+
+def _cancelled(run: Run) -> RunCancelled:
+    parent = f", or with its parent run {run.parent_run_id}" if run.parent_run_id else ""
+    by = f"by a client{',' if parent else ' or'} by the flow itself{parent}"
+    return RunCancelled(
+        f"run {run.run_id} of flow {run.flow!r} was cancelled",
+        why=run.failure.message if run.failure is not None else by,
+        hint=f"see what it did and what was undone with `stepwire runs show {run.run_id}`",
+    )
