@@ -1,7 +1,7 @@
 """The composition root: the one place that builds the engine's parts, and the order they start and stop in.
 
-Start: store and recovery, gRPC, HTTP, ready. Stop: no new work, attempts in progress, last words to hosts,
-store, ports. Every way to end leaves durable state that the next engine takes over.
+Start: store and recovery, HTTP, gRPC, the host for calls, ready. Stop: no new work, attempts in progress, calls
+given back, last words to hosts, store, ports. Every way to end leaves durable state that the next engine takes over.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 
+from stepwire_engine.calls.host import CallHost, CallSettings
 from stepwire_engine.clock import SystemClock
 from stepwire_engine.config import Config
 from stepwire_engine.scheduler.driver import Driver
@@ -87,6 +88,7 @@ class Engine:
             sessions_max=config.sessions_max,
             on_failed=on_failed,
         )
+        self._calls: CallHost | None = None
         self._insecure_listen = insecure_listen
         self._new_ref = lambda: clock.run_id()[-_REF_LENGTH:]
         self._grpc: GrpcServer | None = None
@@ -134,6 +136,9 @@ class Engine:
             )
             await self._http.start()
             await self._grpc.start()
+            if config.call_slots:
+                self._calls = CallHost(driver, _call_settings(config))
+                self._calls.start()
         except BaseException:
             await self.stop()
             raise
@@ -148,11 +153,23 @@ class Engine:
 
     async def stop(self) -> None:
         """End at once and in order."""
+        if self._calls is not None:
+            await self._calls.stop()
         await self.driver.stop()
         if self._grpc is not None:
             await self._grpc.stop(_GRACE_SECONDS if self._started else 0.0)
         if self._http is not None and self._started:
             await self._http.stop()
+
+
+def _call_settings(config: Config) -> CallSettings:
+    return CallSettings(
+        allow=config.call_allow,
+        slots=config.call_slots,
+        response_bytes_max=config.call_response_bytes_max,
+        payload_bytes_max=config.payload_bytes_max,
+        timeout_max=config.call_timeout_max,
+    )
 
 
 # ---- the process
@@ -304,3 +321,5 @@ def set_up_logging(config: Config) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log.upper())
+    # At level debug it would log every header of a call, and these hold secrets of users.
+    logging.getLogger("httpcore").setLevel(logging.INFO)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -27,9 +28,12 @@ _KUBERNETES_ENV = re.compile(r"STEPWIRE(_.*)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT_\
 _KUBERNETES_URL = re.compile(r"(tcp|udp|sctp)://")
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 _SECONDS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?", re.ASCII)
 _BYTES = re.compile(r"([0-9]+)\s*(KiB|MiB|GiB)?", re.ASCII)
 _SIZES = {None: 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _CORE = CoreConfig()
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class ConfigError(Exception):
@@ -47,6 +51,7 @@ class Unit(enum.Enum):
     PORT = "port"
     SECONDS = "seconds"
     BYTES = "bytes"
+    DESTINATIONS = "networks and hosts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,10 @@ class Config:
     attempts_lost_max: int = _CORE.attempts_lost_max
     runs_in_memory_max: int = 100_000
     sessions_max: int = 1000
+    call_allow: tuple[str, ...] = ()
+    call_slots: int = 256
+    call_response_bytes_max: int = 1024 * 1024
+    call_timeout_max: float = 12 * 3600.0
     log: str = "info"
     log_format: str = "auto"
 
@@ -185,6 +194,24 @@ SETTINGS: tuple[Setting, ...] = (
         1,
         10_000_000,
     ),
+    Setting(
+        "call_allow",
+        "calls.allow",
+        Unit.DESTINATIONS,
+        "What call steps may reach besides the public Internet; stepwire dev adds loopback and private networks.",
+        0,
+        1000,
+    ),
+    Setting("call_slots", "calls.slots", Unit.COUNT, "HTTP requests of call steps at once; 0: none.", 0, 10_000),
+    Setting(
+        "call_response_bytes_max",
+        "calls.response_bytes_max",
+        Unit.BYTES,
+        "Longest body of an answer; as an output it must also keep to payload_bytes_max.",
+        1024,
+        64 * _MIB,
+    ),
+    Setting("call_timeout_max", "calls.timeout_max", Unit.SECONDS, "Longest attempt of a call step.", 0.001, 7 * _DAY),
     Setting(
         "log", "log", Unit.CHOICE, "Least severe level that is logged.", choices=("debug", "info", "warning", "error")
     ),
@@ -292,7 +319,7 @@ def _checked(setting: Setting, value: Any, where: str) -> Any:
         parsed = _READERS[setting.unit](value)
     except (ValueError, TypeError, KeyError):
         raise _refused(setting, value, where) from None
-    size: Any = len(parsed) if isinstance(parsed, str) else parsed
+    size: Any = len(parsed) if isinstance(parsed, str | tuple) else parsed
     inside = parsed in setting.choices if setting.choices else setting.low <= size <= setting.high
     if not inside:
         raise _refused(setting, value, where)
@@ -304,6 +331,8 @@ def _refused(setting: Setting, value: Any, where: str) -> ConfigError:
         allowed = f"one of {', '.join(setting.choices)}"
     elif setting.unit is Unit.TEXT:
         allowed = f"text of {setting.low:g}..{setting.high:g} characters"
+    elif setting.unit is Unit.DESTINATIONS:
+        allowed = f'at most {setting.high:g} networks and hosts, e.g. "10.1.0.0/16,orders.internal"'
     else:
         allowed = f"{setting.low:.12g}..{setting.high:.12g} {_EXAMPLES[setting.unit]}"
     return ConfigError(f"{where} is {str(value)[:80]!r}\n  why: {setting.help}\n  next: give {allowed}")
@@ -351,6 +380,28 @@ def _bytes(value: Any) -> int:
     return _integer(value)
 
 
+def _destinations(value: Any) -> tuple[str, ...]:
+    """From text with commas, or from a list."""
+    entries = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else list(value)
+    named = tuple(_text(entry) for entry in entries if entry)
+    for entry in named:
+        network_of(entry)
+    return named
+
+
+def network_of(entry: str) -> Network | None:
+    """The network or address that an entry of `call_allow` stands for; None: it is the name of a host.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if "/" in entry or ":" in entry or not entry.strip("0123456789."):
+        return ipaddress.ip_network(entry)
+    if not _HOST.fullmatch(entry):
+        raise ValueError(f"{entry!r} is no name of a host")
+    return None
+
+
 _READERS: dict[Unit, Callable[[Any], Any]] = {
     Unit.TEXT: _text,
     Unit.CHOICE: _text,
@@ -358,4 +409,5 @@ _READERS: dict[Unit, Callable[[Any], Any]] = {
     Unit.PORT: _integer,
     Unit.SECONDS: _seconds,
     Unit.BYTES: _bytes,
+    Unit.DESTINATIONS: _destinations,
 }

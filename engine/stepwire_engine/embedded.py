@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import TracebackType
 
 from stepwire.protocol.frames import Fault, Hello
+from stepwire_engine.calls.destinations import LOCAL_NETWORKS
+from stepwire_engine.calls.host import CallHost, CallSettings
 from stepwire_engine.clock import Clock, VirtualClock
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.scheduler.driver import Driver
@@ -31,15 +33,24 @@ class EmbeddedEngine:
         clock: None: a virtual clock with seed 0.
         config: None: the defaults; under a virtual clock silence never ends a session.
         store: Not open; it must call back on the loop of this engine. None: a new store in memory.
+        calls: How `call` steps are made, over real sockets and in real time whatever the clock. None: they may
+            reach loopback and private networks too.
     """
 
     def __init__(
-        self, clock: Clock | None = None, config: CoreConfig | None = None, store: Store | None = None
+        self,
+        clock: Clock | None = None,
+        config: CoreConfig | None = None,
+        store: Store | None = None,
+        calls: CallSettings | None = None,
     ) -> None:
         self.clock: Clock = clock if clock is not None else VirtualClock()
         virtual = isinstance(self.clock, VirtualClock)
         self.config = config or (_VIRTUAL_CONFIG if virtual else CoreConfig())
         self._store = store
+        self._call_settings = calls or CallSettings(
+            allow=LOCAL_NETWORKS, payload_bytes_max=self.config.payload_bytes_max
+        )
 
     async def __aenter__(self) -> EmbeddedEngine:
         loop = asyncio.get_running_loop()
@@ -52,12 +63,20 @@ class EmbeddedEngine:
         steady = not isinstance(self.clock, VirtualClock)
         self.driver = Driver(self.config, store, self.clock, telemetry, steady=steady)
         await self.driver.start()
+        self._calls = CallHost(self.driver, self._call_settings)
+        self._calls.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._calls.stop()
         await self.driver.stop()
+
+    @property
+    def calls_in_progress(self) -> int:
+        """HTTP requests of `call` steps whose outcome the driver does not have yet, though it says that it is idle."""
+        return self._calls.calls_in_progress
 
     def connect(self, hello: Hello, port: Port) -> Attached | Fault:
         """Attach an in-process host; further frames go to `driver.receive`."""

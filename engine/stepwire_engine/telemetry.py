@@ -23,6 +23,7 @@ from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.plan import ParallelMode, StepKind, Verdict
 from stepwire_engine.core.counters import Counters
 from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.reasons import WaitReason
 
 PREFIX = "stepwire_"
 OTHER = "__other__"
@@ -49,10 +50,7 @@ _FINAL_STATE = tuple(state.name.lower() for state in RunState if state.terminal)
 _ATTEMPT = ("ok", "failed", "timeout")
 _MODE, _VERDICT = _names(ParallelMode), _names(Verdict)
 _DIRECTION = ("in", "out")
-_WAITING = (
-    "no_host", "no_slot", "backoff_until", "sleeping_until", "event", "sibling_in_wave", "group_limit", "limit_key",
-    "paused", "lease_of_host", "user_code", "adoption",
-)  # fmt: skip
+_WAITING = _names(WaitReason)
 
 _RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 1800, 7200, 86_400)
 _COMMIT_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)

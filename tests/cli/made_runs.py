@@ -1,4 +1,4 @@
-"""Runs as documents, made by hand: every state, groups, branches, retries, hostile names."""
+"""Runs as documents, made by hand: every state, groups, branches, retries, compensation, waiting, hostile names."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ def succeeded(path: str, seconds: float = 0.041, **more: Any) -> Step:
 
 
 def unfinished(path: str, state: str, reason: str | None = None, **more: Any) -> Step:
-    return Step(
-        path=path, kind="run", name=path.rpartition("/")[2], state=state, reason=reason, planned_at=CREATED, **more
-    )
+    values: dict[str, Any] = {"kind": "run", "name": path.rpartition("/")[2], "planned_at": CREATED}
+    return Step(path=path, state=state, reason=reason, **values | more)
+
+
+def cancelled(path: str, **more: Any) -> Step:
+    """Cancelled after a second."""
+    ended_at = CREATED + timedelta(seconds=1)
+    return unfinished(path, "CANCELLED", ended_at=ended_at, duration_seconds=1.0, **more)
 
 
 def run_of(*steps: Step, groups: tuple[Group, ...] = (), **more: Any) -> Run:
@@ -39,6 +44,28 @@ def run_of(*steps: Step, groups: tuple[Group, ...] = (), **more: Any) -> Run:
         "stats": Stats(advances=3, executes=1, host_starts=4, body_entries=1, plans=3, releases=2),
     }  # fmt: skip
     return Run(**values | more)
+
+
+def undo(path: str, *, failed: bool = False) -> Step:
+    """The compensation of the step at `path`."""
+    done = succeeded(f"{path}#undo", 0.01, undoes=path, output=None)
+    if not failed:
+        return done
+    attempt = msgspec.structs.replace(done.attempts[0], failure=BAD)
+    return msgspec.structs.replace(done, state="FAILED", attempts=(attempt,))
+
+
+def compensated() -> Run:
+    """A run that failed and could undo only one of two steps."""
+    return run_of(
+        succeeded("reserve"),
+        succeeded("parallel/[0]/charge", 0.12),
+        unfinished("parallel/[1]/label", "FAILED", ended_at=NOW, duration_seconds=5.0),
+        undo("parallel/[0]/charge"),
+        undo("reserve", failed=True),
+        groups=(Group(path="parallel", mode="WAIT", branches=2, verdict="FAILED", outcomes=("OK", "FAILED")),),
+        state="FAILED", ended_at=NOW, duration_seconds=5.0, failure=BAD,
+    )  # fmt: skip
 
 
 def checkout() -> Run:

@@ -79,12 +79,17 @@ class Terminal:
         self.process.stdout.close()
 
 
-def on_terminal(arguments: Sequence[str], cwd: Path, **variables: str) -> tuple[int, str, str]:
-    """Run a command whose stderr is a terminal; exit code, stdout, what the terminal received."""
+def on_terminal(arguments: Sequence[str], cwd: Path, typed: str = "", **variables: str) -> tuple[int, str, str]:
+    """Run a command whose stderr is a terminal; exit code, stdout, what the terminal received.
+
+    Args:
+        typed: What its user types; empty: nobody is there, stdin is no terminal.
+    """
     ours, theirs = pty.openpty()
+    os.write(ours, typed.encode())
     process = subprocess.Popen(
         [*stepwire_command(), *arguments], cwd=cwd, env=environment(TERM="xterm-256color", **variables),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        stdin=theirs if typed else subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, text=True,
     )  # fmt: skip
     os.close(theirs)
     shown = bytearray()

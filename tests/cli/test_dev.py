@@ -50,6 +50,25 @@ async def hangs(ctx: stepwire.Context, path: str) -> None:
         os.mkfifo(path) if not os.path.exists(path) else None
         open(path).close()          # until somebody opens it for writing
     await ctx.step.run("wait", wait)
+
+def give_back(taken: str) -> None:
+    pass
+
+def break_down(taken: str) -> None:
+    raise stepwire.NonRetryable("the shop is closed")
+
+@host.flow
+async def waits(ctx: stepwire.Context, order: int) -> int:
+    await ctx.step.run("take", lambda: "taken", compensate=give_back)
+    await ctx.step.run("pay", lambda: "paid", compensate=break_down)
+    event = await ctx.step.wait_event("paid", "order/paid", match={"data.order": order}, timeout="1h")
+    return event.data["amount"]
+
+@host.flow
+async def counts_down(ctx: stepwire.Context, n: int) -> str:
+    if n:
+        ctx.restart_with(n - 1)
+    return "zero"
 """
 
 
@@ -104,7 +123,9 @@ def test_json_is_one_document(dev: Dev) -> None:
     assert {step["path"]: step["kind"] for step in document["steps"]} == {
         "reserve": "run", "parallel/[0]/charge": "task", "parallel/[1]/label": "run",
     }  # fmt: skip
-    assert document["groups"] == [{"path": "parallel", "mode": "WAIT", "branches": 2, "verdict": "OK"}]
+    (group,) = document["groups"]
+    assert (group["path"], group["mode"], group["branches"], group["verdict"]) == ("parallel", "WAIT", 2, "OK")
+    assert group["outcomes"] == ["OK", "OK"]
     assert document["stats"]["body_entries"] == 1
     again = dev.stepwire("run", "checkout", "-i", "1", "-o", "json", "--id", "order-17")
     assert json.loads(again.stdout) == document and "nothing was started" in again.stderr
@@ -177,6 +198,7 @@ def test_timeout_and_ctrl_c_leave_the_run_alone(dev: Dev) -> None:
         assert watching.interrupt() == 130
         watching.until("detached: the run goes on")
         shown = watching.until("next: ").removeprefix("next:  stepwire ").split()
+        watching.until("stop:  stepwire runs cancel ")
     assert json.loads(dev.stepwire(*shown, "-o", "json").stdout)["state"] == "RUNNING"
     fifo.open("w").close()
     assert dev.stepwire("run", "hangs", "-i", json.dumps(str(fifo)), "--id", "gate").returncode == 0
@@ -219,6 +241,51 @@ def test_only_a_paused_run_can_be_resumed(dev: Dev) -> None:
     run_id = json.loads(dev.stepwire("run", "version", "-o", "json").stdout)["run_id"]
     done = dev.stepwire("runs", "resume", run_id)
     assert done.returncode == 5 and "not PAUSED" in done.stderr
+
+
+def test_an_event_lets_a_run_go_on(dev: Dev) -> None:
+    run_id = dev.stepwire("run", "waits", "-i", "17", "--id", "waits-17", "--detach").stdout.strip()
+    with Terminal(
+        "run", "waits", "-i", "17", "--id", "waits-17", "--engine", f"127.0.0.1:{dev.port}", cwd=dev.directory
+    ) as watching:
+        watching.until("paid  PENDING")
+        shown = dev.stepwire("runs", "show", run_id).stdout
+        assert "event: waits for order/paid until " in shown
+        other = dev.stepwire("send", "order/paid", "--data", '{"order": 16, "amount": 1}')
+        sent = dev.stepwire("send", "order/paid", "--data", '{"order": 17, "amount": 42}', "--id", "paid-17")
+        assert (other.returncode, sent.returncode, sent.stdout) == (0, 0, "paid-17\n")
+        watching.until("42")
+
+
+def test_a_cancelled_run_shows_what_was_undone_and_what_was_not(dev: Dev) -> None:
+    run_id = dev.stepwire("run", "waits", "-i", "18", "--id", "waits-18", "--detach").stdout.strip()
+    with Terminal(
+        "run", "waits", "-i", "18", "--id", "waits-18", "--engine", f"127.0.0.1:{dev.port}", cwd=dev.directory
+    ) as watching:
+        watching.until("paid  PENDING")
+        assert dev.stepwire("runs", "cancel", run_id, "--undo").stdout == f"{run_id}\n"
+        watching.until(f"error: run {run_id} is CANCELLED")
+        assert watching.process.wait(10) == 1
+    shown = dev.stepwire("runs", "show", run_id).stdout
+    assert shown.startswith(f"⊘ run {run_id}  waits  CANCELLED") and "1 NOT UNDONE" in shown
+    assert "│  └─ ✔ undo" in shown and "│  └─ ✘ undo" in shown
+    assert shown.endswith("  pay  NonRetryable: the shop is closed\n")
+    again = dev.stepwire("runs", "cancel", run_id)
+    assert again.returncode == 5 and f"run {run_id} has ended: it is CANCELLED" in again.stderr
+
+
+def test_all_runs_of_a_flow_are_cancelled(dev: Dev) -> None:
+    ids = [dev.stepwire("run", "waits", "-i", "19", "--detach").stdout.strip() for _ in range(2)]
+    done = dev.stepwire("runs", "cancel", "--all", "--flow", "waits", "--no-undo", "--yes")
+    assert done.stdout.split() == ids[::-1]
+    for run_id in ids:
+        assert json.loads(dev.stepwire("runs", "show", run_id, "-o", "json").stdout)["state"] == "CANCELLED"
+
+
+def test_a_run_that_restarts_itself_is_followed_to_its_end(dev: Dev) -> None:
+    done = dev.stepwire("run", "counts_down", "-i", "3")
+    assert (done.returncode, done.stdout) == (0, '"zero"\n'), done.stderr
+    assert done.stderr.count("goes on as run ") == 3
 
 
 def test_a_reader_that_leaves_is_no_crash(dev: Dev) -> None:

@@ -47,6 +47,14 @@ def test_to_the_end() -> None:
     assert screen.seen == ["RUNNING", "SUCCEEDED"] and screen.left
 
 
+def test_through_the_successors_of_a_run_that_restarts_itself() -> None:
+    screen = Recorder()
+    restarted = run_of(state="SUCCEEDED", successor_run_id="01kds0", ended_at=CREATED)
+    last = run_of(run_id="01kds0", state="FAILED", ended_at=CREATED)
+    assert follow(lambda: iter([FIRST, restarted, last]), screen, None) == last
+    assert screen.seen == ["RUNNING", "SUCCEEDED", "FAILED"]
+
+
 def test_until_the_deadline() -> None:
     gate, screen = threading.Event(), Recorder()
 
@@ -86,6 +94,17 @@ def test_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPat
         "00:00:05  run 01kdw0  checkout  RUNNING  5.00s  no_host: no connected host serves it",
         "00:00:05  a  SUCCEEDED  attempt 1  41ms",
         "00:00:05  run 01kdw0  checkout  SUCCEEDED  500ms",
+    ]
+
+
+def test_lines_of_a_run_that_is_cancelled(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.localtime", lambda seconds: __import__("time").gmtime(seconds))
+    views = [run_of(phase="BODY"), run_of(phase="CANCELLING"), run_of(state="CANCELLED", ended_at=CREATED)]
+    follow(lambda: iter(views), LineScreen(lambda: UNIX_MS), None)
+    assert [line.split("  ")[3:] for line in capsys.readouterr().err.splitlines()] == [
+        ["RUNNING", "5.00s"],
+        ["RUNNING", "5.00s", "cancelling: what is in progress is told to stop"],
+        ["CANCELLED", "5.00s"],
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from stepwire_engine.cli.documents import Group
 from stepwire_engine.cli.record import record_lines
 from stepwire_engine.cli.tree import change_line, changed_steps, duration_text, tree_lines
-from tests.cli.made_runs import BAD, CREATED, NOW, checkout, run_of, succeeded, unfinished
+from tests.cli.made_runs import BAD, CREATED, NOW, cancelled, checkout, compensated, run_of, succeeded, undo, unfinished
 
 
 def plain(lines: list[str]) -> list[str]:
@@ -57,6 +57,122 @@ def test_a_wide_group_is_folded_and_keeps_what_did_not_succeed() -> None:
     assert len(tree_lines(run, NOW)) == 1 + 1 + 1000
 
 
+def test_what_is_undone_stands_below_its_step_and_what_is_not_is_said_loudly() -> None:
+    lines = plain(tree_lines(compensated(), NOW))
+    assert lines == [
+        "✘ run 01kdw0  checkout  FAILED  5.00s  1 NOT UNDONE",
+        "├─ ✔ reserve          41ms  on orders",
+        "│  └─ ✘ undo          10ms  UNDO FAILED  on orders  ValueError: no stock",
+        "└─ ✘ parallel       WAIT, 2 branches  FAILED  1 OK, 1 FAILED",
+        "   ├─ ✔ [0] charge   120ms  on orders",
+        "   │  └─ ✔ undo       10ms  on orders",
+        "   └─ ✘ [1] label    5.00s  FAILED",
+    ]
+    assert change_line(undo("reserve", failed=True), "10:42:07", NOW) == (
+        "10:42:07  reserve#undo  \x1b[31m\x1b[1mUNDO FAILED\x1b[0m  attempt 1  10ms  ValueError: no stock"
+    )
+    assert plain(record_lines(compensated(), NOW))[-3:] == [
+        "",
+        "NOT UNDONE: the effects of these steps are still there",
+        "  reserve  ValueError: no stock",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phase", "more", "said"),
+    [
+        ("BODY", {}, ""),
+        ("CANCELLING", {"reason": "attempt_not_stopping"},
+         "  cancelling: what is in progress is told to stop"
+         "  attempt_not_stopping: its attempt was told to stop and has not"),
+        ("UNDOING", {"stopping": BAD}, "  undoing: completed steps are compensated  ValueError: no stock"),
+    ],
+)  # fmt: skip
+def test_the_title_says_what_a_run_is_doing(phase: str, more: dict[str, object], said: str) -> None:
+    assert plain(tree_lines(run_of(phase=phase, **more), NOW)) == [f"● run 01kdw0  checkout  RUNNING  5.00s{said}"]
+
+
+def test_waiting_steps_say_for_what_and_until_when() -> None:
+    due = NOW.replace(hour=9)
+    run = run_of(
+        unfinished("nap", "PENDING", "sleeping_until", due_at=due),
+        unfinished("paid", "PENDING", "event", name="order/paid", due_at=due),
+        unfinished("any", "PENDING", "event", name="order/\x1bpaid"),
+        unfinished("ship", "PENDING", "child_run", name="ship", child_run_id="01kdc0"),
+        unfinished("again", "BACKOFF", "backoff_until", due_at=due),
+        cancelled("stuck", reason="attempt_not_stopping"),
+        succeeded("sent", child_run_id="01kdc1"),
+    )
+    texts = [line.partition("5.00s  ")[2] or line.partition("  1.00s  ")[2] for line in plain(tree_lines(run, NOW))[1:]]
+    assert texts[:6] == [
+        "PENDING  sleeping_until: sleeps until 2026-01-01 09:00:05Z",
+        "PENDING  event: waits for order/paid until 2026-01-01 09:00:05Z",
+        "PENDING  event: waits for order/paid",
+        "PENDING  child_run: waits for run 01kdc0",
+        "BACKOFF  backoff_until: waits for its next attempt until 2026-01-01 09:00:05Z",
+        "CANCELLED  attempt_not_stopping: its attempt was told to stop and has not",
+    ]
+    assert plain(tree_lines(run, NOW))[-1].endswith("on orders  run 01kdc1")
+
+
+def test_groups_show_their_policies_and_their_branches_how_they_ended() -> None:
+    race = Group(
+        path="race", mode="RACE", branches=4, fail="all", cancel_siblings=True, limit=2, verdict="OK",
+        names=("fast", "slow", "label", "odd"), outcomes=("OK", "CANCELLED", "FAILED", "CANCELLED"),
+    )  # fmt: skip
+    late = Group(
+        path="late", mode="WAIT", branches=3, fail="quorum", quorum=2, expired=True, outcomes=("OK", None, None)
+    )
+    run = run_of(
+        succeeded("race/[0]/a"),
+        succeeded("race/[0]/b"),
+        cancelled("race/[1]/a"),
+        succeeded("race/[2]/label"),
+        groups=(race, late),
+    )
+    assert plain(tree_lines(run, NOW)) == [
+        "● run 01kdw0  checkout  RUNNING  5.00s",
+        "├─ ✔ race            RACE, 4 branches, fail=all, cancel_siblings, limit=2  1 OK, 1 FAILED, 2 CANCELLED",
+        "│  ├─ ✔ [0] fast",
+        "│  │  ├─ ✔ a           41ms  on orders",
+        "│  │  └─ ✔ b           41ms  on orders",
+        "│  ├─ ⊘ [1] slow: a   1.00s  CANCELLED",
+        "│  ├─ ✔ [2] label      41ms  on orders  branch FAILED",
+        "│  └─ ⊘ [3] odd      CANCELLED",
+        "└─ ● late            WAIT, 3 branches, quorum=2  1 OK  deadline passed",
+        "   └─ ✔ [0]",
+    ]
+
+
+def test_a_group_that_its_run_left_open_was_cancelled_with_it() -> None:
+    run = run_of(
+        cancelled("map/[0]/a"), groups=(Group(path="map", mode="WAIT", branches=9),),
+        state="CANCELLED", ended_at=NOW, duration_seconds=5.0,
+    )  # fmt: skip
+    assert plain(tree_lines(run, NOW))[1] == "└─ ⊘ map       WAIT, 9 branches  CANCELLED"
+
+
+def test_relatives_are_named() -> None:
+    run = run_of(
+        parent_run_id="01kdp0", successor_run_id="01kds0", state="SUCCEEDED", ended_at=NOW, duration_seconds=5.0
+    )
+    assert plain(tree_lines(run, NOW)) == ["✔ run 01kdw0  checkout  SUCCEEDED  5.00s  goes on as run 01kds0"]
+    assert "parent   run 01kdp0" in plain(record_lines(run, NOW))
+
+
+def test_a_branch_that_failed_before_its_first_step_is_not_folded_away() -> None:
+    outcomes: list[str | None] = ["OK"] * 100
+    outcomes[70] = "FAILED"
+    run = run_of(groups=(Group(path="map", mode="WAIT", branches=100, outcomes=tuple(outcomes)),))
+    lines = plain(tree_lines(run, NOW, siblings_max=4))
+    assert [line.split("─ ")[1].split("  ")[0] for line in lines[2:]] == [
+        "✔ [0]",
+        "✔ [1]",
+        "✘ [70]",
+        "· 97 more: 97 SUCCEEDED",
+    ]
+
+
 def test_names_cannot_command_the_terminal() -> None:
     run = run_of(unfinished("a\x1b[2Jb\r\u202ec", "PENDING", "\x07"), flow="f\x1b]0;title\x07")
     for line in plain(tree_lines(run, NOW)) + plain(record_lines(run, NOW)):
@@ -98,6 +214,11 @@ def test_changes_are_the_steps_that_are_new_or_moved() -> None:
     assert [step.path for step in changed_steps(None, before)] == ["a", "b", "c"]
     assert [step.path for step in changed_steps(before, after)] == ["b", "d"]
     assert changed_steps(after, after) == []
+
+
+def test_every_step_of_a_successor_is_new() -> None:
+    before, after = run_of(succeeded("a")), run_of(succeeded("a"), run_id="01kds0")
+    assert [step.path for step in changed_steps(before, after)] == ["a"]
 
 
 def test_a_line_says_time_path_state_attempt_duration() -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import NULL, Payload
+from stepwire.protocol.plan import Event
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.refusal import CallRefused
@@ -50,6 +51,9 @@ class TablePort:
         self.runs = {view.run_id: view for view in views}
         self.records: list[RunRecord] = []
         self.keys: dict[str, str] = {}
+        self.event_ids: set[str] = set()
+        self.over: set[str] = set()
+        """Runs that can no longer be cancelled."""
         self.refusal: Exception | None = None
         self.asked: list[tuple[Any, ...]] = []
         self.watched = threading.Semaphore(0)
@@ -90,6 +94,18 @@ class TablePort:
 
     async def resume(self, run_id: str) -> None:
         self._ask("resume", run_id)
+
+    async def cancel(self, run_id: str, undo: bool | None) -> None:
+        self._ask("cancel", run_id, undo)
+        if run_id in self.over:
+            raise CallRefused(ErrorCode.WRONG_STATE, f"run {run_id} has ended")
+
+    async def send_event(self, event: Event) -> tuple[str, bool]:
+        self._ask("send", event)
+        event_id = event.id or "made"
+        existing = event_id in self.event_ids
+        self.event_ids.add(event_id)
+        return event_id, existing
 
     @contextmanager
     def changes(self, run_id: str) -> Iterator[Callable[[], Awaitable[None]]]:

@@ -8,19 +8,25 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import grpc
 import msgspec
 import pytest
 
 from stepwire import client as client_module
-from stepwire.client import Client, ClientSync, RunState, StepState, WaitReason, engine_address
-from stepwire.codec import JSON_CODEC
+from stepwire.client import (
+    Client,
+    ClientSync,
+    GroupRecord,
+    RunPhase,
+    RunState,
+    StepState,
+    WaitReason,
+    engine_address,
+)
 from stepwire.errors import (
     ConfigurationError,
     EngineUnavailable,
@@ -43,6 +49,7 @@ from stepwire_engine.core.history import RunView
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import RunRecord
 from stepwire_engine.transport import run_messages
+from tests.transport.callers import Caller, Order, Typed
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run, open_run, passed
 from tests.transport.test_run_service import full_run
 
@@ -64,108 +71,6 @@ EXPECTED: dict[ErrorCode, type[StepwireError]] = {
 }
 
 
-class Caller(Protocol):
-    """What the tests ask of a client, plain or async."""
-
-    def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any: ...
-    def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any: ...
-    def get(self, run_id: str, steps: bool = False) -> client_module.Run: ...
-    def list(self, **filters: Any) -> list[client_module.Run]: ...
-    def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None: ...
-    def resume(self, run_id: str) -> None: ...
-
-
-class SyncCaller:
-    def __init__(self, address: str) -> None:
-        self._client = ClientSync(address)
-
-    def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
-        return self._client.start(flow, *args, **kwargs)
-
-    def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any:
-        return self._client.handle(run_id, flow).result(timeout)
-
-    def get(self, run_id: str, steps: bool = False) -> client_module.Run:
-        return self._client.get(run_id, steps)
-
-    def list(self, **filters: Any) -> list[client_module.Run]:
-        return list(self._client.list(**filters))
-
-    def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None:
-        for run in self._client.watch(run_id, **options):
-            seen(run)
-
-    def resume(self, run_id: str) -> None:
-        self._client.resume(run_id)
-
-    def close(self) -> None:
-        self._client.close()
-
-
-class AsyncCaller:
-    """Each call runs in a loop of its own, as a client may be used by several."""
-
-    def __init__(self, address: str) -> None:
-        self._client = Client(address)
-
-    def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
-        return asyncio.run(self._client.start(flow, *args, **kwargs))
-
-    def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any:
-        return asyncio.run(self._client.handle(run_id, flow).result(timeout))
-
-    def get(self, run_id: str, steps: bool = False) -> client_module.Run:
-        return asyncio.run(self._client.get(run_id, steps))
-
-    def list(self, **filters: Any) -> list[client_module.Run]:
-        async def collect() -> list[client_module.Run]:
-            return [run async for run in self._client.list(**filters)]
-
-        return asyncio.run(collect())
-
-    def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None:
-        async def read() -> None:
-            async for run in self._client.watch(run_id, **options):
-                seen(run)
-
-        asyncio.run(read())
-
-    def resume(self, run_id: str) -> None:
-        asyncio.run(self._client.resume(run_id))
-
-    def close(self) -> None:
-        self._client.close()
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[LoopbackEngine]:
-    engine = LoopbackEngine()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def port(engine: LoopbackEngine) -> Iterator[TablePort]:
-    port = TablePort()
-    engine.serve(port)
-    yield port
-    engine.stop()
-
-
-@pytest.fixture(params=[SyncCaller, AsyncCaller], ids=["sync", "async"])
-def caller(request: pytest.FixtureRequest, engine: LoopbackEngine, port: TablePort) -> Iterator[Caller]:
-    caller = request.param(engine.address)
-    yield caller
-    caller.close()
-
-
-@pytest.fixture
-def aside() -> Iterator[ThreadPoolExecutor]:
-    """Where a call waits while the test goes on."""
-    with ThreadPoolExecutor() as pool:
-        yield pool
-
-
 # ---- start
 
 
@@ -179,24 +84,6 @@ def test_start_by_name_encodes_one_value(caller: Caller, port: TablePort) -> Non
 def test_start_without_input_sends_null(caller: Caller, port: TablePort) -> None:
     caller.start("orders")
     assert port.asked == [("start", "orders", NULL, "")]
-
-
-@dataclass
-class Order:
-    number: int
-
-
-class Typed:
-    """What a decorated flow looks like."""
-
-    name = "orders"
-
-    def encode_input(self, number: int, *, rush: bool = False) -> Payload:
-        return Payload(f"[{number},{str(rush).lower()}]".encode())
-
-    def decode_output(self, payload: Payload) -> Order:
-        order: Order = JSON_CODEC.decode(payload, Order)
-        return order
 
 
 def test_a_flow_object_encodes_its_input_and_decodes_its_output(caller: Caller, port: TablePort) -> None:
@@ -257,9 +144,50 @@ def test_result_of_a_failed_run_raises_its_failure(caller: Caller, port: TablePo
 
 
 def test_result_of_a_cancelled_run_says_so(caller: Caller, port: TablePort) -> None:
-    port.runs["r1"] = ended_run(state=entries.RunState.CANCELLED, output=None)
-    with pytest.raises(RunCancelled, match="r1"):
+    port.runs["r1"] = ended_run(state=entries.RunState.CANCELLED, output=None, parent_run_id="p1")
+    with pytest.raises(RunCancelled) as caught:
         caller.result("r1")
+    assert str(caught.value).splitlines() == [
+        "run r1 of flow 'orders' was cancelled",
+        "  why: by a client, by the flow itself, or with its parent run p1",
+        "  next: see what it did and what was undone with `stepwire runs show r1`",
+    ]
+
+
+def test_result_follows_a_run_that_restarted_itself(caller: Caller, port: TablePort) -> None:
+    port.runs["r1"] = ended_run("r1", successor_run_id="r2")
+    port.runs["r2"] = ended_run("r2", successor_run_id="r3")
+    port.runs["r3"] = ended_run("r3", b'"last"')
+    assert caller.result("r1") == "last"
+
+
+def test_result_waits_for_a_successor_that_is_not_there_yet(
+    caller: Caller, port: TablePort, engine: LoopbackEngine, aside: ThreadPoolExecutor
+) -> None:
+    """The commit that ends a run names its successor; the engine starts that one afterwards."""
+    port.runs["r1"] = ended_run("r1", successor_run_id="r2")
+    result = aside.submit(caller.result, "r1")
+    for _ in range(3):
+        passed(port.left)
+    assert not result.done()
+    engine.call(port.put, ended_run("r2", b'"last"'))
+    assert result.result(10) == "last"
+
+
+def test_a_successor_that_never_comes_is_an_error(
+    caller: Caller, port: TablePort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepwire._transport.run_watch.SUCCESSOR_SECONDS", 0.1)
+    port.runs["r1"] = ended_run("r1", successor_run_id="r2")
+    with pytest.raises(RunNotFound, match="r2"):
+        caller.result("r1")
+
+
+def test_a_timeout_holds_for_a_run_and_its_successors_together(caller: Caller, port: TablePort) -> None:
+    port.runs["r1"] = ended_run("r1", successor_run_id="r2")
+    port.runs["r2"] = open_run("r2")
+    with pytest.raises(TimeoutError, match=r"run r2 did not end within 0\.3 s"):
+        caller.result("r1", 0.3)
 
 
 def test_result_after_its_timeout_says_that_the_run_goes_on(caller: Caller, port: TablePort) -> None:
@@ -366,10 +294,25 @@ def test_get_gives_the_record_as_plain_values(caller: Caller, port: TablePort) -
     assert step.released_at == datetime(1970, 1, 1, 0, 0, 3, tzinfo=UTC)
     (attempt,) = step.attempts
     assert (attempt.number, attempt.elapsed, attempt.host) == (1, 0.25, "shop")
-    assert [(g.path, g.mode, g.branches, g.verdict) for g in run.groups] == [
-        ("parallel", "RACE", 2, "OK"),
-        ("map", "WAIT", 0, None),
-    ]
+    assert (step.undoes, step.child_run_id, step.due_at) == ("charge", "c1", datetime(1970, 1, 1, 0, 0, 4, tzinfo=UTC))
+    assert (run.phase, run.parent_run_id, run.successor_run_id) == (RunPhase.UNDOING, "p1", "s1")
+    assert run.stopping is not None and run.stopping.type == "ValueError"
+    assert run.groups == (
+        GroupRecord("parallel", "RACE", 2, "OK"),
+        GroupRecord(
+            path="map",
+            mode="WAIT",
+            branches=3,
+            verdict="FAILED",
+            fail="quorum",
+            quorum=2,
+            cancel_siblings=True,
+            limit=4,
+            names=("a", "b"),
+            outcomes=("OK", None, "CANCELLED"),
+            expired=True,
+        ),
+    )
 
 
 def test_an_output_that_this_codec_cannot_read_spoils_only_itself(caller: Caller, port: TablePort) -> None:
@@ -410,6 +353,15 @@ def test_watch_gives_each_change_and_ends(caller: Caller, port: TablePort, engin
     caller.watch("r1", see, steps=True)
     assert seen == [RunState.PENDING, RunState.RUNNING, RunState.SUCCEEDED]
     assert port.asked[0] == ("view", "r1", True)
+
+
+def test_watch_follows_successors_only_when_asked(caller: Caller, port: TablePort) -> None:
+    port.runs["r1"] = ended_run("r1", successor_run_id="r2")
+    port.runs["r2"] = ended_run("r2")
+    for follow, expected in ((False, ["r1"]), (True, ["r1", "r2"])):
+        seen: list[str] = []
+        caller.watch("r1", lambda run, seen=seen: seen.append(run.run_id), follow=follow)  # type: ignore[misc]
+        assert seen == expected
 
 
 def test_an_async_watch_that_is_left_early_ends_its_stream(port: TablePort, engine: LoopbackEngine) -> None:
@@ -583,6 +535,7 @@ def test_names_of_states_and_reasons_are_those_of_the_protocol() -> None:
     assert names(run_pb2.RunState, "RUN_STATE_") == {n: s.name for n, s in run_record._RUN_STATES.items()}
     assert names(run_pb2.StepState, "STEP_STATE_") == {n: s.name for n, s in run_record._STEP_STATES.items()}
     assert names(run_pb2.WaitReason, "WAIT_REASON_") == {n: r.name for n, r in run_record._REASONS.items() if r}
+    assert names(run_pb2.RunPhase, "RUN_PHASE_") == {n: p.name for n, p in run_record._PHASES.items()}
 
 
 def test_without_an_engine_a_call_says_so_soon() -> None:

@@ -145,6 +145,7 @@ BAD_HELLOS = [
     ({"required_features": (12,)}, "FAILED_PRECONDITION", "feature", "feature 12 required"),
     ({"instance_id": ""}, "INVALID_ARGUMENT", "undecodable", "message could not be decoded (ref "),
     ({"service": "s" * 257}, "INVALID_ARGUMENT", "invalid_name", "service name of 1..256 bytes"),
+    ({"instance_id": "stepwire-engine"}, "INVALID_ARGUMENT", "invalid_name", "'stepwire-engine' is the engine's own"),
 ]
 
 

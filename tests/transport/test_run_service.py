@@ -12,11 +12,13 @@ from google.protobuf.message import Message
 
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.payload import NULL, Payload
-from stepwire.protocol.plan import ParallelMode, StepKind, Verdict
-from stepwire.v1 import payload_pb2, run_pb2
+from stepwire.protocol.plan import BranchOutcome, Event, FailPolicy, ParallelMode, StepKind, Verdict
+from stepwire.v1 import payload_pb2, plan_pb2, run_pb2
 from stepwire.v1 import run_service_pb2 as pb
 from stepwire_engine.core.entries import RunState, RunStats
-from stepwire_engine.core.history import AttemptView, GroupView, RunView, StepStateView, StepView, WaitReason
+from stepwire_engine.core.history import AttemptView, GroupView, RunView, StepStateView, StepView
+from stepwire_engine.core.model import RunPhase
+from stepwire_engine.core.reasons import WaitReason
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import RunRecord
 from stepwire_engine.transport import run_messages, run_service
@@ -64,21 +66,6 @@ class Peer:
         error: Any = caught.value
         trailers = dict(error.trailing_metadata())
         return Refused(error.code(), trailers["stepwire-code"], error.details(), trailers["stepwire-ref"])
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[LoopbackEngine]:
-    engine = LoopbackEngine()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def port(engine: LoopbackEngine) -> Iterator[TablePort]:
-    port = TablePort()
-    engine.serve(port)
-    yield port
-    engine.stop()
 
 
 @pytest.fixture
@@ -132,10 +119,33 @@ def test_resume_is_passed_on(peer: Peer, port: TablePort) -> None:
     assert port.asked == [("resume", "r1")]
 
 
-@pytest.mark.parametrize("method", ["Cancel", "SendEvent"])
-def test_what_is_not_built_says_so(peer: Peer, method: str) -> None:
-    refused = peer.refusal(method, b"")
-    assert (refused.status, refused.code) == (grpc.StatusCode.UNIMPLEMENTED, "not_implemented")
+@pytest.mark.parametrize("undo", [None, True, False])
+def test_cancel_says_whether_to_undo_or_leaves_it_to_the_flow(peer: Peer, port: TablePort, undo: bool | None) -> None:
+    assert peer.send("Cancel", pb.CancelRequest(run_id="r1", undo=undo).SerializeToString()) == b""
+    assert port.asked == [("cancel", "r1", undo)]
+
+
+def test_an_event_is_handed_over_with_its_id_and_time(peer: Peer, port: TablePort) -> None:
+    event = plan_pb2.Event(name="order/paid", data=payload_pb2.Payload(data=b'{"n":1}'), id="e1")
+    event.at.FromMilliseconds(1_767_225_600_250)
+    request = pb.SendEventRequest(event=event).SerializeToString()
+    first = pb.SendEventResponse.FromString(peer.send("SendEvent", request))
+    again = pb.SendEventResponse.FromString(peer.send("SendEvent", request))
+    assert (first.event_id, first.existing, again.event_id, again.existing) == ("e1", False, "e1", True)
+    assert port.asked[0] == ("send", Event("order/paid", Payload(b'{"n":1}'), "e1", 1_767_225_600_250))
+
+
+def test_an_event_needs_only_a_name(peer: Peer, port: TablePort) -> None:
+    request = pb.SendEventRequest(event=plan_pb2.Event(name="ping"))
+    answer = pb.SendEventResponse.FromString(peer.send("SendEvent", request.SerializeToString()))
+    assert (answer.event_id, answer.existing) == ("made", False)
+    assert port.asked == [("send", Event("ping", NULL))]
+
+
+def test_event_data_of_another_encoding_are_opaque(peer: Peer, port: TablePort) -> None:
+    event = plan_pb2.Event(name="ping", data=payload_pb2.Payload(data=b"\xff", encoding="json+aes"))
+    peer.send("SendEvent", pb.SendEventRequest(event=event).SerializeToString())
+    assert port.asked == [("send", Event("ping", Payload(b"\xff", "json+aes")))]
 
 
 # ---- refusals
@@ -150,9 +160,30 @@ def test_malformed_bytes_are_the_callers_fault(peer: Peer, port: TablePort, meth
     assert port.asked == []
 
 
+def _event(**fields: Any) -> pb.SendEventRequest:
+    return pb.SendEventRequest(event=plan_pb2.Event(**({"name": "ping"} | fields)))
+
+
+def _event_of(data: bytes) -> pb.SendEventRequest:
+    return _event(data=payload_pb2.Payload(data=data))
+
+
 @pytest.mark.parametrize(
     ("method", "request_", "field"),
     [
+        ("Cancel", pb.CancelRequest(), "run_id"),
+        ("Cancel", pb.CancelRequest(run_id="r" * 257), "run_id"),
+        ("SendEvent", pb.SendEventRequest(), "event"),
+        ("SendEvent", _event(name=""), "event.name"),
+        ("SendEvent", _event(name="é" * 129), "event.name"),
+        ("SendEvent", _event(id="k" * 257), "event.id"),
+        ("SendEvent", _event(data=payload_pb2.Payload(encoding="e" * 257)), "event.data.encoding"),
+        ("SendEvent", _event_of(b""), "event.data"),
+        ("SendEvent", _event_of(b"{"), "event.data"),
+        ("SendEvent", _event_of(b"1 2"), "event.data"),
+        ("SendEvent", _event_of(b"NaN"), "event.data"),
+        ("SendEvent", _event_of(b'"\xff"'), "event.data"),
+        ("SendEvent", _event_of(b"[" * 5000 + b"]" * 5000), "event.data"),
         ("Start", pb.StartRequest(), "flow"),
         ("Start", pb.StartRequest(flow="f" * 257), "flow"),
         ("Start", pb.StartRequest(flow="é" * 129), "flow"),
@@ -180,6 +211,22 @@ def test_arguments_out_of_bounds_are_refused_by_name(
 
 def test_the_longest_names_are_allowed(peer: Peer, port: TablePort) -> None:
     peer.send("Start", pb.StartRequest(flow="f" * 256, id="k" * 256).SerializeToString())
+    peer.send("SendEvent", _event(name="f" * 256, id="k" * 256).SerializeToString())
+    assert len(port.asked) == 2
+
+
+def test_a_time_before_1970_is_malformed(peer: Peer, port: TablePort) -> None:
+    request = _event()
+    request.event.at.seconds = -1
+    refused = peer.refusal("SendEvent", request)
+    assert (refused.status, refused.code) == (grpc.StatusCode.INVALID_ARGUMENT, "undecodable")
+    assert port.asked == []
+
+
+def test_event_data_over_the_limit_are_refused(peer: Peer, port: TablePort) -> None:
+    refused = peer.refusal("SendEvent", _event_of(b'"' + b"x" * (PAYLOAD_BYTES_MAX - 1) + b'"'))
+    assert (refused.status, refused.code) == (grpc.StatusCode.INVALID_ARGUMENT, "payload_too_large")
+    peer.send("SendEvent", _event_of(b'"' + b"x" * (PAYLOAD_BYTES_MAX - 2) + b'"').SerializeToString())
     assert len(port.asked) == 1
 
 
@@ -206,12 +253,17 @@ def test_every_code_reaches_the_peer_with_its_status(peer: Peer, port: TablePort
         assert refused.ref
 
 
-@pytest.mark.parametrize("method", ["Start", "Get", "List", "Resume", "Watch"])
+@pytest.mark.parametrize("method", METHODS)
 def test_an_error_of_the_engine_stays_inside(
     peer: Peer, port: TablePort, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     port.refusal = RuntimeError("secret: /var/lib/x")
-    requests = {"Start": pb.StartRequest(flow="f"), "List": pb.ListRequest(), "Resume": pb.ResumeRequest(run_id="r")}
+    requests: dict[str, Message] = {
+        "Start": pb.StartRequest(flow="f"),
+        "List": pb.ListRequest(),
+        "Resume": pb.ResumeRequest(run_id="r"),
+        "SendEvent": _event(),
+    }
     with caplog.at_level(logging.ERROR):
         refused = peer.refusal(method, requests.get(method, pb.GetRequest(run_id="r1")))
     assert (refused.status, refused.code) == (grpc.StatusCode.INTERNAL, "internal")
@@ -323,14 +375,37 @@ def full_run() -> RunView:
         reason=WaitReason.BACKOFF_UNTIL,
         output=Payload(b"1"),
         lost=2,
+        undoes="charge",
+        child_run_id="c1",
+        due_at_ms=4000,
+    )
+    groups = (
+        GroupView("parallel", ParallelMode.RACE, 2, Verdict.OK),
+        GroupView(
+            "map",
+            ParallelMode.WAIT,
+            3,
+            Verdict.FAILED,
+            FailPolicy.QUORUM,
+            2,
+            True,
+            4,
+            ("a", "b"),
+            (BranchOutcome.OK, None, BranchOutcome.CANCELLED),
+            True,
+        ),
     )
     return ended_run(
+        phase=RunPhase.UNDOING,
+        parent_run_id="p1",
+        successor_run_id="s1",
+        stopping=FAILURE,
         id="key",
         failure=FAILURE,
         stats=RunStats(1, 2, 3, 4, 5, 6),
         reason=WaitReason.NO_HOST,
         steps=(step,),
-        groups=(GroupView("parallel", ParallelMode.RACE, 2, Verdict.OK), GroupView("map", ParallelMode.WAIT, 0)),
+        groups=groups,
     )
 
 
@@ -343,7 +418,13 @@ def test_a_record_keeps_every_field() -> None:
     (attempt,) = step.attempts
     assert {field.name for field, _ in attempt.ListFields()} == {field.name for field in attempt.DESCRIPTOR.fields}
     assert (attempt.elapsed.ToTimedelta().total_seconds(), attempt.failure.type) == (0.25, "ValueError")
-    assert [(g.path, g.mode, g.branches, g.verdict) for g in run.groups] == [("parallel", 2, 2, 1), ("map", 1, 0, 0)]
+    plain, full = run.groups
+    assert {field.name for field, _ in full.ListFields()} == {field.name for field in full.DESCRIPTOR.fields}
+    assert (plain.path, plain.mode, plain.branches, plain.verdict, plain.fail) == ("parallel", 2, 2, 1, 1)
+    assert (list(full.names), list(full.outcomes), full.quorum, full.limit) == (["a", "b"], [1, 0, 3], 2, 4)
+    assert (step.undoes, step.child_run_id, step.due_at.ToMilliseconds()) == ("charge", "c1", 4000)
+    assert (run.phase, run.parent_run_id, run.successor_run_id) == (run_pb2.RUN_PHASE_UNDOING, "p1", "s1")
+    assert run.stopping.type == "ValueError"
     assert [getattr(run.stats, name) for name in RunStats.__struct_fields__] == [1, 2, 3, 4, 5, 6]
 
 

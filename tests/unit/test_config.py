@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stepwire_engine.clock import RUN_ID_LENGTH, Clock, SystemClock, VirtualClock
-from stepwire_engine.config import SETTINGS, Config, ConfigError, Setting, load
+from stepwire_engine.config import SETTINGS, Config, ConfigError, Setting, Unit, load, network_of
 from stepwire_engine.core.config import CoreConfig
 
 
@@ -125,13 +125,49 @@ def test_every_field_is_documented_once() -> None:
         assert setting.choices or setting.low < setting.high
 
 
-@pytest.mark.parametrize("setting", [s for s in SETTINGS if not s.choices], ids=lambda s: s.field)
+MEASURED = [s for s in SETTINGS if not s.choices and s.unit is not Unit.DESTINATIONS]
+
+
+@pytest.mark.parametrize("setting", MEASURED, ids=lambda s: s.field)
 def test_both_bounds_of_every_setting_are_accepted(setting: Setting) -> None:
     for bound in (setting.low, setting.high):
         value: Any = "x" * int(bound) if setting.unit.value == "text" else type(getattr(Config(), setting.field))(bound)
         related = {"silence_timeout": 600.0} if setting.field == "heartbeat_interval" else {}
         related |= {"heartbeat_interval": 0.05} if setting.field == "silence_timeout" else {}
         assert getattr(load({**related, setting.field: value}), setting.field) == value
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", ()),
+        ("10.0.0.0/8", ("10.0.0.0/8",)),
+        (" 10.0.0.0/8, ::1 ,orders.internal,", ("10.0.0.0/8", "::1", "orders.internal")),
+        (["fd00::/8", "10.1.2.3"], ("fd00::/8", "10.1.2.3")),
+    ],
+)
+def test_destinations_are_text_with_commas_or_a_list(given: object, expected: tuple[str, ...]) -> None:
+    assert load({"call_allow": given}).call_allow == expected
+
+
+@pytest.mark.parametrize(
+    "wrong", ["10.0.0.1/8", "300.1.1.1", "10.0.0.0/33", "::g", "http://a", "a b", "*.internal", "a..b/", ["a", 1], 7]
+)
+def test_a_destination_that_is_neither_network_nor_host_is_refused(wrong: object) -> None:
+    with pytest.raises(ConfigError, match=r"--call-allow is .*\n.*\n  next: give at most 1000 networks and hosts"):
+        load({"call_allow": wrong})
+
+
+def test_more_destinations_than_1000_are_refused() -> None:
+    assert len(load({"call_allow": ["10.0.0.1"] * 1000}).call_allow) == 1000
+    with pytest.raises(ConfigError, match="--call-allow"):
+        load({"call_allow": ["10.0.0.1"] * 1001})
+
+
+def test_networks_are_told_from_names() -> None:
+    assert [network_of(entry) is None for entry in ("10.0.0.0/8", "::1", "10.1.2.3", "a.b", "a")] == [
+        False, False, False, True, True,
+    ]  # fmt: skip
 
 
 # ---- clocks

@@ -31,6 +31,7 @@ from stepwire.errors import (
 )
 from stepwire.protocol.failure import CAUSE_DEPTH_MAX, TRACEBACK_BYTES_MAX, ErrorCode, Failure, Retryable
 from stepwire.protocol.payload import Payload
+from stepwire.results import BranchResult, GroupResult, Outcome
 
 
 def raised(exc: BaseException) -> BaseException:
@@ -46,6 +47,15 @@ def tree(cls: type[StepwireError]) -> list[type[StepwireError]]:
 
 PUBLIC = [cls for cls in tree(StepwireError) if cls.__module__ == errors.__name__]
 FAILURE = Failure(ErrorCode.USER_ERROR, "ValueError", "bad card", "stack")
+
+
+def branches(*outcomes: Outcome) -> GroupResult[int]:
+    return GroupResult(
+        [
+            BranchResult(index=i, name="", outcome=o, value=i, error=StepError(FAILURE) if o == "failed" else None)
+            for i, o in enumerate(outcomes)
+        ]
+    )
 
 
 @pytest.mark.parametrize("cls", [cls for cls in PUBLIC if cls not in (RunFailed, RetryAfter)])
@@ -68,7 +78,7 @@ def test_text_says_what_why_and_next() -> None:
         ConfigurationError("x", why="y", hint="z"),
         RunFailed(FAILURE, "r1"),
         StepError(FAILURE, "a/b"),
-        GroupFailed(path="p", results=(1, 2), failures=(FAILURE,)),
+        GroupFailed(path="p", results=branches("completed", "failed"), failures=(FAILURE,)),
         NonDeterministicFlow(path="p", expected="a", received="b"),
         RetryAfter(30, "busy"),
         BodyEvicted("r1"),
@@ -247,7 +257,7 @@ def test_misuse_is_not_retried_but_timeouts_are() -> None:
 
 
 def test_group_failed_tells_of_its_branches() -> None:
-    error = GroupFailed(path="parallel", results=("a", "b", "c"), failures=(FAILURE, FAILURE))
+    error = GroupFailed(path="parallel", results=branches("failed", "completed", "failed"), failures=(FAILURE, FAILURE))
     assert error.message == "2 of 3 branches failed, the first with ValueError: bad card"
     assert error.failure.cause == FAILURE
     assert error.failures == (FAILURE, FAILURE)

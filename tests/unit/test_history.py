@@ -2,141 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import msgspec
 import pytest
 
-from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import Hello, Result
-from stepwire.protocol.payload import Payload
+from stepwire.protocol.failure import ErrorCode, Retryable
+from stepwire.protocol.frames import CancelReason
+from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import (
     BodyEnded,
     BranchEnded,
     BranchOutcome,
-    Fence,
+    FailPolicy,
     GroupEnded,
     GroupOpened,
     ParallelMode,
-    Plan,
     StepKind,
     StepPlanned,
+    Undo,
     Verdict,
 )
 from stepwire.v1 import run_pb2
-from stepwire_engine.core import machine
+from stepwire_engine.core import causes
 from stepwire_engine.core.config import CoreConfig
-from stepwire_engine.core.entries import Entry, RunCreated, RunState
-from stepwire_engine.core.history import RunView, StepStateView, StepView, WaitReason, live_view, run_view
-from stepwire_engine.core.machine import Turn
-from stepwire_engine.core.model import Lease, Run
-from stepwire_engine.core.sessions import Session
-
-FENCE = Fence(1, 1)
-BROKEN = Failure(ErrorCode.USER_ERROR, "ValueError", "no", "Traceback ...")
-STUCK = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", "expected a, got b")
-IN_RACE = GroupOpened("race", 2, ParallelMode.RACE)
-IN_WAIT = GroupOpened("parallel", 2, ParallelMode.WAIT)
-
-
-class Story:
-    """A run driven by the real machine, one row per call; time goes on by a second per row."""
-
-    def __init__(self) -> None:
-        self.run = Run(7)
-        self.rows: list[tuple[Entry, ...]] = []
-        self.ms = 1_000_000
-        self.served = {("flow", "orders"), ("step", "charge")}
-        turn = self._turn()
-        machine.create(turn, RunCreated("r1", "orders", Payload(b"17"), 5, self.ms, "order-17"))
-        self._commit(turn)
-
-    def plan(
-        self,
-        *steps: StepPlanned,
-        groups: Sequence[GroupOpened] = (),
-        branches: Sequence[BranchEnded] = (),
-        ended: Sequence[GroupEnded] = (),
-        abandoned: Sequence[str] = (),
-        end: BodyEnded | None = None,
-    ) -> None:
-        run, turn = self.run, self._turn()
-        plan = Plan(
-            run.plan_seq + 1,
-            run.release_seq,
-            FENCE,
-            tuple(groups),
-            steps,
-            tuple(abandoned),
-            tuple(branches),
-            tuple(ended),
-            end,
-        )
-        machine.accept_plan(turn, plan, "shop")
-        machine.settle(turn)
-        self._commit(turn)
-
-    def result(self, path: str, *, output: bytes = b"1", failure: Failure | None = None, elapsed: float = 0.5) -> None:
-        turn, step = self._turn(), self.run.steps[path]
-        payload = None if failure is not None else Payload(output)
-        result = Result(path, step.attempt, FENCE, payload, failure, elapsed)
-        machine.accept_result(turn, step, result, "shop", CoreConfig())
-        machine.settle(turn)
-        self._commit(turn)
-
-    def lose(self, path: str) -> None:
-        turn = self._turn()
-        machine.lose_attempt(turn, self.run.steps[path], "shop", CoreConfig())
-        self._commit(turn)
-
-    def pause(self) -> None:
-        turn = self._turn()
-        machine.pause(turn, STUCK)
-        self._commit(turn)
-
-    def resume(self) -> None:
-        turn = self._turn()
-        machine.resume(turn)
-        self._commit(turn)
-
-    def lease(self, path: str) -> None:
-        step = self.run.steps[path]
-        step.lease = Lease(step, "s1", FENCE, 0.0)
-
-    def enter(self) -> None:
-        session = Session("s1", Hello("shop", "i1"), 0.0)
-        session.take_body(self.run, FENCE).ready = True
-
-    def view(
-        self, *, steps: bool = True, live: bool = True, rows: Sequence[tuple[Entry, ...]] | None = None
-    ) -> RunView:
-        return run_view(
-            7,
-            rows or self.rows,
-            live=self.run if live else None,
-            now_unix_ms=self.ms,
-            include_steps=steps,
-            serves=lambda kind, name: (kind, name) in self.served,
-        )
-
-    def in_memory(self) -> RunView | None:
-        return live_view(self.run, now_unix_ms=self.ms, serves=lambda kind, name: (kind, name) in self.served)
-
-    def step(self, path: str, *, live: bool = True) -> StepView:
-        return next(step for step in self.view(live=live).steps if step.path == path)
-
-    def _turn(self) -> Turn:
-        self.ms += 1000
-        return Turn(self.run, self.ms)
-
-    def _commit(self, turn: Turn) -> None:
-        self.rows.append(tuple(turn.entries))
-        self.run.seq += 1
-        self.run.committed_seq += 1
-
-
-def named(*paths: str) -> list[StepPlanned]:
-    return [StepPlanned(path) for path in paths]
-
+from stepwire_engine.core.entries import ParentStep, RunState
+from stepwire_engine.core.history import StepStateView, ended_view
+from stepwire_engine.core.model import RunPhase
+from stepwire_engine.core.reasons import WaitReason
+from tests.unit.story import BROKEN, IN_RACE, IN_WAIT, STUCK, Story, named
 
 # ---- the journal alone
 
@@ -178,14 +70,14 @@ def test_a_failed_run_has_the_failure_of_its_body() -> None:
     assert (story.view().state, story.view().failure) == (RunState.FAILED, BROKEN)
 
 
-def test_first_and_last_row_tell_everything_but_the_steps_of_a_finished_run() -> None:
+def test_without_steps_the_record_says_the_same_about_the_run() -> None:
     story = Story()
-    story.plan(*named("a"))
+    story.plan(*named("a", "parallel/[0]/b"), groups=[IN_WAIT])
     story.result("a")
-    story.plan(end=BodyEnded(Payload(b"1")))
-    whole = story.view(steps=False, live=False)
-    assert whole.steps == ()
-    assert story.view(steps=False, live=False, rows=[story.rows[0], story.rows[-1]]) == whole
+    story.cancel(undo=True)
+    whole = story.view(live=False)
+    assert whole.steps and whole.groups
+    assert story.view(steps=False, live=False) == msgspec.structs.replace(whole, steps=(), groups=())
 
 
 def test_each_attempt_is_shown_with_its_failure() -> None:
@@ -257,114 +149,178 @@ def test_every_committed_prefix_of_a_journal_is_a_record() -> None:
     assert states == [RunState.PENDING, *[RunState.RUNNING] * 4, RunState.SUCCEEDED]
 
 
-# ---- the run in memory
+# ---- groups
 
 
-def test_a_leased_step_is_running() -> None:
+def test_a_group_shows_its_policies_and_how_its_branches_ended() -> None:
     story = Story()
-    story.plan(*named("a"))
+    opened = GroupOpened("race", 4, ParallelMode.RACE, FailPolicy.QUORUM, 2, True, 3, names=("fast", "slow"))
+    story.plan(*named("race/[0]/a", "race/[3]/b"), groups=[opened])
+    (group,) = story.view().groups
+    assert (group.fail, group.quorum, group.cancel_siblings, group.limit) == (FailPolicy.QUORUM, 2, True, 3)
+    assert (group.names, group.outcomes, group.expired) == (("fast", "slow"), (), False)
+    story.result("race/[0]/a")
+    story.plan(branches=[BranchEnded("race/[0]", BranchOutcome.OK)])
+    assert story.view().groups[0].outcomes == (BranchOutcome.OK, None, None, None)
+    story.plan(
+        branches=[BranchEnded("race/[2]", BranchOutcome.FAILED, BROKEN), BranchEnded("race/[1]", BranchOutcome.OK)],
+        ended=[GroupEnded("race", Verdict.OK, 2, (3,))],
+    )
+    assert story.view(live=False).groups[0].outcomes == (
+        BranchOutcome.OK,
+        BranchOutcome.OK,
+        BranchOutcome.FAILED,
+        BranchOutcome.CANCELLED,
+    )
+
+
+def test_a_group_whose_deadline_passed_says_so() -> None:
+    story = Story()
+    story.plan(*named("parallel/[0]/a"), groups=[GroupOpened("parallel", 1, deadline=1.0)])
+    story.expire("parallel")
+    (group,) = story.view(live=False).groups
+    assert (group.expired, group.verdict) == (True, None)
+
+
+# ---- cancelled and compensated runs
+
+
+def test_a_run_that_is_cancelled_waits_for_its_attempts_to_stop() -> None:
+    story = Story()
+    story.plan(StepPlanned("paid", undo=Undo()), *named("b"))
     story.enter()
-    story.lease("a")
-    step = story.step("a")
-    assert (step.state, step.reason) == (StepStateView.RUNNING, WaitReason.LEASE_OF_HOST)
-    assert (story.view().reason, story.view().live_body) == (WaitReason.LEASE_OF_HOST, True)
-    assert story.step("a", live=False).state is StepStateView.PENDING
+    story.result("paid")
+    lease = story.lease("b")
+    story.cancel(undo=True)
+    lease.cancelled = CancelReason.RUN_CANCELLED
+    view = story.view()
+    assert (view.state, view.phase, view.reason) == (
+        RunState.RUNNING,
+        RunPhase.CANCELLING,
+        WaitReason.ATTEMPT_NOT_STOPPING,
+    )
+    assert (view.failure, view.stopping) == (None, None)
+    step = story.step("b")
+    assert (step.state, step.ended_at_ms, step.reason) == (
+        StepStateView.CANCELLED,
+        story.ms,
+        WaitReason.ATTEMPT_NOT_STOPPING,
+    )
 
 
-def test_an_outcome_that_is_not_committed_is_not_shown() -> None:
+def test_a_cancelled_run_has_ended_without_failure() -> None:
     story = Story()
     story.plan(*named("a"))
-    committed = list(story.rows)
-    story.result("a")
-    view = story.view(rows=committed)
-    assert (view.steps[0].state, view.steps[0].output, view.steps[0].reason) == (StepStateView.RUNNING, None, None)
+    story.pause()
+    story.cancel()
+    view = story.view(live=False)
+    assert (view.state, view.failure, view.phase, view.ended_at_ms) == (RunState.CANCELLED, None, None, story.ms)
+    assert story.step("a").state is StepStateView.CANCELLED
 
 
-@pytest.mark.parametrize(
-    ("served", "reason"), [(True, WaitReason.NO_SLOT), (False, WaitReason.NO_HOST)], ids=["served", "not served"]
-)
-def test_a_registered_step_waits_for_a_slot_or_for_a_host(served: bool, reason: WaitReason) -> None:
-    story = Story()
-    story.plan(StepPlanned("charge", StepKind.TASK, "charge"))
-    story.enter()
-    if not served:
-        story.served.discard(("step", "charge"))
-    assert story.step("charge").reason is reason
-    assert story.view().reason is reason
-
-
-def test_a_closure_waits_for_a_host_of_its_flow() -> None:
-    story = Story()
-    story.plan(*named("a"))
-    assert story.step("a").reason is WaitReason.NO_SLOT
-    story.served.clear()
-    assert story.step("a").reason is WaitReason.NO_HOST
-
-
-def test_a_retry_waits_for_its_time_and_then_for_a_slot() -> None:
-    story = Story()
-    story.plan(*named("a"))
-    story.result("a", failure=BROKEN)
-    assert (story.step("a").state, story.step("a").reason) == (StepStateView.BACKOFF, WaitReason.BACKOFF_UNTIL)
-    story.ms += 3_600_000
-    assert (story.step("a").state, story.step("a").reason) == (StepStateView.BACKOFF, WaitReason.NO_SLOT)
-
-
-def test_an_outcome_waits_for_its_wave_only_in_wait_mode() -> None:
+def undoing() -> Story:
+    """A run that failed after three steps, two of which are undone."""
     story = Story()
     story.plan(
-        *named("parallel/[0]/a", "parallel/[1]/b", "race/[0]/a", "race/[1]/b"),
-        groups=[IN_WAIT, IN_RACE],
+        StepPlanned("reserve", undo=Undo(StepKind.TASK, "charge")),
+        StepPlanned("parallel/[0]/pay", undo=Undo()),
+        *named("parallel/[1]/x"),
+        groups=[IN_WAIT],
     )
-    story.result("parallel/[0]/a")
-    story.result("race/[0]/a")
-    assert story.step("parallel/[0]/a").state is StepStateView.SUCCEEDED
-    assert story.step("parallel/[0]/a").reason is WaitReason.SIBLING_IN_WAVE
-    assert story.step("race/[0]/a").reason is None
-    story.result("parallel/[1]/b")
-    assert story.step("parallel/[0]/a").reason is None
+    for path in ("reserve", "parallel/[0]/pay", "parallel/[1]/x"):
+        story.result(path)
+    story.plan(end=BodyEnded(failure=BROKEN))
+    return story
 
 
-def test_a_run_without_open_steps_waits_for_its_body_or_user_code() -> None:
-    story = Story()
-    assert story.view().reason is WaitReason.NO_SLOT
-    story.enter()
-    assert story.view().reason is WaitReason.USER_CODE
-    story.run.body = None
-    story.served.clear()
-    assert story.view().reason is WaitReason.NO_HOST
+def test_compensations_are_steps_in_the_order_in_which_they_are_made() -> None:
+    story = undoing()
+    view = story.view()
+    assert (view.state, view.phase, view.failure, view.stopping) == (RunState.RUNNING, RunPhase.UNDOING, None, BROKEN)
+    undos = [step for step in view.steps if step.undoes]
+    assert [(step.path, step.undoes, step.kind, step.name) for step in undos] == [
+        ("parallel/[0]/pay#undo", "parallel/[0]/pay", StepKind.RUN, ""),
+        ("reserve#undo", "reserve", StepKind.TASK, "charge"),
+    ]
+    assert [step.planned_at_ms for step in undos] == [story.ms, story.ms]
+    assert [step.reason for step in undos] == [WaitReason.NO_SLOT, None], "the second one waits for the first"
+    assert view.reason is WaitReason.NO_SLOT
+    assert [step.reason for step in view.steps if not step.undoes] == [None, None, None]
 
 
-def test_after_a_restart_runs_and_steps_wait_for_adoption() -> None:
-    story = Story()
-    story.plan(*named("a"))
-    story.run.uncertain = story.run.steps["a"].uncertain = True
-    assert (story.view().reason, story.step("a").reason) == (WaitReason.ADOPTION, WaitReason.ADOPTION)
+def test_a_failed_compensation_is_shown_and_the_run_has_the_failure_it_was_undone_for() -> None:
+    story = undoing()
+    refused = msgspec.structs.replace(BROKEN, type="Refused", retryable=Retryable.NO)
+    story.result("parallel/[0]/pay#undo", failure=refused)
+    assert story.step("reserve#undo").reason is WaitReason.NO_SLOT
+    story.result("reserve#undo")
+    view = story.view(live=False)
+    assert (view.state, view.phase, view.failure, view.stopping) == (RunState.FAILED, None, BROKEN, None)
+    states = {step.path: step.state for step in view.steps if step.undoes}
+    assert states == {
+        "parallel/[0]/pay#undo": StepStateView.FAILED,
+        "reserve#undo": StepStateView.SUCCEEDED,
+    }
+    assert story.step("parallel/[0]/pay#undo").attempts[-1].failure == refused
+    assert story.step("parallel/[0]/pay").state is StepStateView.SUCCEEDED
 
 
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [(StepKind.SLEEP, WaitReason.SLEEPING_UNTIL), (StepKind.WAIT_EVENT, WaitReason.EVENT)],
-    ids=["sleep", "wait_event"],
-)
-def test_steps_that_nobody_executes_say_what_they_wait_for(kind: StepKind, reason: WaitReason) -> None:
-    story = Story()
-    story.plan(StepPlanned("pause", kind))
-    assert story.step("pause").reason is reason
-
-
-def test_the_reason_of_a_run_is_that_of_its_first_open_step() -> None:
-    story = Story()
-    story.plan(*named("a", "b"), StepPlanned("c", StepKind.TASK, "unknown"))
-    story.enter()
-    story.lease("b")
+def test_a_run_over_its_deadline_says_so_while_it_is_undone_and_afterwards() -> None:
+    story = Story(deadline=3.0)
+    story.plan(StepPlanned("a", undo=Undo()), *named("b"))
     story.result("a")
-    assert story.view().reason is WaitReason.LEASE_OF_HOST
-    story.result("b")
-    assert story.view().reason is WaitReason.NO_HOST
+    story.expire()
+    stopping = story.view().stopping
+    assert stopping is not None and stopping.code is ErrorCode.RUN_TIMEOUT
+    story.result("a#undo")
+    view = story.view()
+    assert (view.state, view.failure, view.stopping) == (RunState.FAILED, stopping, None)
+
+
+# ---- relatives
+
+
+def test_a_child_names_its_parent() -> None:
+    story = Story(parent=ParentStep(3, "p1", "ship", 1, 1))
+    assert story.view().parent_run_id == "p1"
+    memory = story.in_memory()
+    assert memory is not None and memory.parent_run_id == "p1"
+
+
+def test_a_run_that_restarts_itself_names_its_successor_and_returns_null() -> None:
+    story = Story()
+    story.plan(end=BodyEnded(restart=Payload(b"18")))
+    view = story.view()
+    assert (view.state, view.output) == (RunState.SUCCEEDED, NULL)
+    assert view.successor_run_id == causes.successor_run_id("r1")
 
 
 # ---- without the journal
+
+
+@pytest.mark.parametrize(
+    "how", ["succeeds", "fails", "restarts", "cancels itself", "is cancelled", "is undone", "late"]
+)
+def test_the_record_of_a_run_that_just_ended_is_that_of_its_journal(how: str) -> None:
+    story = undoing() if how == "is undone" else Story(ParentStep(3, "p1", "ship", 1, 1), deadline=1.0)
+    match how:
+        case "succeeds":
+            story.plan(end=BodyEnded(Payload(b"1")))
+        case "fails":
+            story.plan(end=BodyEnded(failure=BROKEN))
+        case "restarts":
+            story.plan(end=BodyEnded(restart=Payload(b"18")))
+        case "cancels itself":
+            story.plan(end=BodyEnded(cancelled=True))
+        case "is cancelled":
+            story.cancel()
+        case "is undone":
+            story.result("parallel/[0]/pay#undo")
+            story.result("reserve#undo")
+        case _:
+            story.expire()
+    assert story.run.state.terminal
+    assert ended_view(story.run, story.ms) == story.view(steps=False, live=False)
 
 
 def test_an_open_run_in_memory_is_shown_without_its_journal() -> None:
@@ -382,7 +338,7 @@ def test_memory_never_shows_what_is_not_committed() -> None:
     assert (view.state, view.output, view.reason) == (RunState.RUNNING, None, None)
 
 
-@pytest.mark.parametrize("what", ["not committed", "broken", "paused", "ended"])
+@pytest.mark.parametrize("what", ["not committed", "broken", "paused", "stopping", "ended"])
 def test_memory_leaves_to_the_journal_what_it_cannot_tell(what: str) -> None:
     story = Story()
     match what:
@@ -392,6 +348,8 @@ def test_memory_leaves_to_the_journal_what_it_cannot_tell(what: str) -> None:
             story.run.broken = True
         case "paused":
             story.pause()
+        case "stopping":
+            story = undoing()
         case _:
             story.plan(end=BodyEnded(Payload(b"1")))
     assert story.in_memory() is None
@@ -407,6 +365,7 @@ def test_states_and_reasons_have_the_numbers_of_the_protocol() -> None:
 
     assert numbers(run_pb2.WaitReason, "WAIT_REASON_") == {r.name: int(r) for r in WaitReason}
     assert numbers(run_pb2.StepState, "STEP_STATE_") == {s.name: int(s) for s in StepStateView}
+    assert numbers(run_pb2.RunPhase, "RUN_PHASE_") == {p.name: int(p) for p in RunPhase}
 
 
 def test_a_lost_step_that_is_given_up_fails_its_step() -> None:

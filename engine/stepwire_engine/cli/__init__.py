@@ -19,7 +19,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "engine": ("stepwire_engine.cli.engine:engine", "Run the engine."),
     "host": ("stepwire_engine.cli.host:host", "Run a host: it serves the flows and steps of TARGET."),
     "run": ("stepwire_engine.cli.run:run", "Start a run of FLOW and follow it to its end."),
-    "runs": ("stepwire_engine.cli.runs:runs", "List runs, show one, let a paused one go on."),
+    "runs": ("stepwire_engine.cli.runs:runs", "List runs, show one, cancel them, let a paused one go on."),
+    "send": (
+        "stepwire_engine.cli.send:send",
+        "Send an event to flows that wait for NAME, or start by it.",
+    ),
     "version": ("stepwire_engine.cli.version:version", "Print the versions of this installation."),
 }
 """Name of each command -> where it is, and the line `stepwire --help` shows for it."""
@@ -57,7 +61,7 @@ class LazyGroup(click.Group):
     "6 wait timed out, 7 not authorised, 130 Ctrl-C.",
 )
 def stepwire() -> None:
-    """Flows made of durable steps: run the engine, run hosts, start and look at runs."""
+    """Flows made of durable steps: run the engine, run hosts, start, watch and cancel runs, send events."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from stepwire import client
@@ -33,8 +34,11 @@ class Connection:
         return handle.run_id, handle.existing
 
     def watch(self, run_id: str) -> Iterator[documents.Run]:
-        """The run now and after each change, until its terminal state; an engine that restarts is waited for."""
-        return map(run_document, self._client.watch(run_id, steps=True))
+        """The run now and after each change, until its terminal state; an engine that restarts is waited for.
+
+        A run that restarted itself is followed by its successors.
+        """
+        return map(run_document, self._client.watch(run_id, steps=True, follow=True))
 
     def get(self, run_id: str) -> documents.Run:
         """The run now, with its steps."""
@@ -49,6 +53,18 @@ class Connection:
         """Let a paused run go on."""
         self._client.resume(run_id)
 
+    def cancel(self, run_id: str, undo: bool | None) -> None:
+        """Cancel a run; `undo` None: as its flow says."""
+        self._client.cancel(run_id, undo=undo)
+
+    def cancel_all(self, flow: str, undo: bool | None) -> tuple[str, ...]:
+        """Cancel the open runs of a flow; their ids."""
+        return self._client.cancel_all(flow=flow, undo=undo)
+
+    def send(self, name: str, value: Any, event_id: str, at: datetime | None) -> str:
+        """Send an event; its id."""
+        return self._client.send(name, value, id=event_id, at=at)
+
 
 def run_document(run: client.Run) -> documents.Run:
     """A record with its steps."""
@@ -58,10 +74,11 @@ def run_document(run: client.Run) -> documents.Run:
         output=_value(run.output_payload),
         stats=documents.Stats(**{name: getattr(run.stats, name) for name in documents.Stats.__struct_fields__}),
         steps=tuple(map(_step, run.steps)),
-        groups=tuple(
-            documents.Group(path=group.path, mode=group.mode, branches=group.branches, verdict=group.verdict)
-            for group in run.groups
-        ),
+        groups=tuple(map(_group, run.groups)),
+        phase=run.phase.value if run.phase else None,
+        stopping=_failure(run.stopping) if run.stopping is not None else None,
+        parent_run_id=run.parent_run_id,
+        successor_run_id=run.successor_run_id,
     )
 
 
@@ -98,7 +115,14 @@ def _step(step: client.StepRecord) -> documents.Step:
         lost=step.lost,
         attempts=tuple(map(_attempt, step.attempts)),
         output=_value(step.output_payload),
+        undoes=step.undoes,
+        child_run_id=step.child_run_id,
+        due_at=step.due_at,
     )
+
+
+def _group(group: client.GroupRecord) -> documents.Group:
+    return documents.Group(**{name: getattr(group, name) for name in documents.Group.__struct_fields__})
 
 
 def _attempt(attempt: client.AttemptRecord) -> documents.Attempt:

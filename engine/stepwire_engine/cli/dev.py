@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stepwire_engine import config
+from stepwire_engine.calls.destinations import LOCAL_NETWORKS
 from stepwire_engine.cli.failures import CommandError, ExitCode
-from stepwire_engine.cli.options import color_option, duration
+from stepwire_engine.cli.options import ENVIRONMENT, color_option, duration
 from stepwire_engine.cli.terminal import Color, data, talk, wants_color
 
 if TYPE_CHECKING:
@@ -83,6 +85,8 @@ def dev(
 
     Each TARGET is a host as `stepwire host` takes it: app.py, app.py:orders or package.module:orders. Without one
     only the engine runs, for hosts that are started elsewhere. Ctrl-C stops everything.
+
+    Call steps may reach this machine and private networks here; for `stepwire engine` that is --call-allow.
     """
     import anyio
 
@@ -115,9 +119,16 @@ def _engine_command(database: str, grpc: int, http: int) -> list[str]:
         "--grpc-port": grpc,
         "--http-host": LOOPBACK,
         "--http-port": http,
+        "--call-allow": ",".join((*LOCAL_NETWORKS, *_configured().call_allow)),
     }
     flags = [str(part) for pair in settings.items() for part in pair]
     return [*_stepwire(), "engine", *flags, "--adoption-grace", ADOPTION_GRACE, "--log-format", "text"]
+
+
+def _configured() -> config.Config:
+    """What the engine is configured with besides these flags. Raises ConfigError."""
+    environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
+    return config.load(env=environment, directory=Path.cwd())
 
 
 def _host_command(target: str, drain_timeout: float) -> list[str]:

@@ -1,4 +1,5 @@
-"""What `-o json` prints, as values: the schemas `stepwire.run/v1`, `stepwire.runs/v1` and `stepwire.step/v1`.
+"""What `-o json` prints, as values: the schemas `stepwire.run/v1`, `stepwire.runs/v1`, `stepwire.step/v1`,
+`stepwire.event/v1` and `stepwire.cancelled/v1`.
 
 Scripts depend on these fields; they are only added to. Everything the commands show, the tree included, is drawn
 from these values, so that people and scripts see the same facts. Times are the engine's, in UTC; durations are
@@ -18,6 +19,8 @@ from stepwire_engine.cli.terminal import safe_json
 RUN_SCHEMA = "stepwire.run/v1"
 RUNS_SCHEMA = "stepwire.runs/v1"
 STEP_SCHEMA = "stepwire.step/v1"
+EVENT_SCHEMA = "stepwire.event/v1"
+CANCELLED_SCHEMA = "stepwire.cancelled/v1"
 FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 
@@ -42,7 +45,11 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """A step; `reason` says why it does not move, `lost` counts tries whose host was lost."""
+    """A step; `reason` says why it does not move, `lost` counts tries whose host was lost.
+
+    `name` is the registered step, the event waited for, the flow invoked, the events sent, or the request made.
+    `undoes` is the path of the step that it compensates, `due_at` when it goes on by itself.
+    """
 
     path: str
     kind: str
@@ -56,15 +63,29 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     lost: int = 0
     attempts: tuple[Attempt, ...] = ()
     output: msgspec.Raw | None = None
+    undoes: str = ""
+    child_run_id: str = ""
+    due_at: datetime | None = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """A group; `verdict` is `OK` or `FAILED`, and null while it is open."""
+    """A group; `verdict` is `OK` or `FAILED`, and null while it is open.
+
+    `fail` is `any`, `all`, `never` or `quorum`; `limit` 0 is none. `outcomes` are by branch `OK`, `FAILED`,
+    `CANCELLED` or null, and empty while no branch has ended. `expired` says that its deadline passed.
+    """
 
     path: str
     mode: str
     branches: int
     verdict: str | None = None
+    fail: str = "any"
+    quorum: int = 0
+    cancel_siblings: bool = False
+    limit: int = 0
+    names: tuple[str, ...] = ()
+    outcomes: tuple[str | None, ...] = ()
+    expired: bool = False
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,13 +120,25 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(Listed, frozen=True, kw_only=True):
-    """A run with all that is known of it; steps are in order of planning."""
+    """A run with all that is known of it; steps are in order of planning.
+
+    `phase` is `BODY`, `CANCELLING` or `UNDOING`, and null once it has ended; `stopping` is why it will fail.
+    """
 
     input: msgspec.Raw | None = None
     output: msgspec.Raw | None = None
     stats: Stats = Stats()
     steps: tuple[Step, ...] = ()
     groups: tuple[Group, ...] = ()
+    phase: str | None = None
+    stopping: Failure | None = None
+    parent_run_id: str = ""
+    successor_run_id: str = ""
+
+    @property
+    def not_undone(self) -> tuple[Step, ...]:
+        """Compensations that failed: the effects of their steps are still there."""
+        return tuple(step for step in self.steps if step.undoes and step.state == "FAILED")
 
 
 class Runs(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +155,21 @@ class StepChange(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = STEP_SCHEMA
     run_id: str
     step: Step
+
+
+class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that was accepted."""
+
+    schema: str = EVENT_SCHEMA
+    event_id: str
+    name: str
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs that were told to end."""
+
+    schema: str = CANCELLED_SCHEMA
+    run_ids: tuple[str, ...]
 
 
 def line(document: msgspec.Struct | Mapping[str, object]) -> str:

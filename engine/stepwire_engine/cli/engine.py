@@ -32,6 +32,8 @@ def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _spelt(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

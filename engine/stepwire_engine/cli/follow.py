@@ -26,7 +26,7 @@ SIBLINGS_MAX = 12
 DRAWING_PAUSE = 10
 """Times as long as drawing takes, nothing is drawn again."""
 
-_REASONS_OF_RUNS = frozenset({"no_host", "no_slot", "paused", "adoption"})
+_REASONS_OF_RUNS = frozenset({"no_host", "no_slot", "paused", "adoption", "attempt_not_stopping"})
 
 
 class Screen(Protocol):
@@ -51,10 +51,10 @@ def follow(
     timeout: float | None,
     mono: Callable[[], float] = time.monotonic,
 ) -> Run | None:
-    """Show a run until its terminal state.
+    """Show a run until its terminal state, and the runs that go on for it.
 
     Args:
-        watch: The run as of now and after each change, until its terminal state.
+        watch: The run as of now and after each change, until its terminal state, and then those of its successors.
         timeout: Seconds; None: for ever.
 
     Returns:
@@ -76,7 +76,7 @@ def follow(
             if not isinstance(view, Run):
                 raise view or AssertionError("the client watches until the run has ended")
             screen.update(view)
-            if view.final:
+            if view.final and not view.successor_run_id:
                 return view
     return None
 
@@ -175,9 +175,9 @@ class LiveScreen:
         self._live.update(Text.from_ansi("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
-def _headline(run: Run) -> tuple[str, str | None]:
+def _headline(run: Run) -> tuple[str | None, ...]:
     """What is worth a line of its own: steps say themselves why they wait."""
-    return run.state, run.reason if run.reason in _REASONS_OF_RUNS else None
+    return run.run_id, run.state, run.phase, run.reason if run.reason in _REASONS_OF_RUNS else None
 
 
 def _moment(unix_ms: int) -> datetime:

@@ -82,6 +82,11 @@ def color_option(command: _Command) -> _Command:
 
 def inspection(run_id: str) -> str:
     """The command that shows a run of the engine this command talks to."""
+    return here(f"stepwire runs show {run_id}")
+
+
+def here(command: str) -> str:
+    """A command to type next, for the engine this command talks to."""
     context = click.get_current_context()
     given = context.get_parameter_source("address") is click.core.ParameterSource.COMMANDLINE
-    return f"stepwire runs show {run_id}" + (f" --engine {context.params['address']}" if given else "")
+    return command + (f" --engine {context.params['address']}" if given else "")

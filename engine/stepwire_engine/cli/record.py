@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
+import click
 import msgspec
 
 from stepwire_engine.cli.documents import Failure, Run, Step, value_line
@@ -23,6 +24,7 @@ def record_lines(run: Run, now: datetime) -> list[str]:
     """
     facts = {
         "id": printable(run.id),
+        "parent": f"run {printable(run.parent_run_id)}" if run.parent_run_id else "",
         "created": f"{run.created_at:%Y-%m-%d %H:%M:%S.%fZ}" if run.created_at else "",
         "input": _cut(value_line(run.input)),
         "output": _cut(value_line(run.output)) if run.state == "SUCCEEDED" else "",
@@ -34,7 +36,19 @@ def record_lines(run: Run, now: datetime) -> list[str]:
         *(f"{name:<8} {text}" for name, text in facts.items() if text),
         *(text for step in run.steps for text in _attempts(step)),
         *(_failure(run.failure) if run.failure is not None else ()),
+        *not_undone_lines(run),
     ]
+
+
+def not_undone_lines(run: Run) -> Iterator[str]:
+    """Compensations that failed, last and loudly: somebody has to put this right by hand."""
+    if not run.not_undone:
+        return
+    yield ""
+    yield click.style("NOT UNDONE: the effects of these steps are still there", fg="red", bold=True)
+    for undo in run.not_undone:
+        failure = undo.attempts[-1].failure if undo.attempts else None
+        yield f"  {printable(undo.undoes)}  {failure_text(failure) if failure is not None else ''}".rstrip()
 
 
 def _attempts(step: Step) -> Iterator[str]:

@@ -6,13 +6,14 @@ stdout carries the output alone (or the documents of `-o`); everything said abou
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from stepwire_engine.cli.failures import CommandError, ExitCode
-from stepwire_engine.cli.options import Output, color_option, duration, engine_option, inspection, output_option
+from stepwire_engine.cli.json_input import json_value
+from stepwire_engine.cli.options import Output, color_option, duration, engine_option, here, inspection, output_option
 from stepwire_engine.cli.terminal import Color, data, printable, talk, wants_color
 
 if TYPE_CHECKING:
@@ -50,9 +51,10 @@ def run(
 ) -> int:
     """Start a run of FLOW and follow it to its end.
 
-    Exit code 0 if it succeeded, 1 if it failed or was cancelled. Ctrl-C detaches: the run goes on.
+    Exit code 0 if it succeeded, 1 if it failed or was cancelled. Ctrl-C detaches: the run goes on. A run that
+    restarts itself is followed through its successors.
     """
-    value = _input(given)
+    value = json_value(given, "input", "--input", "stepwire run")
     from stepwire_engine.cli.connection import connect
     from stepwire_engine.cli.documents import line
 
@@ -69,54 +71,31 @@ def run(
         return ExitCode.OK
 
 
-def _input(given: str | None) -> Any:
-    """The value of `--input`. Raises CommandError."""
-    import json
-
-    if given is None:
-        return None
-    try:
-        text = _text(given)
-    except (OSError, UnicodeDecodeError) as problem:
-        raise CommandError(
-            f"cannot read the input {given}", why=str(problem), next_command="stepwire run --help"
-        ) from None
-    try:
-        return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError as problem:
-        raise CommandError(
-            "the input is not JSON",
-            why=str(problem),
-            next_command="""quote it for the shell, e.g. --input '{"a": 1}'""",
-        ) from None
-
-
-def _text(given: str) -> str:
-    if given == "-":
-        return sys.stdin.read()
-    return Path(given[1:]).read_text(encoding="utf-8") if given.startswith("@") else given
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON value")
-
-
 # ---- following
 
 
 def _followed(engine: Connection, run_id: str, timeout: float | None, output: Output, color: Color) -> int:
     from stepwire_engine.cli.follow import follow
 
+    latest = run_id
+
+    def watch() -> Iterator[Run]:
+        nonlocal latest
+        for view in engine.watch(run_id):
+            latest = view.run_id
+            yield view
+
     try:
-        ended = follow(lambda: engine.watch(run_id), _screen(output, color), timeout)
+        ended = follow(watch, _screen(output, color), timeout)
     except KeyboardInterrupt:
-        talk(f"detached: the run goes on\nnext:  {inspection(run_id)}")
+        talk(f"detached: the run goes on\nnext:  {inspection(latest)}")
+        talk(f"stop:  {here(f'stepwire runs cancel {latest}')}")
         return ExitCode.INTERRUPTED
     if ended is None:
         raise CommandError(
-            f"run {run_id} has not ended within {timeout:g} s",
-            why=_why_waiting(engine.get(run_id)),
-            next_command=inspection(run_id),
+            f"run {latest} has not ended within {timeout:g} s",
+            why=_why_waiting(engine.get(latest)),
+            next_command=inspection(latest),
             exit_code=ExitCode.TIMED_OUT,
         )
     return _result(ended, output, color)
@@ -163,11 +142,14 @@ def _result(ended: Run, output: Output, color: Color) -> int:
 
 
 def _not_succeeded(ended: Run) -> CommandError:
+    from stepwire_engine.cli.record import not_undone_lines
     from stepwire_engine.cli.tree import failure_text
 
     failure = ended.failure
     if failure is not None and failure.traceback:
         talk(printable(failure.traceback.rstrip(), "\n"))
+    for text in not_undone_lines(ended):
+        talk(text)
     return CommandError(
         f"run {ended.run_id} is {ended.state}",
         why=failure_text(failure) if failure is not None else "it was told to stop",

@@ -1,4 +1,4 @@
-"""`stepwire runs list|show|resume`: what the engine has on record, and letting a paused run go on."""
+"""`stepwire runs list|show|resume|cancel`: what the engine has on record, letting a paused run go on, ending runs."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stepwire_engine.cli.options import Output, color_option, engine_option, inspection, output_option
+from stepwire_engine.cli.failures import CommandError
+from stepwire_engine.cli.options import Output, color_option, engine_option, here, inspection, output_option
 from stepwire_engine.cli.terminal import Color, data, printable, talk, wants_color
 
 if TYPE_CHECKING:
+    from stepwire_engine.cli.connection import Connection
     from stepwire_engine.cli.documents import Listed
 
-STATES = ("PENDING", "RUNNING", "WAITING", "PAUSED", "SUCCEEDED", "FAILED", "CANCELLED")
+OPEN_STATES = ("PENDING", "RUNNING", "WAITING", "PAUSED")
+STATES = (*OPEN_STATES, "SUCCEEDED", "FAILED", "CANCELLED")
+CONFIRMED_RUNS_MAX = 1_000
+"""Runs that are counted before somebody is asked; of more it is only said that there are more."""
 HEADINGS = ("RUN", "FLOW", "STATE", "CREATED", "DURATION", "REMARK")
 
 
 @click.group()
 def runs() -> None:
-    """List runs, show one, let a paused one go on."""
+    """List runs, show one, cancel them, let a paused one go on."""
 
 
 @runs.command("list")
@@ -112,3 +117,63 @@ def resume(run_id: str, address: str) -> None:
     with connect(address) as engine:
         engine.resume(run_id)
     talk(f"run {printable(run_id)} goes on\nnext:  {inspection(run_id)}")
+
+
+@runs.command()
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--all", "every", is_flag=True, help="All open runs of the flow of --flow, instead of one.")
+@click.option("--flow", default="", metavar="FLOW", help="For --all: whose runs.")
+@click.option(
+    "--undo/--no-undo", default=None, help="Whether completed steps are compensated.  [default: as the flow says]"
+)
+@click.option("-y", "--yes", is_flag=True, help="For --all: do not ask.")
+@engine_option
+@output_option
+def cancel(
+    run_id: str | None, every: bool, flow: str, undo: bool | None, yes: bool, address: str, output: Output
+) -> None:
+    """Cancel a run, or all open runs of a flow.
+
+    What they are executing is told to stop, the runs they invoked are cancelled with them, and completed steps are
+    compensated if asked for. The command does not wait for that. The ids of the cancelled runs are printed.
+    """
+    if every is (run_id is not None):
+        raise click.UsageError("give either RUN, or --all and --flow", click.get_current_context())
+    if every is not bool(flow):
+        raise click.UsageError("--all and --flow belong together", click.get_current_context())
+    from stepwire_engine.cli.connection import connect
+    from stepwire_engine.cli.documents import Cancelled, line, page
+
+    with connect(address) as engine:
+        if run_id is not None:
+            engine.cancel(run_id, undo)
+            cancelled: tuple[str, ...] = (run_id,)
+        else:
+            cancelled = engine.cancel_all(flow, undo) if yes or _confirmed(engine, flow) else ()
+    match output:
+        case Output.JSON:
+            data(page(Cancelled(run_ids=cancelled)))
+        case Output.JSONL:
+            data(line(Cancelled(run_ids=cancelled)))
+        case Output.TABLE:
+            for each in cancelled:
+                data(printable(each))
+    if run_id is not None:
+        talk(f"run {printable(run_id)} is being cancelled\nnext:  {inspection(run_id)}")
+    else:
+        talk(f"{len(cancelled) or 'no'} runs of {printable(flow)} are being cancelled")
+
+
+def _confirmed(engine: Connection, flow: str) -> bool:
+    """Say how many runs it is about, and ask. Raises CommandError where nobody can answer."""
+    found, complete = engine.list(flow, OPEN_STATES, CONFIRMED_RUNS_MAX)
+    if not found:
+        return False
+    count = f"{len(found)}" if complete else f"more than {len(found)}"
+    if not sys.stdin.isatty():
+        raise CommandError(
+            f"{count} open runs of {printable(flow)} would be cancelled",
+            why="nobody can be asked: stdin is no terminal",
+            next_command=here(f"stepwire runs cancel --all --flow {printable(flow)} --yes"),
+        )
+    return click.confirm(f"cancel {count} open runs of {printable(flow)}?", err=True)

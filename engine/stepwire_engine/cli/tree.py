@@ -39,16 +39,33 @@ REASONS = {
     "lease_of_host": "executing on a host",
     "user_code": "code of the flow between steps is running",
     "adoption": "the engine restarted and waits for hosts that may be executing it",
+    "attempt_not_stopping": "its attempt was told to stop and has not",
+    "child_run": "waits for the run it invoked",
+}
+PHASES = {
+    "CANCELLING": "cancelling: what is in progress is told to stop",
+    "UNDOING": "undoing: completed steps are compensated",
 }
 _UNREMARKABLE = frozenset({"lease_of_host", "user_code"})
+_ENDS_OF_BRANCHES = {"OK": "SUCCEEDED", "FAILED": "FAILED", "CANCELLED": "CANCELLED"}
+_UNDO = "#undo"
+"""Where an undo stands below its step; no segment of a path."""
 _MESSAGE_COLUMNS_MAX = 160
 
 
 def run_title(run: Run, now: datetime) -> str:
     """One line about the run as a whole."""
     parts = [f"run {run.run_id}", printable(run.flow), run.state, *_timing(run.duration_seconds, run.created_at, now)]
+    if run.phase in PHASES and not run.final:
+        parts.append(PHASES[run.phase])
     if run.reason and not run.final and run.reason not in _UNREMARKABLE:
         parts.append(explained(run.reason))
+    if run.stopping is not None:
+        parts.append(failure_text(run.stopping))
+    if run.successor_run_id:
+        parts.append(f"goes on as run {run.successor_run_id}")
+    if run.not_undone:
+        parts.append(_loud(f"{len(run.not_undone)} NOT UNDONE"))
     return f"{_sign(run.state)} {'  '.join(parts)}"
 
 
@@ -72,7 +89,7 @@ def change_line(step: Step, clock: str, now: datetime) -> str:
         clock: Time of day to show.
     """
     attempts = len(step.attempts) + (step.state == "RUNNING")
-    parts = [clock, printable(step.path), step.state, f"attempt {max(1, attempts)}"]
+    parts = [clock, printable(step.path), _state_text(step), f"attempt {max(1, attempts)}"]
     if step.ended_at:
         parts += _timing(step.duration_seconds, step.planned_at, now)
     return "  ".join(parts + _remarks(step))
@@ -80,7 +97,8 @@ def change_line(step: Step, clock: str, now: datetime) -> str:
 
 def changed_steps(before: Run | None, after: Run) -> list[Step]:
     """The steps of `after` that are new or have moved since `before`, in order of planning."""
-    known = {step.path: _progress(step) for step in before.steps} if before else {}
+    same_run = before is not None and before.run_id == after.run_id
+    known = {step.path: _progress(step) for step in before.steps} if before is not None and same_run else {}
     return [step for step in after.steps if known.get(step.path) != _progress(step)]
 
 
@@ -106,11 +124,18 @@ def duration_text(seconds: float) -> str:
 
 @dataclass(slots=True)
 class _Node:
-    """One segment of a path: a scope, a group, a step, or a step that is a scope as well."""
+    """One segment of a path: a scope, a group, a step, or a step that is a scope as well.
+
+    Attributes:
+        state: How a group or a branch ended; empty while it has not.
+        name: Label of a branch.
+    """
 
     segment: str
     step: Step | None = None
     group: Group | None = None
+    state: str = ""
+    name: str = ""
     members: dict[str, _Node] = field(default_factory=dict)
 
 
@@ -120,15 +145,34 @@ class _Row:
     label: str
     step: Step | None = None
     group: Group | None = None
+    state: str = ""
 
 
 def _scope(run: Run) -> _Node:
     root = _Node("")
-    for group in run.groups:
-        _at(root, group.path).group = group
     for step in run.steps:
-        _at(root, step.path).step = step
+        if step.undoes:
+            _at(root, step.undoes).members[_UNDO] = _Node("undo", step)
+        else:
+            _at(root, step.path).step = step
+    for group in run.groups:
+        node = _at(root, group.path)
+        node.group = group
+        node.state = _ENDS_OF_BRANCHES.get(group.verdict or "", "CANCELLED" if run.final else "")
+        _label_branches(node, group)
     return _in_order(root, {step.path: i for i, step in enumerate(run.steps)}, "")[1]
+
+
+def _label_branches(node: _Node, group: Group) -> None:
+    """Branches without steps get a row only if they have ended: a wide group has many."""
+    for index, outcome in enumerate(group.outcomes):
+        if outcome is not None:
+            segment = f"[{index}]"
+            node.members.setdefault(segment, _Node(segment)).state = _ENDS_OF_BRANCHES.get(outcome, outcome)
+    for index, name in enumerate(group.names):
+        branch = node.members.get(f"[{index}]")
+        if branch is not None:
+            branch.name = name
 
 
 def _at(root: _Node, path: str) -> _Node:
@@ -156,7 +200,7 @@ def _rows(node: _Node, lead: str, siblings_max: int | None) -> Iterator[_Row]:
     for i, member in enumerate(shown):
         last = i == len(shown) - 1 and not folded
         label, member = _merged(member)
-        yield _Row(lead + ("└─ " if last else "├─ "), label, member.step, member.group)
+        yield _Row(lead + ("└─ " if last else "├─ "), label, member.step, member.group, member.state)
         yield from _rows(member, lead + ("   " if last else "│  "), siblings_max)
     if folded:
         states = Counter(state for member in folded for state in _states(member))
@@ -176,6 +220,8 @@ def _folded(members: list[_Node], siblings_max: int | None) -> tuple[list[_Node]
 def _states(node: _Node) -> Iterator[str]:
     if node.step is not None:
         yield node.step.state
+    elif node.state and not node.members:
+        yield node.state  # a branch that ended before its first step
     for member in node.members.values():
         yield from _states(member)
 
@@ -183,10 +229,14 @@ def _states(node: _Node) -> Iterator[str]:
 def _merged(node: _Node) -> tuple[str, _Node]:
     """A branch of a single step takes one row together with it."""
     label = printable(node.segment)
-    if node.segment.startswith("[") and node.step is None and len(node.members) == 1:
-        (only,) = node.members.values()
-        if only.step is not None and not only.members:
-            return f"{label} {printable(only.segment)}", only
+    if node.segment.startswith("[") and node.step is None:
+        only = next(iter(node.members.values())) if len(node.members) == 1 else None
+        named = f"{label} {printable(node.name)}" if node.name else label
+        if only is None or only.step is None or only.members.keys() - {_UNDO}:
+            return named, node
+        known = node.name in ("", only.segment)
+        only.state = "" if node.state == only.step.state else node.state
+        return f"{label if known else f'{named}:'} {printable(only.segment)}", only
     return label, node
 
 
@@ -197,14 +247,32 @@ def _drawn(row: _Row, width: int, now: datetime) -> str:
     padding = " " * (width - len(row.lead) - len(row.label))
     lead = click.style(row.lead, dim=True)
     if row.step is not None:
-        return f"{lead}{_sign(row.step.state)} {row.label}{padding}  {_step_text(row.step, now)}".rstrip()
+        branch = f"  branch {row.state}" if row.state else ""
+        return f"{lead}{_sign(row.step.state)} {row.label}{padding}  {_step_text(row.step, now)}{branch}".rstrip()
     if row.group is not None:
-        return f"{lead}{_group_sign(row.group)} {row.label}{padding}  {row.group.mode}, {row.group.branches} branches"
-    return f"{lead}{click.style('·', dim=True)} {row.label}"
+        return f"{lead}{_sign(row.state or 'RUNNING')} {row.label}{padding}  {_group_text(row.group, row.state)}"
+    word = "" if row.state in ("", "SUCCEEDED") else f"{padding}  {row.state}"
+    return f"{lead}{_sign(row.state) if row.state else click.style('·', dim=True)} {row.label}{word}"
 
 
-def _group_sign(group: Group) -> str:
-    return _sign({"OK": "SUCCEEDED", "FAILED": "FAILED"}.get(group.verdict or "", "RUNNING"))
+def _group_text(group: Group, state: str) -> str:
+    """Mode and policies of a group, how its branches ended, and its own end unless all is well."""
+    policies = [group.mode, f"{group.branches} branches"]
+    if group.fail != "any":
+        policies.append(f"quorum={group.quorum}" if group.fail == "quorum" else f"fail={group.fail}")
+    if group.cancel_siblings:
+        policies.append("cancel_siblings")
+    if group.limit:
+        policies.append(f"limit={group.limit}")
+    parts = [", ".join(policies)]
+    if state not in ("", "SUCCEEDED"):
+        parts.append(state)
+    ended = Counter(outcome for outcome in group.outcomes if outcome is not None)
+    if ended:
+        parts.append(", ".join(f"{ended[outcome]} {outcome}" for outcome in _ENDS_OF_BRANCHES if ended[outcome]))
+    if group.expired:
+        parts.append("deadline passed")
+    return "  ".join(parts)
 
 
 def _sign(state: str) -> str:
@@ -215,7 +283,7 @@ def _sign(state: str) -> str:
 def _step_text(step: Step, now: datetime) -> str:
     parts = [f"{text:>6}" for text in _timing(step.duration_seconds, step.planned_at, now)]
     if step.state != "SUCCEEDED":
-        parts.append(step.state)
+        parts.append(_state_text(step))
     if len(step.attempts) > 1:
         parts.append(f"{len(step.attempts)} attempts")
     if step.attempts and step.attempts[-1].host:
@@ -225,11 +293,39 @@ def _step_text(step: Step, now: datetime) -> str:
 
 def _remarks(step: Step) -> list[str]:
     remarks = [f"host lost {step.lost} times" if step.lost > 1 else "host lost once"] if step.lost else []
-    if step.reason and step.reason not in _UNREMARKABLE and step.ended_at is None:
-        remarks.append(explained(step.reason))
+    if (
+        step.reason
+        and step.reason not in _UNREMARKABLE
+        and (step.ended_at is None or step.reason == "attempt_not_stopping")
+    ):
+        remarks.append(_waiting_text(step, step.reason))
+    elif step.child_run_id:
+        remarks.append(f"run {printable(step.child_run_id)}")
     if step.attempts and step.attempts[-1].failure is not None:
         remarks.append(failure_text(step.attempts[-1].failure))
     return remarks
+
+
+def _waiting_text(step: Step, reason: str) -> str:
+    """Why a step waits, for what, and until when."""
+    until = f" until {step.due_at:%Y-%m-%d %H:%M:%SZ}" if step.due_at else ""
+    match reason:
+        case "backoff_until" | "sleeping_until":
+            return explained(reason) + until
+        case "event":
+            return f"event: waits for {printable(step.name) or 'an event'}{until}"
+        case "child_run" if step.child_run_id:
+            return f"child_run: waits for run {printable(step.child_run_id)}"
+        case _:
+            return explained(reason)
+
+
+def _state_text(step: Step) -> str:
+    return _loud("UNDO FAILED") if step.undoes and step.state == "FAILED" else step.state
+
+
+def _loud(text: str) -> str:
+    return click.style(text, fg="red", bold=True)
 
 
 def failure_text(failure: Failure) -> str:

@@ -18,11 +18,12 @@ from stepwire_engine.core.books import Commit
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.model import Run
+from stepwire_engine.core.reads import Read
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import Receipt, UnitOutcome
 from stepwire_engine.scheduler.gauges import CommitLog, Gauges
-from stepwire_engine.scheduler.ports import Attached, Port
-from stepwire_engine.scheduler.reader import Reader
+from stepwire_engine.scheduler.ports import ENGINE_INSTANCE, Attached, Port
+from stepwire_engine.scheduler.reader import Reader, answer_of
 from stepwire_engine.scheduler.runs import RunBounds, Runs
 from stepwire_engine.store.base import Store, StoreCorrupt, StoreError, StoreLocked
 from stepwire_engine.telemetry import Telemetry
@@ -117,7 +118,13 @@ class Driver:
                 journals.append((record.number, [row.entries for row in store.journal(record.number)]))
             except StoreCorrupt as error:
                 _log.error("run %s stays as it is: %s", record.run_id, error)
-        core.recover(journals, store.sessions(), self._clock.now())
+        core.recover(
+            journals,
+            store.sessions(),
+            self._clock.now(),
+            flow_options=store.flow_options(),
+            inbox=store.inbox(),
+        )
         if open_runs:
             _log.info("took over %d open runs", len(open_runs))
         return core
@@ -218,10 +225,9 @@ class Driver:
             return Fault(ErrorCode.STORE_UNAVAILABLE, "the store failed; nothing was accepted")
         if self.draining:
             return Fault(ErrorCode.DRAINING, "engine is draining")
-        if len(self._attached) >= self._sessions_max and hello.instance_id not in self._attached:
-            return Fault(
-                ErrorCode.LIMIT_EXCEEDED, f"{len(self._attached)} hosts are connected (sessions_max); try later"
-            )
+        others = len(self._attached.keys() - {ENGINE_INSTANCE, hello.instance_id})
+        if others >= self._sessions_max and hello.instance_id not in (ENGINE_INSTANCE, *self._attached):
+            return Fault(ErrorCode.LIMIT_EXCEEDED, f"{others} hosts are connected (sessions_max); try later")
         return None
 
     def receive(self, attached: Attached, frame: HostFrame) -> None:
@@ -261,6 +267,8 @@ class Driver:
             self._submit(commits)
         for run in core.take_loads():
             self._load(run)
+        for read in core.take_reads():
+            self._ask(read)
         self._send_frames()
         for run_id, incident in core.take_incidents():
             _log.error("the core failed on run %s, which is paused now", run_id, exc_info=incident)
@@ -293,6 +301,22 @@ class Driver:
                 # The others of this batch are committed too; what they caused must still happen.
                 _log.exception("the core failed on a receipt of run number %s", commit.unit.run)
         self._wake()
+
+    def _ask(self, read: Read) -> None:
+        task = self._loop.create_task(self._read(read))
+        self._loading.add(task)
+        task.add_done_callback(self._loaded)
+
+    async def _read(self, read: Read) -> None:
+        try:
+            answer = await self._reader.read(lambda: answer_of(self._store, read))
+            self._core.read_done(read, answer, self._clock.now())
+        except StoreCorrupt as error:
+            _log.error("a question of the core stays without answer: %s", error)
+        except StoreError as error:
+            self.store_failed(error)
+        except Exception:
+            _log.exception("the core failed on the answer to %s", type(read).__name__)
 
     def _load(self, run: Run) -> None:
         task = self._loop.create_task(self._read_journal(run))

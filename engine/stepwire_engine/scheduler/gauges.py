@@ -7,7 +7,7 @@ from collections import Counter, deque
 from stepwire_engine.clock import Clock
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.core.history import Serves, WaitReason, run_reason
+from stepwire_engine.core.reasons import Serves, WaitReason, run_reason
 from stepwire_engine.telemetry import Telemetry
 
 _COMMITS_KEPT = 100_000

@@ -8,6 +8,9 @@ from typing import Protocol
 from stepwire.protocol.frames import EngineFrame
 from stepwire_engine.core.sessions import Session
 
+ENGINE_INSTANCE = "stepwire-engine"
+"""Instance id of the host inside the engine; no other host may use it."""
+
 
 class Port(Protocol):
     """One stream to one host. Both methods return at once and raise nothing; after `close` frames are dropped."""

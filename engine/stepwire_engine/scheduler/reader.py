@@ -8,9 +8,39 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from stepwire_engine.core.entries import Entry
+from stepwire_engine.core.reads import (
+    DormantRun,
+    DormantRuns,
+    OpenWaits,
+    PastEvents,
+    Read,
+    RunRecords,
+    UndeliveredEvents,
+    UndoOutputs,
+)
 from stepwire_engine.store.base import Store
 
 T = TypeVar("T")
+_END_OF_TIME_MS = 2**62
+
+
+def answer_of(store: Store, read: Read) -> object:
+    """What the store says to a question of the core; blocking. Raises StoreError."""
+    match read:
+        case UndoOutputs():
+            return [row.entries for row in store.journal(read.run.number)]
+        case RunRecords(run_ids, numbers):
+            return [store.find_run(run_id) for run_id in run_ids], [store.record(number) for number in numbers]
+        case DormantRun(run_id):
+            return store.find_run(run_id)
+        case OpenWaits(event, after, limit):
+            return store.waits(event, after, limit)
+        case PastEvents():
+            return store.events(read.event, read.since_ms, read.limit)
+        case UndeliveredEvents(until_ms, limit):
+            return store.undelivered(until_ms, limit)
+        case DormantRuns(limit):
+            return store.due_runs(_END_OF_TIME_MS, limit)
 
 
 class Reader:

@@ -1,4 +1,4 @@
-"""What clients ask of the engine: start, read, list and resume runs, and wait for their changes.
+"""What clients ask of the engine: start, read, list, resume and cancel runs, wait for their changes, send events.
 
 Calls that write are answered from the core's replies, so never before their commit. Reads go to the store
 in the reader thread; the run in memory only adds what is not journaled.
@@ -17,13 +17,16 @@ from typing import TypeVar
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import Event
 from stepwire_engine.clock import Clock
 from stepwire_engine.core.books import Reply
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import RunCreated, RunState
+from stepwire_engine.core.events import EVENT_AHEAD_MS_MAX
 from stepwire_engine.core.history import RunView, ended_view, live_view, run_view
 from stepwire_engine.core.model import Run
 from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.core.units import EventRecord
 from stepwire_engine.scheduler.reader import Reader
 from stepwire_engine.store.base import RunPage, RunRecord, Store, StoreError
 
@@ -42,9 +45,9 @@ class RunBounds:
 
     Attributes:
         runs_in_memory_max: Runs in progress.
-        starts_pending_max: Starts and resumes that wait for their commit.
+        starts_pending_max: Calls that write and wait for their commit.
         reads_pending_max: Reads that wait for the reader thread.
-        payload_bytes_max: Longest input.
+        payload_bytes_max: Longest input, and longest data of an event.
     """
 
     runs_in_memory_max: int = 100_000
@@ -101,11 +104,7 @@ class Runs:
             CallRefused: UNKNOWN_FLOW, KEY_CONFLICT, PAYLOAD_TOO_LARGE, LIMIT_EXCEEDED, DRAINING, STORE_UNAVAILABLE.
         """
         self._admit()
-        if len(payload.data) > self._bounds.payload_bytes_max:
-            limit = self._bounds.payload_bytes_max
-            raise CallRefused(
-                ErrorCode.PAYLOAD_TOO_LARGE, f"input of {flow!r} is {len(payload.data)} bytes, limit {limit}"
-            )
+        self._check_size(f"input of {flow!r}", payload)
         if len(self._core.runs) >= self._bounds.runs_in_memory_max:
             raise CallRefused(
                 ErrorCode.LIMIT_EXCEEDED, f"{len(self._core.runs)} runs are in progress (runs_in_memory_max); try later"
@@ -135,6 +134,46 @@ class Runs:
             raise CallRefused(ErrorCode.WRONG_STATE, f"run {run_id} is {record.state.name}, not PAUSED")
         _raise_refusal(reply)
 
+    async def cancel(self, run_id: str, undo: bool | None) -> None:
+        """Cancel a run, durably; one that is being cancelled already is left to it (MISSION S20).
+
+        Args:
+            undo: Whether completed steps are compensated; None: as the flow was registered.
+
+        Raises:
+            CallRefused: RUN_NOT_FOUND, WRONG_STATE for a run that ended, and as `start`.
+        """
+        self._admit()
+        reply = await self._asked(lambda token: self._core.cancel_run(token, run_id, undo, self._clock.now()))
+        if reply.code is ErrorCode.WRONG_STATE and run_id not in self._core.runs:
+            record = await self._record(run_id)
+            raise CallRefused(ErrorCode.WRONG_STATE, f"run {run_id} has ended: it is {record.state.name}")
+        _raise_refusal(reply)
+
+    async def send_event(self, event: Event) -> tuple[str, bool]:
+        """Accept an event, durably (MISSION T1).
+
+        Args:
+            event: Within its bounds. Without an id it gets one; with a time in the past it is due now.
+
+        Returns:
+            Its id, and whether that was known, so that nothing was sent again.
+
+        Raises:
+            CallRefused: INVALID_ARGUMENT if it is due in more than 366 days, PAYLOAD_TOO_LARGE, LIMIT_EXCEEDED,
+                DRAINING, STORE_UNAVAILABLE.
+        """
+        self._admit()
+        self._check_size(f"data of event {event.name!r}", event.data)
+        now = self._clock.now()
+        due_ms = now.unix_ms if event.at_ms is None else max(event.at_ms, now.unix_ms)
+        if due_ms > now.unix_ms + EVENT_AHEAD_MS_MAX:
+            raise CallRefused(ErrorCode.INVALID_ARGUMENT, f"event {event.name!r} is due in more than 366 days")
+        record = EventRecord(event.id or self._clock.run_id(), event.name, event.data, due_ms, now.unix_ms)
+        reply = await self._asked(lambda token: self._core.send_event(token, record, self._clock.now()))
+        _raise_refusal(reply)
+        return reply.event_id, reply.existing
+
     async def view(self, run_id: str, *, include_steps: bool) -> RunView:
         """The run as of its last commit. Raises CallRefused (RUN_NOT_FOUND, STORE_UNAVAILABLE)."""
         now = self._clock.now().unix_ms
@@ -154,6 +193,7 @@ class Runs:
             now_unix_ms=now,
             include_steps=include_steps,
             serves=self.serves,
+            waiting=record.state is RunState.WAITING,
         )
 
     async def list_runs(
@@ -248,6 +288,11 @@ class Runs:
             raise CallRefused(
                 ErrorCode.LIMIT_EXCEEDED, f"{len(self._pending)} calls wait for their commit; try again later"
             )
+
+    def _check_size(self, what: str, payload: Payload) -> None:
+        size, limit = len(payload.data), self._bounds.payload_bytes_max
+        if size > limit:
+            raise CallRefused(ErrorCode.PAYLOAD_TOO_LARGE, f"{what} is {size} bytes, limit {limit}")
 
     def _refuse_if_ended(self) -> None:
         if self._ended is not None:

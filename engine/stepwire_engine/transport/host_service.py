@@ -20,7 +20,7 @@ from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import EngineFrame, Fault, Hello, HostFrame
 from stepwire.protocol.wire import HostFrameDecoder, WireError, cut_text, encode_engine_frame
-from stepwire_engine.scheduler.ports import Attached, Port
+from stepwire_engine.scheduler.ports import ENGINE_INSTANCE, Attached, Port
 from stepwire_engine.telemetry import Telemetry
 from stepwire_engine.transport.run_service import CODE_KEY, REF_KEY
 from stepwire_engine.transport.status import stream_status
@@ -228,6 +228,8 @@ class _Stream:
             raise _Refused(ErrorCode.PROTOCOL, "expected Hello, got the end of the stream")
         if frame.hello is None:
             raise _Refused(ErrorCode.PROTOCOL, f"expected Hello, got {_kind(frame)}")
+        if frame.hello.instance_id == ENGINE_INSTANCE:
+            raise _Refused(ErrorCode.INVALID_NAME, f"the instance id {ENGINE_INSTANCE!r} is the engine's own")
         return frame.hello
 
     async def _next_frame(self) -> HostFrame | None:

@@ -13,7 +13,7 @@ from stepwire.protocol.failure import Failure
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.wire import duration_to_pb, failure_to_pb, payload_to_pb, timestamp_to_pb
 from stepwire.v1 import failure_pb2, payload_pb2, run_pb2
-from stepwire_engine.core.history import AttemptView, RunView, StepView
+from stepwire_engine.core.history import AttemptView, GroupView, RunView, StepView
 from stepwire_engine.store.base import RunRecord
 
 _MIB = 1024 * 1024
@@ -46,6 +46,9 @@ def run_to_pb(view: RunView, target: run_pb2.Run) -> None:
     message.state = view.state
     message.id = view.id
     message.reason = view.reason or 0
+    message.phase = view.phase or 0
+    message.parent_run_id = view.parent_run_id
+    message.successor_run_id = view.successor_run_id
     timestamp_to_pb(view.created_at_ms, target.created_at)
     if view.ended_at_ms is not None:
         timestamp_to_pb(view.ended_at_ms, target.ended_at)
@@ -53,17 +56,29 @@ def run_to_pb(view: RunView, target: run_pb2.Run) -> None:
         _payload_to_pb(view.output, target.output, room)
     if view.failure is not None:
         _failure_to_pb(view.failure, target.failure, room)
+    if view.stopping is not None:
+        _failure_to_pb(view.stopping, target.stopping, room)
     _payload_to_pb(view.input, target.input, room)
     for name in view.stats.__struct_fields__:
         setattr(target.stats, name, getattr(view.stats, name))
     for step in view.steps:
         _step_to_pb(step, message.steps.add(), room)
     for group in view.groups:
-        added = message.groups.add()
-        added.path = group.path
-        added.mode = group.mode
-        added.branches = group.branches
-        added.verdict = group.verdict or 0
+        _group_to_pb(group, message.groups.add())
+
+
+def _group_to_pb(group: GroupView, message: Any) -> None:
+    message.path = group.path
+    message.mode = group.mode
+    message.branches = group.branches
+    message.verdict = group.verdict or 0
+    message.fail = group.fail
+    message.quorum = group.quorum
+    message.cancel_siblings = group.cancel_siblings
+    message.limit = group.limit
+    message.names.extend(group.names)
+    message.outcomes.extend(outcome or 0 for outcome in group.outcomes)
+    message.expired = group.expired
 
 
 def record_to_pb(record: RunRecord, target: run_pb2.Run) -> None:
@@ -85,11 +100,15 @@ def _step_to_pb(step: StepView, message: Any, room: _Room) -> None:
     message.state = step.state
     message.reason = step.reason or 0
     message.lost = step.lost
+    message.undoes = step.undoes
+    message.child_run_id = step.child_run_id
     timestamp_to_pb(step.planned_at_ms, message.planned_at)
     if step.ended_at_ms is not None:
         timestamp_to_pb(step.ended_at_ms, message.ended_at)
     if step.released_at_ms is not None:
         timestamp_to_pb(step.released_at_ms, message.released_at)
+    if step.due_at_ms is not None:
+        timestamp_to_pb(step.due_at_ms, message.due_at)
     for attempt in step.attempts:
         _attempt_to_pb(attempt, message.attempts.add(), room)
     if step.output is not None and len(step.output.data) <= STEP_OUTPUT_BYTES_MAX:

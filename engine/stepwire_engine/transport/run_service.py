@@ -1,4 +1,4 @@
-"""RunService: how clients start and watch runs (`proto/stepwire/v1/run_service.proto`).
+"""RunService: how clients start, watch and cancel runs, and send events (`proto/stepwire/v1/run_service.proto`).
 
 It checks what a request says, asks the driver, and answers. It decides nothing about runs, keeps no state
 of its own, and tells a peer never more than a code, a stable message and a reference to the engine's log.
@@ -12,12 +12,15 @@ from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.payload import NULL, Payload
-from stepwire.protocol.wire import WireError, cut_text, payload_from_pb
+from stepwire.protocol.payload import JSON, NULL, Payload
+from stepwire.protocol.plan import Event
+from stepwire.protocol.wire import WireError, cut_text, payload_from_pb, timestamp_from_pb
+from stepwire.v1 import payload_pb2
 from stepwire.v1 import run_service_pb2 as pb
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.history import RunView
@@ -58,6 +61,12 @@ class RunPort(Protocol):
     async def resume(self, run_id: str) -> None:
         """Let a PAUSED run go on; RUN_NOT_FOUND, WRONG_STATE."""
 
+    async def cancel(self, run_id: str, undo: bool | None) -> None:
+        """Cancel a run; `undo` None: as its flow was registered. RUN_NOT_FOUND, WRONG_STATE for one that ended."""
+
+    async def send_event(self, event: Event) -> tuple[str, bool]:
+        """Accept an event: (its id, whether the id was known), once that is durable; INVALID_ARGUMENT."""
+
     def changes(self, run_id: str) -> AbstractContextManager[Changed]:
         """Watch a run: no commit after entering is missed. An unknown run never changes."""
 
@@ -83,8 +92,8 @@ class RunService:
             "Get": self._unary("Get", pb.GetRequest, self._get),
             "List": self._unary("List", pb.ListRequest, self._list),
             "Resume": self._unary("Resume", pb.ResumeRequest, self._resume),
-            "Cancel": self._unary("Cancel", pb.CancelRequest, self._not_implemented),
-            "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._not_implemented),
+            "Cancel": self._unary("Cancel", pb.CancelRequest, self._cancel),
+            "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._send_event),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
@@ -95,8 +104,7 @@ class RunService:
         _check_text("flow", request.flow)
         if request.id:
             _check_text("id", request.id)
-        payload = payload_from_pb(request.input, self._payload_bytes_max) if request.HasField("input") else NULL
-        _check_text("input.encoding", payload.encoding)
+        payload = self._payload("input", request.input) if request.HasField("input") else NULL
         run_id, existing = await self._port.start(request.flow, payload, request.id)
         return pb.StartResponse(run_id=run_id, existing=existing)
 
@@ -132,8 +140,28 @@ class RunService:
         await self._port.resume(request.run_id)
         return pb.ResumeResponse()
 
-    async def _not_implemented(self, request: Message) -> Message:
-        raise CallRefused(ErrorCode.NOT_IMPLEMENTED, "this engine does not do that yet")
+    async def _cancel(self, request: pb.CancelRequest) -> pb.CancelResponse:
+        _check_text("run_id", request.run_id)
+        await self._port.cancel(request.run_id, request.undo if request.HasField("undo") else None)
+        return pb.CancelResponse()
+
+    async def _send_event(self, request: pb.SendEventRequest) -> pb.SendEventResponse:
+        if not request.HasField("event"):
+            _refuse("event is not set")
+        event = request.event
+        _check_text("event.name", event.name)
+        if event.id:
+            _check_text("event.id", event.id)
+        data = self._payload("event.data", event.data) if event.HasField("data") else NULL
+        _check_json("event.data", data)
+        at_ms = timestamp_from_pb(event.at) if event.HasField("at") else None
+        event_id, existing = await self._port.send_event(Event(event.name, data, event.id, at_ms))
+        return pb.SendEventResponse(event_id=event_id, existing=existing)
+
+    def _payload(self, field: str, value: payload_pb2.Payload) -> Payload:
+        payload = payload_from_pb(value, self._payload_bytes_max)
+        _check_text(f"{field}.encoding", payload.encoding)
+        return payload
 
     async def _watch(self, data: bytes, context: Context) -> None:
         try:
@@ -212,6 +240,16 @@ def _check_text(field: str, value: str) -> None:
     size = len(value.encode())
     if not 1 <= size <= limits.NAME_BYTES_MAX:
         _refuse(f"{field} has {size} bytes; 1..{limits.NAME_BYTES_MAX} are allowed")
+
+
+def _check_json(field: str, payload: Payload) -> None:
+    """Event data becomes a part of other JSON and is matched on, so that it must be what it says."""
+    if payload.encoding == JSON:
+        try:
+            payload.data.decode()
+            msgspec.json.decode(payload.data, type=msgspec.Raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
+            _refuse(f"{field} is not JSON: {problem}")
 
 
 def _states(numbers: Sequence[int]) -> tuple[RunState, ...]:

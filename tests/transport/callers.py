@@ -1,0 +1,132 @@
+"""Both clients behind one face, so that every test of a client is made with the plain and with the async one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from stepwire import client as client_module
+from stepwire.client import Client, ClientSync
+from stepwire.codec import JSON_CODEC
+from stepwire.protocol.payload import Payload
+
+
+class Caller(Protocol):
+    """What the tests ask of a client, plain or async."""
+
+    def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any: ...
+    def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any: ...
+    def get(self, run_id: str, steps: bool = False) -> client_module.Run: ...
+    def list(self, **filters: Any) -> list[client_module.Run]: ...
+    def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None: ...
+    def resume(self, run_id: str) -> None: ...
+    def cancel(self, run_id: str, undo: bool | None = None) -> None: ...
+    def cancel_handle(self, run_id: str, undo: bool | None = None) -> None: ...
+    def cancel_all(self, **filters: Any) -> tuple[str, ...]: ...
+    def send(self, *args: Any, **kwargs: Any) -> str: ...
+
+
+class SyncCaller:
+    def __init__(self, address: str) -> None:
+        self._client = ClientSync(address)
+
+    def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._client.start(flow, *args, **kwargs)
+
+    def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any:
+        return self._client.handle(run_id, flow).result(timeout)
+
+    def get(self, run_id: str, steps: bool = False) -> client_module.Run:
+        return self._client.get(run_id, steps)
+
+    def list(self, **filters: Any) -> list[client_module.Run]:
+        return list(self._client.list(**filters))
+
+    def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None:
+        for run in self._client.watch(run_id, **options):
+            seen(run)
+
+    def resume(self, run_id: str) -> None:
+        self._client.resume(run_id)
+
+    def cancel(self, run_id: str, undo: bool | None = None) -> None:
+        self._client.cancel(run_id, undo=undo)
+
+    def cancel_handle(self, run_id: str, undo: bool | None = None) -> None:
+        self._client.handle(run_id).cancel(undo=undo)
+
+    def cancel_all(self, **filters: Any) -> tuple[str, ...]:
+        return self._client.cancel_all(**filters)
+
+    def send(self, *args: Any, **kwargs: Any) -> str:
+        return self._client.send(*args, **kwargs)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+class AsyncCaller:
+    """Each call runs in a loop of its own, as a client may be used by several."""
+
+    def __init__(self, address: str) -> None:
+        self._client = Client(address)
+
+    def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(self._client.start(flow, *args, **kwargs))
+
+    def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any:
+        return asyncio.run(self._client.handle(run_id, flow).result(timeout))
+
+    def get(self, run_id: str, steps: bool = False) -> client_module.Run:
+        return asyncio.run(self._client.get(run_id, steps))
+
+    def list(self, **filters: Any) -> list[client_module.Run]:
+        async def collect() -> list[client_module.Run]:
+            return [run async for run in self._client.list(**filters)]
+
+        return asyncio.run(collect())
+
+    def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None:
+        async def read() -> None:
+            async for run in self._client.watch(run_id, **options):
+                seen(run)
+
+        asyncio.run(read())
+
+    def resume(self, run_id: str) -> None:
+        asyncio.run(self._client.resume(run_id))
+
+    def cancel(self, run_id: str, undo: bool | None = None) -> None:
+        asyncio.run(self._client.cancel(run_id, undo=undo))
+
+    def cancel_handle(self, run_id: str, undo: bool | None = None) -> None:
+        asyncio.run(self._client.handle(run_id).cancel(undo=undo))
+
+    def cancel_all(self, **filters: Any) -> tuple[str, ...]:
+        return asyncio.run(self._client.cancel_all(**filters))
+
+    def send(self, *args: Any, **kwargs: Any) -> str:
+        return asyncio.run(self._client.send(*args, **kwargs))
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@dataclass
+class Order:
+    number: int
+
+
+class Typed:
+    """What a decorated flow looks like."""
+
+    name = "orders"
+
+    def encode_input(self, number: int, *, rush: bool = False) -> Payload:
+        return Payload(f"[{number},{str(rush).lower()}]".encode())
+
+    def decode_output(self, payload: Payload) -> Order:
+        order: Order = JSON_CODEC.decode(payload, Order)
+        return order
