@@ -12,6 +12,7 @@ MODULE_LINES_REASON = 400
 PRODUCT = tuple(folder for folder in ALL_CODE if folder != "tests")
 
 REASONS: dict[str, str] = {
+    "engine/stepwire_engine/config.py": "the table of every setting, and the one loader that checks values against it",
     "engine/stepwire_engine/core/history.py": "the record people read, its value types and its one fold, side by side",
     "python_sdk/stepwire/_runtime/body.py": "one live body: its decisions, lines of control and end share state",
     "python_sdk/stepwire/_runtime/executor.py": "one tick of a host: what a frame says, what leaves",

@@ -174,8 +174,8 @@ def test_slow_sibling_of_a_failed_member(fails_first: bool, is_async: bool, repl
         assert fixture.gates.reached == ["slow"]
         for error in fixture.errors:  # with replay once per entry of the body
             by_name = dict(zip(fixture.names, error.results, strict=True))
-            assert by_name["slow"] == "slow"
-            assert isinstance(by_name["bad"], stepwire.StepError)
+            assert (by_name["slow"].outcome, by_name["slow"].value) == ("completed", "slow")
+            assert (by_name["bad"].outcome, by_name["bad"].error) == ("failed", error.__cause__)
             assert [f.message for f in error.failures] == ["bad"]
             assert error.cause is not None and error.cause.type == "ValueError"
         assert fixture.errors
@@ -201,7 +201,7 @@ def test_failures_in_declaration_order(is_async: bool, replay: bool, mode: Paral
 
         def note(error: stepwire.GroupFailed) -> None:
             cause = error.cause.message if error.cause else ""
-            results = [r.message if isinstance(r, stepwire.StepError) else r for r in error.results]
+            results = [r.error.message if r.error is not None else r.value for r in error.results]
             found.append((error.path, [f.message for f in error.failures], results, cause, error.code))
 
         async def in_tasks(ctx: stepwire.Context) -> None:
@@ -266,8 +266,8 @@ def test_code_of_a_branch_may_fail_and_nest(replay: bool) -> None:
             await ctx.group.parallel((nested, lambda: ctx.step.run("sibling", lambda: "kept")), name="outer")
         except stepwire.GroupFailed as error:
             inner, sibling = error.results
-            assert isinstance(inner, stepwire.GroupFailed)
-            return [f.message for f in inner.failures] + [sibling]
+            assert isinstance(inner.error, stepwire.GroupFailed)
+            return [f.message for f in inner.error.failures] + [sibling.value]
         return []
 
     run = testing.run(host, flow, replay=replay)

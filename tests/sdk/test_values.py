@@ -317,7 +317,7 @@ def test_unserialisable_output_of_a_step(value: Callable[[], Any], replay: bool)
 
         try:
             await ctx.step.run("bad", step)
-        except stepwire.OutputUnserializable as error:
+        except stepwire.errors.OutputUnserializable as error:
             assert error.code is ErrorCode.OUTPUT_UNSERIALIZABLE
             assert error.path == "bad"
         else:
@@ -485,7 +485,7 @@ def test_limit_can_be_caught_in_the_flow() -> None:
     async def flow(ctx: stepwire.Context) -> str:
         try:
             await ctx.step.run("big", lambda: text_of(LIMIT + 1))
-        except stepwire.PayloadTooLarge:
+        except stepwire.errors.PayloadTooLarge:
             return await ctx.step.run("small", lambda: "small")
         return ""
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from stepwire._replay.journal import BodyJournal, Kind
+from stepwire._replay.journal import BodyJournal
 from stepwire._transport.session import HostSession
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import Advance, EngineFrame, EngineSection, Execute, Fault, Hello, HostFrame, Result
@@ -179,7 +179,7 @@ class SimHost:
         if not body.journal.caught_up:
             return
         fence = body.journal.fence
-        new = [d for _, kind, d in body.journal._new if kind is Kind.STEP]
+        new = body.journal.new_steps
         for planned in new:
             if planned.kind is StepKind.RUN and self.session.start(run_id, planned.path, fence, self.world.now):
                 body.journal.mark_started([planned.path])
