@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"stepwire": ROOT / "python_sdk" / "stepwire", "stepwire_engine": ROOT / "engine" / "stepwire_engine"}
 HEAVY = frozenset(
     {
-        "asyncpg", "click", "grpc_health", "jinja2", "opentelemetry", "pydantic", "pytest", "rich", "sqlite3",
-        "starlette", "stepwire_engine", "uvicorn", "uvloop", "watchfiles", "yaml",
+        "asyncpg", "click", "grpc_health", "httpcore", "httpx", "jinja2", "opentelemetry", "pydantic", "pytest", "rich",
+        "sqlite3", "starlette", "stepwire_engine", "uvicorn", "uvloop", "watchfiles", "yaml",
     }
 )  # fmt: skip
 """Top-level modules that `import stepwire` must not load."""

@@ -149,6 +149,8 @@ def _amount(unit: config.Unit, value: Any) -> str:
             return f"{value // size} {name}".strip()
         case config.Unit.TEXT | config.Unit.CHOICE:
             return f"`{value}`"
+        case config.Unit.DESTINATIONS if isinstance(value, tuple):
+            return ", ".join(value) or "none"
         case _:
             return f"{value:.12g}"
 
@@ -157,7 +159,8 @@ def _bound(setting: config.Setting) -> str:
     if setting.choices:
         return ", ".join(setting.choices)
     low, high = (_amount(setting.unit, int(v) if v == int(v) else v).strip("`") for v in (setting.low, setting.high))
-    return f"{low}..{high}" + (" characters" if setting.unit is config.Unit.TEXT else "")
+    of = {config.Unit.TEXT: " characters", config.Unit.DESTINATIONS: " entries"}
+    return f"{low}..{high}{of.get(setting.unit, '')}"
 
 
 # ---- errors
