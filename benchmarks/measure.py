@@ -87,7 +87,7 @@ def run_workload(
     with tempfile.TemporaryDirectory(prefix=f"{workload.name}-", dir=folder) as made:
         place = Path(made)
         with (
-            processes.engine(place) as engine,
+            processes.engine(place, *workload.settings) as engine,
             processes.step_host(place, engine.address, slots) as host,
             ClientSync(engine.address) as client,
             ThreadPoolExecutor(workload.at_once) as pool,

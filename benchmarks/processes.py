@@ -40,10 +40,11 @@ class Engine:
 
 
 @contextmanager
-def engine(folder: Path) -> Iterator[Engine]:
-    """`stepwire engine --db FILE` with free ports and nothing else; stopped with SIGTERM, which must end well."""
+def engine(folder: Path, *settings: str) -> Iterator[Engine]:
+    """`stepwire engine --db FILE` with free ports and `settings`; stopped with SIGTERM, which must end well."""
     database, log = folder / "stepwire.db", folder / "engine.log"
-    with _process(log, "stepwire_engine", "engine", "--db", str(database), "--port=0", "--http-port=0") as process:
+    given = ("--db", str(database), "--port=0", "--http-port=0", *settings)
+    with _process(log, "stepwire_engine", "engine", *given) as process:
         words = _ready_message(process, log).split()
         yield Engine(process.pid, words[words.index("grpc") + 1], words[words.index("http") + 1], database)
 

@@ -34,11 +34,27 @@ async def sequence(ctx: stepwire.Context, steps: int) -> int:
     return acknowledged
 
 
+async def nap(ctx: stepwire.Context, steps: int) -> int:
+    """A group of all steps but one, then a nap of a second: what a long history costs when its run wakes."""
+    acknowledged = await group(ctx, steps - 1)
+    await ctx.step.sleep("nap", 1.0)
+    return acknowledged + 1
+
+
+async def naps(ctx: stepwire.Context, steps: int) -> int:
+    """One nap of 20 ms after the other."""
+    for i in range(steps):
+        await ctx.step.sleep(f"nap-{i}", 0.02)
+    return steps
+
+
 def main(address: str, slots: str = "") -> int:
     """Serve until SIGTERM."""
     host = stepwire.Host("benchmark", slots=int(slots)) if slots else stepwire.Host("benchmark")
     host.flow(group)
     host.flow(sequence)
+    host.flow(nap)
+    host.flow(naps)
     return host.run(address)
 
 

@@ -15,6 +15,7 @@ class Workload:
         runs: Per repetition.
         at_once: Runs in progress at the same time.
         floor: Its time per step is compared with the raw cost of a round trip and a commit.
+        settings: More options of `stepwire engine`.
     """
 
     name: str
@@ -24,7 +25,11 @@ class Workload:
     runs: int
     at_once: int = 1
     floor: bool = False
+    settings: tuple[str, ...] = ()
 
+
+_SLEEPY = ("--live-idle", "0.01")
+"""Runs that only wait leave memory almost at once, so that every nap costs a wake."""
 
 WORKLOADS = (
     Workload(name="group_100", title="groups of 100, 10 runs at once", flow="group", steps=100, runs=100, at_once=10),
@@ -36,5 +41,25 @@ WORKLOADS = (
     Workload(name="one_step", title="one-step runs, one at a time", flow="sequence", steps=1, runs=200),
     Workload(name="sequence", title="one run of 300 sequential steps", flow="sequence", steps=300, runs=1, floor=True),
     Workload(name="group_10000", title="one group of 10,000", flow="group", steps=10_000, runs=1),
+    Workload(name="sequence_1000", title="one run of 1,000 sequential steps", flow="sequence", steps=1000, runs=1),
+    Workload(name="sequence_10000", title="one run of 10,000 sequential steps", flow="sequence", steps=10_000, runs=1),
+    Workload(name="nap_5000", title="5,000 steps, then a nap of 1 s in memory", flow="nap", steps=5000, runs=1),
+    Workload(
+        name="wake_5000",
+        title="5,000 steps, then a nap of 1 s on disk, and the wake",
+        flow="nap",
+        steps=5000,
+        runs=1,
+        settings=_SLEEPY,
+    ),
+    Workload(name="naps_1000", title="1,000 naps of 20 ms in memory", flow="naps", steps=1000, runs=1),
+    Workload(
+        name="wakes_1000",
+        title="1,000 naps of 20 ms on disk, and 1,000 wakes",
+        flow="naps",
+        steps=1000,
+        runs=1,
+        settings=_SLEEPY,
+    ),
 )
 """What `python -m benchmarks` measures without arguments, in this order."""

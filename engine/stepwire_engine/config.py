@@ -103,6 +103,10 @@ class Config:
     branches_per_group_max: int = _CORE.branches_per_group_max
     group_depth_max: int = _CORE.group_depth_max
     attempts_lost_max: int = _CORE.attempts_lost_max
+    live_idle: float = _CORE.live_idle
+    stop_grace: float = _CORE.stop_grace
+    event_window: float = _CORE.event_window
+    invoke_depth_max: int = _CORE.invoke_depth_max
     runs_in_memory_max: int = 100_000
     sessions_max: int = 1000
     call_allow: tuple[str, ...] = ()
@@ -183,6 +187,38 @@ SETTINGS: tuple[Setting, ...] = (
         "limits.attempts_lost_max",
         Unit.COUNT,
         "Hosts a step may lose in a row before its run fails with poison_step.",
+        1,
+        1000,
+    ),
+    Setting(
+        "live_idle",
+        "limits.live_idle",
+        Unit.SECONDS,
+        "How long a run that only waits stays in memory; what is due sooner keeps it there.",
+        0.01,
+        _DAY,
+    ),
+    Setting(
+        "stop_grace",
+        "limits.stop_grace",
+        Unit.SECONDS,
+        "How long attempts of a stopping run may take to stop before its compensation begins.",
+        0.0,
+        _DAY,
+    ),
+    Setting(
+        "event_window",
+        "limits.event_window",
+        Unit.SECONDS,
+        "How long the ids of events are compared, and delivered events kept for look-back.",
+        1.0,
+        366 * _DAY,
+    ),
+    Setting(
+        "invoke_depth_max",
+        "limits.invoke_depth_max",
+        Unit.COUNT,
+        "Runs that invoke runs, above one run.",
         1,
         1000,
     ),

@@ -212,9 +212,10 @@ class Host:
     def on(self, kind: HookKind) -> Callable[[F], F]:
         """Register a hook: a function that is told what happens on this host (MISSION V1, `stepwire.hooks`).
 
-        It is called with one HookCall for each thing of its kind that happens here, in order, never for what is
-        replayed. What it raises is logged and counted in `hook_failures_total`; it cannot change the run. Runs
-        that the engine ends (a deadline, a cancellation) and steps that the engine performs are not told of.
+        It is called with one HookCall for each thing of its kind that happens here, one after the other and in
+        order, also if it is registered for several kinds; never for what is replayed. What it raises is logged
+        and counted in `hook_failures_total`; it cannot change the run. Runs that the engine ends (a deadline, a
+        cancellation) and steps that the engine performs are not told of.
 
         Args:
             kind: "run_started", "run_succeeded", "run_failed", and the same of "step" and "undo", whose hooks

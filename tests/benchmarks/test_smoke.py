@@ -29,7 +29,8 @@ def test_workload(workload: Workload, tmp_path: Path) -> None:
     assert outcome.journal.steps == outcome.acknowledged
     assert outcome.journal.runs == 1 + 2 * small.runs
     assert outcome.journal.settings == "journal_mode=wal, synchronous=FULL"
-    assert outcome.journal.driven["body_entries"] == 1
+    entries = outcome.journal.driven["body_entries"]
+    assert entries > 1 if workload.settings else entries == 1, "naps on disk replay, everything else stays live"
     assert (outcome.measurements[0].floor is not None) == workload.floor
     assert ": equal;" in report.table([outcome])
     assert list(tmp_path.iterdir()) == []

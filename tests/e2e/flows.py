@@ -15,45 +15,14 @@ from typing import Any
 
 import stepwire
 from stepwire import Context, ContextSync, ParallelMode
-from tests.e2e import observed
-from tests.e2e.gates import pass_gate, pass_gate_sync
-from tests.e2e.ledger import HOST_ENV, Pen
+from tests.e2e.bodies import dawdle, enter, gated, gated_sync, pen, told
+from tests.e2e.gates import pass_gate
+from tests.e2e.ledger import HOST_ENV
 
-pen = Pen.from_environment()
-observed.observe(pen)
 host = stepwire.Host(os.environ[HOST_ENV])
 
 
-def enter(ctx: Context | ContextSync) -> None:
-    """User code of a flow was entered."""
-    pen.write("body", ctx.run_id, "-", 1)
-
-
-# ---- step bodies
-
-
-async def gated(value: Any) -> Any:
-    with pen.attempt() as key:
-        await pass_gate(key)
-    return value
-
-
-def gated_sync(value: Any) -> Any:
-    with pen.attempt() as key:
-        pass_gate_sync(key)
-    return value
-
-
-def told(value: Any) -> Any:
-    with pen.attempt():
-        return value
-
-
-async def dawdle(value: int) -> int:
-    """A step that takes 0..24 ms, by its path."""
-    with pen.attempt() as key:
-        await asyncio.sleep(zlib.crc32(key.encode()) % 25 / 1000)  # gate: a step that takes time
-    return value
+# ---- registered steps
 
 
 @host.step

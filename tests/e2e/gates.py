@@ -97,12 +97,12 @@ class Gates:
             self._open.add(key)
         return key in self._open
 
-    def arrived(self, run_id: str, *paths: str) -> None:
-        """Wait until a step has arrived at each of these gates. Fails the test if not."""
+    def arrived(self, run_id: str, *paths: str, times: int = 1) -> None:
+        """Wait until a step has arrived at each of these gates, so many times. Fails the test if not."""
         keys = [f"{run_id} {path}" for path in paths]
         with self._changed:
-            if not self._changed.wait_for(lambda: all(self._arrived[key] for key in keys), TEST_SECONDS):
-                missing = [key for key in keys if not self._arrived[key]]
+            if not self._changed.wait_for(lambda: all(self._arrived[key] >= times for key in keys), TEST_SECONDS):
+                missing = [key for key in keys if self._arrived[key] < times]
                 raise AssertionError(f"nobody came to {missing}; at gates: {dict(self._arrived)}")
 
     def waiting(self, run_id: str) -> list[str]:

@@ -1,20 +1,23 @@
 """Ground truth: a file that step bodies append to, one line per event. Never the journal, never a metric.
 
 Each line is one write to a descriptor opened with O_APPEND, so lines of several processes never mix, and
-the order of lines is the order of the events. A line is `event run path attempt host pid`.
+the order of lines is the order of the events. A line is `event run path attempt host pid at`, the last one in
+seconds of the machine's monotonic clock, which every process here reads.
 
-Events: `body` (user code of a flow was entered), `before` and `after` (around a step body), `acked` (the host
-received the engine's Ack for the step's result: only now the step counts as completed), `draining` (the host
-was told to stop; it has no run).
+Events: `body` (user code of a flow was entered), `before` and `after` (around a step body), `cancelled` (a step body
+was told to stop), `acked` (the host received the engine's Ack for the step's result: only now the step counts as
+completed), `draining` (the host was told to stop; it has no run), `hook:<kind>` (a hook was called).
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import stepwire
@@ -38,7 +41,7 @@ class Pen:
         return Pen(os.environ[FILE_ENV], os.environ[HOST_ENV])
 
     def write(self, event: str, run_id: str, path: str, attempt: int) -> None:
-        line = f"{event} {run_id} {path} {attempt} {self._host} {os.getpid()}\n".encode()
+        line = f"{event} {run_id} {path} {attempt} {self._host} {os.getpid()} {time.monotonic():.6f}\n".encode()
         assert os.write(self._fd, line) == len(line)
 
     @contextmanager
@@ -47,7 +50,11 @@ class Pen:
         info = stepwire.current_attempt()
         assert info is not None
         self.write("before", info.run_id, info.path, info.attempt)
-        yield f"{info.run_id} {info.path}"
+        try:
+            yield f"{info.run_id} {info.path}"
+        except asyncio.CancelledError:
+            self.write("cancelled", info.run_id, info.path, info.attempt)
+            raise
         self.write("after", info.run_id, info.path, info.attempt)
 
 
@@ -64,6 +71,7 @@ class Line:
     attempt: int
     host: str
     pid: int
+    at: float
 
     @property
     def step(self) -> tuple[str, str]:
@@ -91,8 +99,8 @@ class Ledger:
         whole = data[: data.rfind(b"\n") + 1]
         self._offset += len(whole)
         for text in whole.decode().splitlines():
-            event, run_id, path, attempt, host, pid = text.split(" ")
-            self.lines.append(Line(event, run_id, path, int(attempt), host, int(pid)))
+            event, run_id, path, attempt, host, pid, at = text.split(" ")
+            self.lines.append(Line(event, run_id, path, int(attempt), host, int(pid), float(at)))
         return self.lines
 
     def of(self, run_id: str, *events: str) -> list[Line]:
@@ -128,12 +136,17 @@ def lost_work(lines: list[Line]) -> list[Line]:
     return broken
 
 
-def most_at_once(lines: list[Line]) -> dict[int, int]:
+def most_at_once(lines: Iterable[Line]) -> dict[int, int]:
     """The largest number of step bodies each process was in at the same time."""
     inside: Counter[int] = Counter()
     most: dict[int, int] = {}
     for line in lines:
-        if line.event in ("before", "after"):
+        if line.event in ("before", "after", "cancelled"):
             inside[line.pid] += 1 if line.event == "before" else -1
             most[line.pid] = max(most.get(line.pid, 0), inside[line.pid])
     return most
+
+
+def most_together(lines: Iterable[Line]) -> int:
+    """The largest number of step bodies all processes were in at the same time."""
+    return max(most_at_once([replace(line, pid=0) for line in lines]).values(), default=0)

@@ -206,29 +206,64 @@ class Stage:
         self._closing.append(process.kill)
         return process
 
-    def host(self, engine: Engine, name: str, *, slots: int = 64, replay: bool = False, drain: float = 20) -> Process:
-        """A host process; returns when the engine has welcomed it."""
-        arguments = ["host", "tests.e2e.flows:host", "--engine", engine.address, "--slots", str(slots)]
-        process = Process(
-            ["-m", "stepwire_engine", *arguments, "--drain-timeout", str(drain)],
-            self._log(name),
-            **{
-                ledger.FILE_ENV: str(self.ledger.path),
-                ledger.HOST_ENV: name,
-                gates.ADDRESS_ENV: self.gates.address,
-                observed.REPLAY_ENV: "1" if replay else "",
-            },
-        )
-        self._closing.append(process.kill)
-        self._hosts.append(process)
+    def host(self, engine: Engine, name: str, **options: Any) -> Process:
+        """A host process; returns when the engine has welcomed it. Options as of `hosts`."""
+        return self.hosts(engine, name, **options)[0]
+
+    def hosts(
+        self,
+        engine: Engine,
+        *names: str,
+        slots: int = 64,
+        replay: bool = False,
+        drain: float = 20,
+        flows: str = "flows",
+        **environment: str,
+    ) -> list[Process]:
+        """Host processes that start at the same time; returns when the engine has welcomed all of them.
+
+        Args:
+            flows: The module beside this one that they serve.
+            environment: Variables of the processes.
+        """
+        arguments = ["host", f"tests.e2e.{flows}:host", "--engine", engine.address, "--slots", str(slots)]
+        started = []
+        for name in names:
+            process = Process(
+                ["-m", "stepwire_engine", *arguments, "--drain-timeout", str(drain)],
+                self._log(name),
+                **{
+                    ledger.FILE_ENV: str(self.ledger.path),
+                    ledger.HOST_ENV: name,
+                    gates.ADDRESS_ENV: self.gates.address,
+                    observed.REPLAY_ENV: "1" if replay else "",
+                },
+                **environment,
+            )
+            self._closing.append(process.kill)
+            self._hosts.append(process)
+            started.append(process)
+        for name, process in zip(names, started, strict=True):
+            self._welcomed(name, process)
+        return started
+
+    def _welcomed(self, name: str, process: Process) -> None:
         wait_for(lambda: "connected to engine" in process.said or not process.running, f"host {name}", START_SECONDS)
         assert process.running, f"host {name} ended with {process.wait()}: {process.said}"
-        return process
 
     def client(self, engine: Engine) -> stepwire.ClientSync:
         client = stepwire.ClientSync(engine.address)
         self._closing.append(client.close)
         return client
+
+    def stepwire(self, engine: Engine, *words: str) -> str:
+        """Run a `stepwire` command about `engine`, which must succeed; what it printed."""
+        process = Process(
+            ["-m", "stepwire_engine", *words, "--engine", engine.address], self._log(f"command-{len(self.logs)}")
+        )
+        self._closing.append(process.kill)
+        assert process.wait() == 0, process.said
+        return process.said
 
     def acked(self, run_id: str, *paths: str) -> None:
         """Wait until hosts received the Acks for these steps."""

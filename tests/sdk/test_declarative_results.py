@@ -172,6 +172,12 @@ def test_o12_what_a_step_may_not_see_is_a_clear_error(read: Any, message: str) -
     assert tries == [1], "the answer would be the same"
 
 
+def test_a_stub_gets_the_state() -> None:
+    flow = Flow("f").step("a", lambda: 1).step("b", lambda state: 2)
+    run = run_once(flow, stubs={"a": 10, "b": lambda state: state.result("a").output + 1})
+    assert [step.output for step in run.output.steps] == [10, 11]
+
+
 def test_a_step_does_not_see_itself() -> None:
     run = run_once(Flow("f").step("s", lambda state: state.result("s")))
     assert run.failure is not None and run.failure.message == "'s' has no result yet: it is this step itself"

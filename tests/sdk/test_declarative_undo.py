@@ -1,4 +1,4 @@
-"""Compensation of declared flows: O9, O10, and what happens to a run that is cancelled in the middle (MISSION S8, 2.2)."""
+"""Compensation of declared flows: O9 and O10, and runs that are cancelled in the middle (MISSION S8, 2.2)."""
 
 from __future__ import annotations
 

@@ -177,38 +177,41 @@ def test_a_branch_without_steps_wins_at_once_and_nothing_of_the_others_is_planne
     assert ended(run) == [GroupEnded("race", Verdict.OK, 2, (0, 2))]
 
 
-def test_a_step_that_runs_when_its_branch_loses_in_the_same_frame_is_recorded_and_cancelled() -> None:
+def test_steps_that_run_when_their_branch_loses_in_the_same_frame_are_recorded_and_cancelled() -> None:
+    """Of what the loser had planned, the plan names what runs already, and that is told to stop; the rest never was."""
     stopped: list[str] = []
 
-    async def endless() -> None:
+    async def endless(name: str) -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            stopped.append("endless")
-
-    async def script(env: Environment, run_id: str) -> None:
-        await until("the loser is told to stop", lambda: stopped == ["endless"])
-        gates[0].open("after")
-
-    gates: list[Gates] = []
+            stopped.append(name)
 
     async def flow(ctx: stepwire.Context) -> Any:
-        gates.append(Gates())
+        async def busy() -> None:
+            for i in range(10):
+                ctx.step.run(f"s{i}", endless, f"s{i}")
+                await asyncio.sleep(0)
 
         async def some_turns() -> str:
-            for _ in range(4):
+            for _ in range(3):
                 await asyncio.sleep(0)
             return "turns"
 
-        won = await ctx.group.race((lambda: ctx.step.run("endless", endless), some_turns))
-        return [*winner(won), await ctx.step.run("after", gates[0].wait, "after")]
+        won = await ctx.group.race((busy, some_turns))
+        # The virtual clock moves on only if no attempt runs any more.
+        await ctx.step.sleep("until they stopped", "1h")
+        return [*winner(won), sorted(stopped)]
 
-    run = drive(flow, script)
-    assert run.output == [1, "some_turns", "turns", "after"]
-    assert states(run)["race/[0]/endless"] is StepStateView.CANCELLED
+    run = drive(flow)
     (first, *_) = plans(run)
-    assert (first.steps[0].path, first.steps[0].started) == ("race/[0]/endless", True)
-    assert first.groups_ended, "it lost before anything of it was sent"
+    assert first.groups_ended, "the whole race is one plan"
+    begun = [step.path for step in first.steps if step.path.startswith("race")]
+    assert 0 < len(begun) < 10 and all(step.started for step in first.steps if step.path in begun)
+    assert {p: s for p, s in states(run).items() if p.startswith("race")} == dict.fromkeys(
+        begun, StepStateView.CANCELLED
+    )
+    assert run.output == [1, "some_turns", "turns", [path.rpartition("/")[2] for path in begun]]
 
 
 # ---- what a loser sees

@@ -18,7 +18,9 @@ from stepwire.protocol.plan import (
     ParallelMode,
     Plan,
     RetryPolicy,
+    StepKind,
     StepPlanned,
+    Undo,
     Verdict,
 )
 from stepwire_engine.core.entries import AttemptEnded, Planned, Released, RunPaused
@@ -206,6 +208,20 @@ def test_a_frame_about_a_run_that_ended_is_acked_and_its_body_evicted() -> None:
     desk.settle()
     assert host.session.unacked == 0
     assert desk.core.counters.stale_results == 1
+
+
+@pytest.mark.parametrize("undo", [False, True], ids=["the run is over", "the run is being undone"])
+def test_what_a_host_began_for_a_plan_that_came_after_the_cancel_is_told_to_stop(undo: bool) -> None:
+    desk, host = running()
+    host.plan(StepPlanned("a", undo=Undo(StepKind.TASK, "work"), started=True), start=("a",))
+    host.ok("a")
+    desk.settle()
+    host.take()
+    host.plan("b", start=("b",))
+    desk.core.cancel_run("cancel", "r", undo, desk.now)
+    desk.settle()
+    assert [(c.path, c.reason) for s in host.take() for c in s.cancels] == [("b", CancelReason.RUN_CANCELLED)]
+    assert desk.run_state() == ("RUNNING" if undo else "CANCELLED")
 
 
 # ---- refused commits

@@ -34,7 +34,7 @@ STALE_TIMERS_MAX = 1024
 CHILD = causes.child_run_id("r", "i", 1)
 
 
-def sleep(path: str = "nap", seconds: float = DAY) -> StepPlanned:
+def sleeping(path: str = "nap", seconds: float = DAY) -> StepPlanned:
     return StepPlanned(path, StepKind.SLEEP, spec=Sleep(seconds))
 
 
@@ -71,7 +71,7 @@ def ends(desk: Desk, path: str, run: int = 1) -> list[AttemptEnded]:
 
 
 def test_a_run_that_only_waits_leaves_memory_when_it_has_done_so_for_a_while() -> None:
-    desk, host = running(sleep())
+    desk, host = running(sleeping())
     due_ms = desk.now.unix_ms + round(DAY * 1000)
     desk.pass_time(IDLE - 0.5)
     assert not dormant(desk)
@@ -89,12 +89,12 @@ def test_a_wait_for_an_event_without_end_has_no_time_to_wake() -> None:
 @pytest.mark.parametrize(
     "steps",
     [
-        (sleep(seconds=IDLE * 1.9),),
-        (sleep(), wait(timeout=IDLE * 1.9)),
-        (sleep(), task("t")),
-        (sleep(), StepPlanned("t", StepKind.TASK, "nobody serves it")),
-        (sleep(), StepPlanned("closure")),
-        (sleep(), wait(deadline=IDLE * 1.9)),
+        (sleeping(seconds=IDLE * 1.9),),
+        (sleeping(), wait(timeout=IDLE * 1.9)),
+        (sleeping(), task("t")),
+        (sleeping(), StepPlanned("t", StepKind.TASK, "nobody serves it")),
+        (sleeping(), StepPlanned("closure")),
+        (sleeping(), wait(deadline=IDLE * 1.9)),
     ],
 )
 def test_a_run_with_something_else_to_do_stays(steps: tuple[StepPlanned, ...]) -> None:
@@ -104,14 +104,14 @@ def test_a_run_with_something_else_to_do_stays(steps: tuple[StepPlanned, ...]) -
 
 
 def test_a_run_whose_body_still_decides_stays() -> None:
-    desk, _ = running(sleep("g/[0]/nap"), groups=(group("g", 2),))
+    desk, _ = running(sleeping("g/[0]/nap"), groups=(group("g", 2),))
     desk.pass_time(IDLE * 3)
     assert not dormant(desk), "branch 1 did not plan anything"
 
 
 def test_a_run_whose_body_has_not_answered_the_last_release_stays() -> None:
     """Perhaps some coroutine beside the sleep works with what it was given."""
-    desk, host = running(sleep(), "a", start=("a",))
+    desk, host = running(sleeping(), "a", start=("a",))
     host.ok("a")
     desk.settle()
     desk.pass_time(IDLE * 3)
@@ -123,7 +123,7 @@ def test_a_run_whose_body_has_not_answered_the_last_release_stays() -> None:
 
 
 def test_a_paused_run_stays() -> None:
-    desk, host = running(sleep())
+    desk, host = running(sleeping())
     host.session.fail_body("r", _body_failed(host))
     desk.settle()
     desk.pass_time(IDLE * 3)
@@ -131,7 +131,7 @@ def test_a_paused_run_stays() -> None:
 
 
 def test_a_group_at_rest_in_every_branch_leaves_memory() -> None:
-    branches = (sleep("g/[0]/nap"), wait("g/[1]/w"), sleep("g/[2]/h/[0]/nap"))
+    branches = (sleeping("g/[0]/nap"), wait("g/[1]/w"), sleeping("g/[2]/h/[0]/nap"))
     desk, _ = at_rest(*branches, groups=(group("g", 3), group("g/[2]/h", 1)))
     assert record(desk).wake_ms is not None
 
@@ -150,7 +150,7 @@ def test_what_happens_while_the_rest_is_committed_keeps_the_run_in_memory() -> N
 
 
 def test_a_refused_rest_leaves_the_run_where_it_was() -> None:
-    desk, host = running(sleep(seconds=60.0))
+    desk, host = running(sleeping(seconds=60.0))
     desk.pass_time(IDLE - 0.5)
     desk.held = True
     desk.pass_time(1.0)
@@ -166,6 +166,25 @@ def test_a_refused_rest_leaves_the_run_where_it_was() -> None:
     assert len(ends(desk, "nap")) == 1
 
 
+def test_a_run_that_was_read_again_is_on_record_as_what_it_is() -> None:
+    """Its rest was committed and what came after was refused: the record must not say WAITING for ever."""
+    desk, host = running(wait())
+    desk.pass_time(IDLE - 0.5)
+    desk.held = True
+    desk.pass_time(1.0)
+    host.plan(sleeping(), wait("other"))
+    desk.settle()
+    desk.commit(1)
+    desk.commit(1, REFUSED)
+    desk.held = False
+    desk.settle()
+    host.connect()
+    desk.settle()
+    assert len(desk.rows.rows[1]) == 3 and record(desk).state is RunState.RUNNING
+    desk.restart()
+    assert "r" in desk.core.runs
+
+
 def test_a_run_without_any_host_leaves_memory_and_the_queue_for_bodies() -> None:
     desk, host = _sleeping(1500)
     host.cut()
@@ -177,7 +196,7 @@ def test_a_run_without_any_host_leaves_memory_and_the_queue_for_bodies() -> None
 
 
 def test_a_sleep_ends_in_time_and_its_body_is_entered_by_a_snapshot() -> None:
-    desk, host = at_rest(sleep(seconds=60.0))
+    desk, host = at_rest(sleeping(seconds=60.0))
     host.take()
     assert desk.core.next_timer() == pytest.approx(desk.mono + 60.0 - IDLE - 1.0, abs=0.01)
     desk.pass_time(60.0 - IDLE - 1.5)
@@ -229,7 +248,7 @@ def test_a_client_cancels_a_dormant_run_and_its_dormant_child() -> None:
     desk.settle()
     host.plan(_invoke())
     desk.settle()
-    host.plan(sleep(), run_id=CHILD)
+    host.plan(sleeping(), run_id=CHILD)
     desk.settle()
     desk.pass_time(IDLE + 1.0)
     assert dormant(desk) and dormant(desk, CHILD)
@@ -260,7 +279,7 @@ def test_two_who_wake_a_run_at_once_find_one_run() -> None:
 
 def test_a_plan_of_a_body_that_was_just_evicted_brings_the_run_back() -> None:
     """It decided something while it was put to rest, so it was not waiting after all."""
-    desk, host = running(sleep())
+    desk, host = running(sleeping())
     desk.pass_time(IDLE - 0.5)
     desk.held = True
     desk.mono += 1.0
@@ -281,7 +300,9 @@ def test_a_plan_of_a_body_that_was_just_evicted_brings_the_run_back() -> None:
 def test_a_run_that_wakes_only_to_wait_on_needs_no_body() -> None:
     """A registered step is tried again beside the sleep; whoever serves it does, and the body sleeps on."""
     retry = RetryPolicy(5, delay=30.0, factor=1.0, jitter=0.0)
-    desk, host = running(sleep("g/[0]/nap"), task("g/[1]/t", retry=retry), groups=(group("g", 2, ParallelMode.WAIT),))
+    desk, host = running(
+        sleeping("g/[0]/nap"), task("g/[1]/t", retry=retry), groups=(group("g", 2, ParallelMode.WAIT),)
+    )
     host.take()
     for attempt in (1, 2, 3):
         host.failed("g/[1]/t", attempt=attempt)
@@ -289,7 +310,9 @@ def test_a_run_that_wakes_only_to_wait_on_needs_no_body() -> None:
         desk.pass_time(IDLE + 1.0)
         assert dormant(desk)
         desk.pass_time(30.0 - IDLE - 1.0)
-        assert [e.attempt for s in host.take() for e in s.executes] == [attempt + 1]
+        sections = host.take()
+        assert [e.attempt for s in sections for e in s.executes] == [attempt + 1]
+        assert advances(sections) == []
     host.ok("g/[1]/t", attempt=4)
     desk.settle()
     desk.pass_time(IDLE + 1.0)
@@ -301,7 +324,7 @@ def test_a_run_that_wakes_only_to_wait_on_needs_no_body() -> None:
 def test_a_closure_that_is_tried_again_brings_its_body_back() -> None:
     retry = RetryPolicy(5, delay=30.0, jitter=0.0)
     desk, host = running(
-        sleep("g/[0]/nap"), StepPlanned("g/[1]/c", retry=retry, started=True), groups=(group("g", 2),), start=()
+        sleeping("g/[0]/nap"), StepPlanned("g/[1]/c", retry=retry, started=True), groups=(group("g", 2),), start=()
     )
     assert host.session.start("r", "g/[1]/c", host.seqs["r"][0], desk.mono)
     host.failed("g/[1]/c")
@@ -342,7 +365,7 @@ def test_a_start_with_the_key_of_a_dormant_run_names_it() -> None:
     host = desk.host()
     desk.start(key="once")
     desk.settle()
-    host.plan(sleep())
+    host.plan(sleeping())
     desk.settle()
     desk.pass_time(IDLE + 1.0)
     desk.start("again", key="once")
@@ -351,7 +374,7 @@ def test_a_start_with_the_key_of_a_dormant_run_names_it() -> None:
 
 
 def test_a_journal_that_cannot_be_read_is_told_to_whoever_asks_and_does_not_stop_others() -> None:
-    desk, _ = at_rest(sleep(seconds=60.0))
+    desk, _ = at_rest(sleeping(seconds=60.0))
     desk.core.cancel_run("mine", "r", None, desk.now)
     (read,) = desk.core.take_reads()
     desk.core.read_done(read, record(desk), desk.now)
@@ -367,7 +390,7 @@ def test_a_journal_that_cannot_be_read_is_told_to_whoever_asks_and_does_not_stop
 
 
 def test_an_engine_starts_without_reading_dormant_runs_and_wakes_them_in_time() -> None:
-    desk, host = at_rest(sleep(seconds=60.0))
+    desk, host = at_rest(sleeping(seconds=60.0))
     desk.restart()
     host.connect()
     desk.settle()
@@ -379,7 +402,7 @@ def test_an_engine_starts_without_reading_dormant_runs_and_wakes_them_in_time() 
 
 
 def test_what_became_due_while_the_engine_was_down_wakes_at_once() -> None:
-    desk, _ = at_rest(sleep(seconds=60.0))
+    desk, _ = at_rest(sleeping(seconds=60.0))
     desk.mono += 100.0
     desk.restart()
     desk.settle()
@@ -454,7 +477,7 @@ def _planted(desk: Desk, count: int, seconds: float) -> None:
     units = []
     for n in range(1, count + 1):
         run_id, wake_ms = f"run {n}", now_ms + round(1000 * seconds) + n
-        plan = Plan(1, 0, Fence(1, n), steps=(sleep(seconds=seconds + n / 1000),))
+        plan = Plan(1, 0, Fence(1, n), steps=(sleeping(seconds=seconds + n / 1000),))
         created = RunCreated(run_id, "flow", INPUT, n, now_ms)
         row = RunRecord(n, run_id, "flow", RunState.WAITING, now_ms, wake_ms=wake_ms)
         units.append(Unit(1, n, 0, (created, Planned(plan, now_ms)), row))
@@ -499,7 +522,7 @@ def _sleeping(count: int) -> tuple[Desk, Host]:
         desk.start(f"run {n}")
     desk.settle()
     for n in range(count):
-        host.plan(sleep(), run_id=f"run {n}")
+        host.plan(sleeping(), run_id=f"run {n}")
     return desk.settle(), host
 
 

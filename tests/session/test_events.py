@@ -11,9 +11,13 @@ from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import Fault, FlowOptions, Hello, Trigger
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import BodyEnded, Event, SendEvent, StepKind, StepPlanned, WaitEvent
-from stepwire_engine.core import causes
+from stepwire_engine.core import causes, delivery
+from stepwire_engine.core.books import Commit
+from stepwire_engine.core.delivery import FACT_BYTES_PER_UNIT
 from stepwire_engine.core.entries import AttemptEnded, RunCreated, RunPaused
 from stepwire_engine.core.events import EVENT_AHEAD_MS_MAX
+from stepwire_engine.core.units import EventMatched, Receipt
+from stepwire_engine.scheduler.reader import answer_of
 from tests.core.given import group
 from tests.session.desk import REFUSED, Desk, Host, running
 
@@ -175,19 +179,19 @@ def test_look_back_reads_page_after_page() -> None:
 
 
 def test_look_back_finds_the_event_that_is_being_delivered() -> None:
+    """Those who wait were read before the wait was on record, and the delivery is noted after it."""
     desk, host = running()
-    desk.held = True
     desk.send("paid", id="e1")
-    desk.settle()
-    desk.commit()  # It is stored, and its delivery reads a page without the wait.
-    desk.settle()
+    desk.commit()
+    (undelivered,) = desk.core.take_reads()
+    desk.core.read_done(undelivered, answer_of(desk.rows.store, undelivered), desk.now)
+    (open_waits,) = desk.core.take_reads()
+    nobody = answer_of(desk.rows.store, open_waits)
     host.plan(wait(lookback=5.0))
     desk.settle()
-    desk.commit(1)
-    desk.held = False
+    desk.core.read_done(open_waits, nobody, desk.now)
     desk.settle()
-    assert outputs(host)["w"]["id"] == "e1"
-    assert len(ends(desk, "w")) == 1
+    assert outputs(host)["w"]["id"] == "e1" and len(ends(desk, "w")) == 1
 
 
 def test_a_wait_with_look_back_and_no_time_asks_whether_it_happened() -> None:
@@ -392,6 +396,41 @@ def test_events_of_no_interest_are_delivered_to_nobody() -> None:
     assert len(desk.rows.store.events("paid", 0, 10)) == 1
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_events_that_were_stored_at_once_are_delivered_portion_by_portion(restart: bool) -> None:
+    desk, host = running()
+    host.plan(*[wait(f"w{n}", match=f"data == `{n}`") for n in range(150)])
+    desk.settle()
+    desk.held = True
+    for n in range(150):
+        desk.send("paid", n)
+    desk.commit()
+    if restart:
+        desk.restart()
+        host.connect()
+    desk.held = False
+    desk.settle()
+    assert len(outputs(host)) == 150 and desk.rows.store.undelivered(2**62, 1) == []
+
+
+def test_large_data_go_to_many_in_units_of_bounded_size() -> None:
+    desk, host = running()
+    host.plan(*[wait(f"w{n}") for n in range(30)])
+    desk.settle()
+    sizes = []
+    commit = desk.rows.commit
+
+    def measured(unit: Commit) -> Receipt:
+        sizes.append(sum([len(row.fact.output.data) for row in unit.unit.inbox if isinstance(row.fact, EventMatched)]))
+        return commit(unit)
+
+    desk.rows.commit = measured  # type: ignore[method-assign]
+    desk.send("paid", "x" * 1024 * 1024)
+    desk.settle()
+    assert len(outputs(host)) == 30
+    assert max(sizes) <= FACT_BYTES_PER_UNIT + 1025 * 1024 and sum(sizes) > 30 * 1024 * 1024
+
+
 def test_many_events_wake_many_waits_in_bounded_portions() -> None:
     desk, host = running()
     names = [f"w{n}" for n in range(1500)]
@@ -481,6 +520,37 @@ def test_a_crash_between_any_two_commits_starts_each_flow_once_and_wakes_each_wa
         desk.settle()
     assert [c.flow for c in created(desk)] == ["flow", "handler"]
     assert len(ends(desk, "a")) == len(ends(desk, "b")) == 1
+    assert desk.rows.store.inbox() == [] and desk.rows.store.undelivered(2**62, 10) == []
+
+
+@pytest.mark.parametrize("commits", range(2, 16))
+def test_a_delivery_in_several_portions_that_is_cut_short_starts_nothing_twice(
+    commits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The flow that it started may even be over."""
+    monkeypatch.setattr(delivery, "FACTS_PER_UNIT", 1)
+    desk = Desk()
+    host = desk.host(**triggered(Trigger("paid")))
+    desk.start()
+    desk.settle()
+    names = [f"w{n}" for n in range(20)]
+    host.plan(*[wait(name) for name in names])
+    desk.settle()
+    desk.held = True
+    desk.send("paid", id="e1")
+    for _ in range(commits):
+        desk.settle()
+        desk.commit(1)
+        desk.settle()
+        for run_id in [run_id for run_id in host.seqs if run_id != "r" and host.seqs[run_id][2] == 0]:
+            host.end(run_id)
+    assert desk.rows.store.undelivered(2**62, 1) != []
+    desk.restart()
+    desk.held = False
+    host.connect()
+    desk.settle()
+    assert [c.flow for c in created(desk)] == ["flow", "handler"]
+    assert {name for name in names if len(ends(desk, name)) == 1} == set(names)
     assert desk.rows.store.inbox() == [] and desk.rows.store.undelivered(2**62, 10) == []
 
 

@@ -247,6 +247,28 @@ def test_cancelling_reaches_a_successor_that_is_just_being_started() -> None:
     assert desk.run_state(causes.successor_run_id(CHILD)) == "CANCELLED" and desk.rows.store.inbox() == []
 
 
+def test_cancelling_reaches_the_successor_of_a_child_that_ends_at_that_moment() -> None:
+    desk, host = parent(invoke())
+    desk.held = True
+    desk.core.cancel_run("cancel", "r", None, desk.now)
+    host.plan(run_id=CHILD, body_ended=BodyEnded(restart=Payload(b"8")))
+    desk.settle()
+    desk.commit(1)
+    desk.settle()
+    desk.held = False
+    desk.settle()
+    assert desk.run_state(causes.successor_run_id(CHILD)) == "CANCELLED" and desk.rows.store.inbox() == []
+
+
+def test_cancelling_reaches_a_child_that_has_not_found_room_yet() -> None:
+    desk, _ = parent(invoke(), config=CoreConfig(runs_in_memory_max=1))
+    assert len(created(desk)) == 1
+    cancel(desk)
+    desk.pass_time(5.0)
+    assert (desk.run_state(), desk.run_state(CHILD)) == ("CANCELLED", "CANCELLED")
+    assert desk.rows.store.inbox() == [] and desk.core._performed._inbox.backlog == 0
+
+
 def test_cancelling_between_two_attempts_starts_no_further_child() -> None:
     desk, host = parent(invoke(retry=RetryPolicy(2, delay=3.0, jitter=0.0)))
     host.plan(run_id=CHILD, body_ended=BodyEnded(failure=NO))

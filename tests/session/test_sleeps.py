@@ -14,7 +14,7 @@ DAY = 86_400.0
 YEAR = 365 * DAY
 
 
-def sleep(path: str, seconds: float | None = None, *, until_ms: int | None = None) -> StepPlanned:
+def sleeping(path: str, seconds: float | None = None, *, until_ms: int | None = None) -> StepPlanned:
     return StepPlanned(path, StepKind.SLEEP, spec=Sleep(seconds, until_ms))
 
 
@@ -23,7 +23,7 @@ def released(host: Host) -> list[str]:
 
 
 def test_a_sleep_ends_when_its_time_has_come_and_not_before() -> None:
-    desk, host = running(sleep("nap", 5.0))
+    desk, host = running(sleeping("nap", 5.0))
     desk.pass_time(4.9)
     assert released(host) == []
     desk.pass_time(0.1)
@@ -32,7 +32,7 @@ def test_a_sleep_ends_when_its_time_has_come_and_not_before() -> None:
     assert (outcome.path, outcome.output, outcome.failure, outcome.took_ms) == ("nap", NULL, None, 5000)
 
 
-@pytest.mark.parametrize("past", [sleep("nap", 0.0), sleep("nap", until_ms=WALL)])
+@pytest.mark.parametrize("past", [sleeping("nap", 0.0), sleeping("nap", until_ms=WALL)])
 def test_a_sleep_into_the_past_ends_in_the_commit_of_its_plan(past: StepPlanned) -> None:
     desk, _ = running(past)
     assert [type(e).__name__ for e in desk.rows.entries()][-3:] == ["Planned", "AttemptEnded", "Released"]
@@ -41,7 +41,7 @@ def test_a_sleep_into_the_past_ends_in_the_commit_of_its_plan(past: StepPlanned)
 
 def test_a_sleep_until_a_time_of_the_wall_clock() -> None:
     desk, host = running()
-    host.plan(sleep("nap", until_ms=desk.now.unix_ms + 7000))
+    host.plan(sleeping("nap", until_ms=desk.now.unix_ms + 7000))
     desk.settle()
     desk.pass_time(6.9)
     assert released(host) == []
@@ -50,7 +50,7 @@ def test_a_sleep_until_a_time_of_the_wall_clock() -> None:
 
 
 def test_a_sleep_survives_the_engine_and_keeps_its_end() -> None:
-    desk, host = running(sleep("nap", 6.0))
+    desk, host = running(sleeping("nap", 6.0))
     desk.pass_time(2.0)
     desk.restart()
     host.connect()
@@ -63,7 +63,7 @@ def test_a_sleep_survives_the_engine_and_keeps_its_end() -> None:
 
 def test_a_sleep_that_ended_while_the_engine_was_down_is_over_at_once() -> None:
     """Although hosts may still adopt what they execute: nobody executes a sleep."""
-    desk, host = running(sleep("nap", 6.0))
+    desk, host = running(sleeping("nap", 6.0))
     host.cut(told=False)
     desk.mono += 100.0
     desk.restart()
@@ -75,7 +75,7 @@ def test_a_sleep_that_ended_while_the_engine_was_down_is_over_at_once() -> None:
 
 def test_a_sleep_holds_the_wave_of_its_group() -> None:
     desk, host = running(
-        sleep("g/[0]/nap", 5.0), "g/[1]/a", groups=(group("g", 2, ParallelMode.WAIT),), start=("g/[1]/a",)
+        sleeping("g/[0]/nap", 5.0), "g/[1]/a", groups=(group("g", 2, ParallelMode.WAIT),), start=("g/[1]/a",)
     )
     host.ok("g/[1]/a")
     desk.settle()
@@ -85,7 +85,7 @@ def test_a_sleep_holds_the_wave_of_its_group() -> None:
 
 
 def test_a_sleep_is_executed_by_nobody() -> None:
-    desk, host = running(sleep("nap", 5.0))
+    desk, host = running(sleeping("nap", 5.0))
     other = desk.host("other")
     desk.pass_time(4.0)
     assert host.executes() == other.executes() == []
@@ -93,7 +93,7 @@ def test_a_sleep_is_executed_by_nobody() -> None:
 
 
 def test_a_sleep_of_ten_years_needs_one_timer() -> None:
-    desk, _ = running(sleep("nap", 10 * YEAR))
+    desk, _ = running(sleeping("nap", 10 * YEAR))
     desk.pass_time(3.0)
     due = desk.core.next_timer()
     assert due == pytest.approx(desk.mono - 3.0 + 10 * YEAR, abs=1.0)
@@ -105,7 +105,7 @@ def test_a_thousand_sleeps_one_after_the_other() -> None:
     desk.start()
     desk.settle()
     for n in range(1000):
-        host.plan(sleep(f"s{n}", 2.0))
+        host.plan(sleeping(f"s{n}", 2.0))
         desk.settle()
         desk.jump(2.0)
     host.end()

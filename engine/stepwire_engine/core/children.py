@@ -28,9 +28,7 @@ def refusal(books: Books, step: Step, spec: Invoke) -> Failure | None:
     depth = _depth(step)
     depth_max = books.config.invoke_depth_max
     if depth > depth_max:
-        message = (
-            f"step {step.path!r} would be invocation {depth} in a line of them, limit {depth_max}"
-        )
+        message = f"step {step.path!r} would be invocation {depth} in a line of them, limit {depth_max}"
         return Failure(ErrorCode.LIMIT_EXCEEDED, "LimitExceeded", message, retryable=Retryable.NO)
     if spec.flow not in books.known_flows:
         message = f"step {step.path!r} invokes flow {spec.flow!r}, which no host has registered"

@@ -13,6 +13,7 @@ from stepwire_engine.core import machine
 from stepwire_engine.core.books import Books, Commit, Reply, arm_deadline
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.greeting import FEATURES
 from stepwire_engine.core.liveness import Liveness
 from stepwire_engine.core.model import Run
 from stepwire_engine.core.performed import Performed
@@ -218,6 +219,7 @@ class Commits:
             Welcome(
                 session_id=session.id,
                 protocol=min(session.hello.protocol_max, limits.PROTOCOL_MAX),
+                features=tuple(sorted(FEATURES)),
                 heartbeat_interval=config.heartbeat_interval,
                 session_ttl=config.silence_timeout + config.reconnect_grace,
                 payload_bytes_max=config.payload_bytes_max,

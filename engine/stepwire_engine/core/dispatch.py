@@ -6,7 +6,7 @@ Dispatching is never journaled; it follows from plans. A step is in at most one 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -47,6 +47,7 @@ class Dispatcher:
 
     Attributes:
         performer: Takes the steps that no host executes.
+        _forgotten: Runs in the queue of a flow's bodies that left memory.
     """
 
     performer: Performer
@@ -55,8 +56,7 @@ class Dispatcher:
         self._books = books
         self._tasks: dict[str, deque[Step]] = {}
         self._bodies: dict[str, deque[Run]] = {}
-        self._forgotten: dict[str, int] = {}
-        """Runs in the queue of a flow's bodies that left memory."""
+        self._forgotten: Counter[str] = Counter()
 
     # ---- bodies
 
@@ -76,11 +76,10 @@ class Dispatcher:
             return
         run.body_wanted = False
         queue = self._bodies[run.flow]
-        forgotten = self._forgotten.get(run.flow, 0) + 1
-        if forgotten > len(queue) // 2:
+        self._forgotten[run.flow] += 1
+        if 2 * self._forgotten[run.flow] > len(queue):
             self._bodies[run.flow] = deque([waiting for waiting in queue if waiting.body_wanted])
-            forgotten = 0
-        self._forgotten[run.flow] = forgotten
+            self._forgotten[run.flow] = 0
 
     def pump_bodies(self, flow: str) -> None:
         queue = self._bodies.get(flow)
@@ -338,10 +337,7 @@ class Dispatcher:
         books.counters.executes += 1
         if step.timeout:
             books.timers.arm(books.now.mono + step.timeout + books.config.timeout_grace, lease)
-        session.execute(
-            run.run_id,
-            _execute(step, lease),
-        )
+        session.execute(run.run_id, _execute(step, lease))
         books.speak(session)
 
     def cancel(self, lease: Lease, reason: CancelReason) -> None:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, FlowOptions, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
-from stepwire_engine.core import deadlines, ending, machine, matching
+from stepwire_engine.core import deadlines, ending, machine
 from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, Timed, arm_deadline
 from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
@@ -23,19 +22,17 @@ from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import Entry, RunState
 from stepwire_engine.core.fold import rebuild
+from stepwire_engine.core.greeting import hello_refusal
 from stepwire_engine.core.intake import Intake
 from stepwire_engine.core.liveness import Liveness
 from stepwire_engine.core.model import PERFORMED, Group, Lease, Run, Step
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.reads import Read
+from stepwire_engine.core.requests import Requests
 from stepwire_engine.core.sessions import AckTicket, Session
-from stepwire_engine.core.settle import settle
 from stepwire_engine.core.snapshot import body_entries
 from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.units import EventRecord, InboxRow, Receipt, SessionRecord, Unit, UnitOutcome
-
-FEATURES: frozenset[int] = frozenset({1, 2})
-"""FEATURE_STEP_KINDS and FEATURE_UNDO of the protocol."""
 
 
 class EngineCore:
@@ -52,7 +49,8 @@ class EngineCore:
         self._books = Books(config, claim_epoch, last_run_number, now)
         self._dispatcher = Dispatcher(self._books)
         self._decisions = Decisions(self._books)
-        self._performed = Performed(self._books, self._dispatcher, self._decisions, self._cancel)
+        self._requests = Requests(self._books, self._decisions)
+        self._performed = Performed(self._books, self._dispatcher, self._decisions, self._requests.cancel)
         self._dispatcher.performer = self._performed
         self._liveness = Liveness(self._books, self._dispatcher)
         self._intake = Intake(self._books, self._dispatcher, self._performed)
@@ -151,7 +149,7 @@ class EngineCore:
             The session, whose `stream` number identifies this stream from now on, or the Fault to refuse it with.
         """
         self._books.now = now
-        refused = _refusal(hello)
+        refused = hello_refusal(hello)
         if refused is not None:
             return refused
         session = self._books.sessions.get(hello.instance_id)
@@ -242,41 +240,12 @@ class EngineCore:
     ) -> None:
         """A client starts a run (MISSION T2). The answer follows through `take_replies` after the commit."""
         self._books.now = now
-        if flow not in self._books.known_flows:
-            known = ", ".join(sorted(self._books.known_flows)[:20]) or "none"
-            message = f"no host has registered flow {flow!r} (known: {known})"
-            self._books.replies.append(Reply(token, code=ErrorCode.UNKNOWN_FLOW, message=message))
-            return
-        holder = self._books.keys.get(key) if key else None
-        if holder is not None:
-            self._answer_key(token, holder, flow, payload)
-            return
-        commit = self._decisions.create(run_id=run_id, flow=flow, payload=payload, seed=seed, key=key)
-        commit.replies.append(Reply(token, run_id))
-
-    def _answer_key(self, token: object, holder: Run, flow: str, payload: Payload) -> None:
-        if holder.flow != flow or holder.input != payload:
-            message = f"id {holder.id!r} is in use by run {holder.run_id} with another flow or input"
-            self._books.replies.append(Reply(token, holder.run_id, True, ErrorCode.KEY_CONFLICT, message))
-            return
-        reply = Reply(token, holder.run_id, True)
-        waiting = self._commits.last(holder) if holder.committed_seq == 0 else None
-        (waiting.replies if waiting is not None else self._books.replies).append(reply)
+        self._requests.start(token, run_id=run_id, seed=seed, flow=flow, payload=payload, key=key)
 
     def resume_run(self, token: object, run_id: str, now: Now) -> None:
         """Let a paused run go on."""
         self._books.now = now
-        run = self._books.runs.get(run_id)
-        if run is None or run.state is not RunState.PAUSED:
-            state = "not open" if run is None else run.state.name
-            self._books.replies.append(Reply(token, run_id, code=ErrorCode.WRONG_STATE, message=f"run is {state}"))
-            return
-        turn = Turn(run, now.unix_ms)
-        machine.resume(turn)
-        settle(turn)
-        commit = self._commits.queue(turn, None)
-        assert commit is not None
-        commit.replies.append(Reply(token, run_id))
+        self._requests.resume(token, run_id)
 
     def cancel_run(self, token: object, run_id: str, undo: bool | None, now: Now) -> None:
         """Cancel a run (MISSION S20). The answer follows the commit; OK as well if it is being cancelled already.
@@ -286,23 +255,9 @@ class EngineCore:
         """
         self._books.now = now
         if run_id in self._books.runs:
-            self._cancel(token, run_id, undo)
+            self._requests.cancel(token, run_id, undo)
         else:
             self._performed.cancel_dormant(token, run_id, undo)
-
-    def _cancel(self, token: object, run_id: str, undo: bool | None) -> None:
-        run = self._books.runs[run_id]
-        turn = Turn(run, self._books.now.unix_ms)
-        cancelling = run.stopping is not None and run.stopping.state is RunState.CANCELLED
-        if not cancelling and (run.stopping is not None or run.body_ended is not None):
-            message = "run is ending already: its flow failed and its steps are being compensated"
-            self._books.replies.append(Reply(token, run_id, code=ErrorCode.WRONG_STATE, message=message))
-            return
-        if not cancelling:
-            ending.stop(turn, RunState.CANCELLED, undo=run.undo_on_cancel if undo is None else undo)
-        settle(turn)
-        commit = self._commits.queue(turn, None) or self._commits.last(run)
-        (commit.replies if commit is not None else self._books.replies).append(Reply(token, run_id))
 
     def send_event(self, token: object, event: EventRecord, now: Now) -> None:
         """Accept an event (MISSION T1). The answer follows the commit; runs wake or start because of it afterwards."""
@@ -461,26 +416,3 @@ class EngineCore:
         """Runs that a commit changed."""
         changed, self._books.changed = self._books.changed, set()
         return changed
-
-
-def _refusal(hello: Hello) -> Fault | None:
-    if hello.protocol_min > limits.PROTOCOL_MAX or hello.protocol_max < limits.PROTOCOL_MIN:
-        older = hello.protocol_max < limits.PROTOCOL_MIN
-        return Fault(
-            ErrorCode.VERSION,
-            f"protocol {hello.protocol_min}..{hello.protocol_max} offered, engine speaks "
-            f"{limits.PROTOCOL_MIN}..{limits.PROTOCOL_MAX}; upgrade the {'host' if older else 'engine'}",
-        )
-    for feature in hello.required_features:
-        if feature not in FEATURES:
-            return Fault(ErrorCode.FEATURE, f"feature {feature} required by the host is not supported by this engine")
-    if not hello.instance_id or not 0 < len(hello.service.encode()) <= limits.NAME_BYTES_MAX:
-        return Fault(ErrorCode.INVALID_NAME, "Hello needs an instance_id and a service name of 1..256 bytes")
-    for options in hello.flow_options:
-        for trigger in options.triggers:
-            try:
-                matching.check(trigger.match)
-            except matching.MalformedMatch as error:
-                what = f"match {trigger.match[:200]!r} of a trigger of flow {options.flow!r}"
-                return Fault(ErrorCode.INVALID_ARGUMENT, f"{what} is refused: {error}")
-    return None

@@ -175,6 +175,9 @@ def _end_group(run: Run, ended: GroupEnded) -> None:
         for index in ended.losers:
             _cancel_scope(run, group.branches[index])
         group.finished = [step for step in group.finished if not step.released]
+    if group.finished:
+        run.fresh.extend(group.finished)  # Left behind by branches that ended: there is no wave any more.
+        group.finished = []
 
 
 def _cancel_scope(run: Run, scope: Scope) -> None:
@@ -228,8 +231,8 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
         run.fresh.append(step)
         return
     group.unfinished -= 1
-    if group.opened.mode is ParallelMode.RACE:
-        run.fresh.append(step)
+    if group.opened.mode is ParallelMode.RACE or group.ended is not None:
+        run.fresh.append(step)  # What a branch left behind is in no wave any more.
     else:
         group.finished.append(step)
         _touch(run, group)

@@ -62,6 +62,7 @@ class Intake:
             self._books.counters.stale_results += 1
         for plan in section.plans:
             session.evict(section.run_id, plan.fence)
+            self._stop_started(session, section.run_id, plan, CancelReason.RUN_CANCELLED)
             self._books.speak(session)
             self._performed.stir(section.run_id)
 
@@ -76,10 +77,13 @@ class Intake:
                 self._disown(session, run, plan.fence, f"plan {plan.plan_seq} contradicts the journal")
             return
         if body is None or body.session_id != session.id or body.fence != plan.fence:
+            reason = CancelReason.LEASE_LOST if run.stopping is None else CancelReason.RUN_CANCELLED
+            self._stop_started(session, run.run_id, plan, reason)
             self._disown(session, run, plan.fence, "")
             return
         over = run.state.terminal or run.body_ended is not None or run.stopping is not None
         if over or run.state is RunState.PAUSED:
+            self._stop_started(session, run.run_id, plan, CancelReason.RUN_CANCELLED)
             self._disown(session, run, plan.fence, "")
             return
         if plan.plan_seq != run.plan_seq + 1 or plan.after_release > run.release_seq:
@@ -93,14 +97,15 @@ class Intake:
             machine.pause(turn, failure)
             return
         machine.accept_plan(turn, plan, session.service)
-        self._books.counters.host_starts += self._lease_started(session, run, plan)
+        self._books.counters.host_starts += self._lease_started(turn, session, plan)
         if turn.begun:
             self._performed.begin(turn)
         for group in plan.groups_ended:
             mode = run.groups[group.path].opened.mode.name.lower()
             self._books.counters.groups_finished[mode, group.verdict.name.lower()] += 1
 
-    def _lease_started(self, session: Session, run: Run, plan: Plan) -> int:
+    def _lease_started(self, turn: Turn, session: Session, plan: Plan) -> int:
+        run = turn.run
         started = 0
         for planned in plan.steps:
             if planned.started:
@@ -108,10 +113,20 @@ class Intake:
                 lease = Lease(run.steps[planned.path], session.id, plan.fence, self._books.now.mono)
                 session.hold(lease)
                 self._dispatcher.count(lease.step)
-                if planned.timeout:
+                if lease.step.state.final:
+                    given_up = planned.path in plan.abandoned
+                    turn.cancelled.append((lease, CancelReason.ABANDONED if given_up else CancelReason.RACE_LOST))
+                elif planned.timeout:
                     due = self._books.now.mono + planned.timeout + self._books.config.timeout_grace
                     self._books.timers.arm(due, lease)
         return started
+
+    def _stop_started(self, session: Session, run_id: str, plan: Plan, reason: CancelReason) -> None:
+        """The host began these attempts for a plan that never counted: nobody will have their outcome."""
+        for planned in plan.steps:
+            if planned.started:
+                self._books.counters.cancels_sent[reason.name.lower()] += 1
+                session.cancel(run_id, Cancel(planned.path, plan.fence, reason))
 
     def _disown(self, session: Session, run: Run, fence: Fence, fault: str) -> None:
         """The host has no right to this body (any more). With `fault` it broke the protocol as well."""

@@ -30,6 +30,8 @@ from stepwire_engine.telemetry import Telemetry
 
 LAG_INTERVAL = 0.25
 """Seconds between two looks at how late the loop is."""
+ABSORB_INTERVAL = 0.25
+"""Seconds between two looks at the counters; timers may fire far more often."""
 COMMITS_SETTLE_SECONDS = 5.0
 """How long a stopping engine waits for commits in flight; what is not answered by then, hosts send again."""
 
@@ -84,6 +86,7 @@ class Driver:
         self._no_attempts = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._lag_timer: asyncio.TimerHandle | None = None
+        self._absorb_at = 0.0
 
     # ---- life
 
@@ -118,13 +121,8 @@ class Driver:
                 journals.append((record.number, [row.entries for row in store.journal(record.number)]))
             except StoreCorrupt as error:
                 _log.error("run %s stays as it is: %s", record.run_id, error)
-        core.recover(
-            journals,
-            store.sessions(),
-            self._clock.now(),
-            flow_options=store.flow_options(),
-            inbox=store.inbox(),
-        )
+        now = self._clock.now()
+        core.recover(journals, store.sessions(), now, flow_options=store.flow_options(), inbox=store.inbox())
         if open_runs:
             _log.info("took over %d open runs", len(open_runs))
         return core
@@ -368,7 +366,9 @@ class Driver:
             self._core.tick(self._clock.now())
         except Exception:
             _log.exception("the core failed on a tick")
-        self._gauges.absorb()
+        if (now := self._loop.time()) >= self._absorb_at:
+            self._absorb_at = now + ABSORB_INTERVAL
+            self._gauges.absorb()
         self._wake()
 
     def _arm(self) -> None:

@@ -200,8 +200,8 @@ class Step:
             flow: A flow object, for typed input and output; or the name of one that any host serves, in any
                 language, for plain JSON.
             args: Its input, if it takes one.
-            id: Idempotency key of the child, at most 256 bytes: if a run with it exists, that run's outcome is
-                this step's.
+            id: Idempotency key of the child, at most 256 bytes. The step fails if any run has it already, and is
+                not retried.
             deadline: Time from now within which it must have ended; then it is cancelled.
             retries: New runs after one that failed, or a Retry.
 

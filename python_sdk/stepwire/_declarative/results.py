@@ -105,6 +105,7 @@ class FlowStepResult(StepResult, frozen=True, kw_only=True):
 
     Attributes:
         group: The group it belongs to; empty: none.
+        error: What it failed with. A run's output has no tracebacks, its record has (`Flow.result_of`).
         undo: How its compensation ended; None: it was not compensated. Only `Flow.result_of` tells it.
     """
 

@@ -139,6 +139,10 @@ class FlowState:
     def __repr__(self) -> str:
         return f"<state of run {self.run_id}>"
 
+    def fresh(self) -> FlowState:
+        """The same, with values of its own."""
+        return FlowState(self._view)
+
     @property
     def run_id(self) -> str:
         """Identity of the run."""

@@ -120,9 +120,10 @@ class Step:
         return future
 
     def _arguments(self, view: View) -> tuple[Any, ...]:
+        state = FlowState(view)
         if self.argument is not None:
-            return (self.argument(FlowState(view)),)
-        return () if self._function is self.fn else (view,)
+            return (self.argument(state),)
+        return () if self._function is self.fn else (state,)
 
     def _undo(self, view: View) -> Compensation | None:
         undo = self.compensate
@@ -235,16 +236,16 @@ def _takes_one(fn: Callable[..., Any]) -> bool:
 
 
 def _with_state(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` as a function of the View: every attempt gets a state of its own, whatever an earlier one did to its values.
+    """`fn` with a state of its own for every attempt, whatever an earlier one did to the values of its own.
 
     `fn` is a default and not closed over, because the annotations of closures are resolved at every call.
     """
 
-    async def in_task(view: View, fn: Callable[..., Any] = fn) -> Any:
-        return await fn(FlowState(view))
+    async def in_task(state: FlowState, fn: Callable[..., Any] = fn) -> Any:
+        return await fn(state.fresh())
 
-    def on_thread(view: View, fn: Callable[..., Any] = fn) -> Any:
-        return fn(FlowState(view))
+    def on_thread(state: FlowState, fn: Callable[..., Any] = fn) -> Any:
+        return fn(state.fresh())
 
     made: Callable[..., Any] = in_task if _is_async(fn) else on_thread
     made.__annotations__ = {"return": return_type(fn)}

@@ -61,6 +61,7 @@ class DurableFuture(asyncio.Future[Any]):
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
+        self.mark_awaited()  # To give it up is no way of forgetting it.
         self.scope.body.unblock(self)
         if self.group is None:
             self.scope.body.abandon(self.path)

@@ -347,14 +347,14 @@ class HostRuntime:
         body = self._bodies.get(run_id)
         if body is not None and result.failure is None and paths.undone_path(result.path) is None:
             body.outputs[result.path] = value
+        if self.hooks:
+            self._tell(running, result.failure, value)  # first: what follows from the result is told after it
         if threading.get_ident() == self._loop_thread:
             self._results.append((run_id, result))
             self._schedule()
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()
-        if self.hooks:
-            self._tell(running, result.failure, value)
 
     def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:
         kinds = _HOOKS[paths.undone_path(running.path) is not None]

@@ -1,7 +1,8 @@
 """Calls hooks: each in the order of what happened, off the way of the run, with bounded memory.
 
-Every registered hook has a line of its own, so a slow one delays only itself. A line that is too long drops
-what comes; that and what a hook raises is counted, and logged at most once per hook in LOG_SECONDS.
+Every function has a line of its own, whatever it is registered for, so a slow one delays only itself. A line
+that is too long drops what comes; that and what a hook raises is counted, and logged at most once per line in
+LOG_SECONDS.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from stepwire.protocol.failure import Failure
 logger = logging.getLogger("stepwire.host")
 
 CALLS_WAITING_MAX = 1000
-"""Calls that one hook may be behind; what happens beyond is not told to it."""
+"""Calls that one function may be behind; what happens beyond is not told to it."""
 LOG_SECONDS = 10.0
 
 
 class _Line:
-    """Calls that one hook has yet to get."""
+    """Calls that one function has yet to get."""
 
     __slots__ = ("calls", "hook", "quiet_until", "task")
 
@@ -61,15 +62,22 @@ class Hooks:
         self._context = copy_context()
         self._of_all: dict[HookKind, list[_Line]] = {}
         self._of_flow: dict[tuple[HookKind, str], list[_Line]] = {}
+        self._lines: list[_Line] = []
         for hook in hooks:
-            self._of_all.setdefault(hook.kind, []).append(_Line(hook))
+            self._of_all.setdefault(hook.kind, []).append(self._line(hook))
         for flow in flows.values():
             for hook in flow.hooks:
-                self._of_flow.setdefault((hook.kind, flow.name), []).append(_Line(hook))
-        self._lines = [line for lines in (*self._of_all.values(), *self._of_flow.values()) for line in lines]
+                self._of_flow.setdefault((hook.kind, flow.name), []).append(self._line(hook))
         on_threads = sum(not line.hook.is_async for line in self._lines)
         self._pool = ThreadPoolExecutor(max(1, on_threads), thread_name_prefix="stepwire-hook")
         self._closed = False
+
+    def _line(self, hook: Hook) -> _Line:
+        line = next((line for line in self._lines if line.hook.fn == hook.fn), None)
+        if line is None:
+            line = _Line(hook)
+            self._lines.append(line)
+        return line
 
     def __bool__(self) -> bool:
         """Whether there are any: nobody needs to say what nobody hears."""

@@ -1,0 +1,140 @@
+"""The guide cannot lie: its code runs, its commands parse, its settings load, and the names it uses exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+import stepwire
+from scripts import docs
+from stepwire._runtime import telemetry as host_telemetry
+from stepwire_engine import cli, config, telemetry
+from tests.docs.pages import Block, Entered, Page, blocks_of, guide, loaded, program
+
+PAGES = pytest.mark.parametrize("page", guide(), ids=lambda page: page.path.stem)
+LANGUAGES = {"python", "console", "text", "json", "toml"}
+PUBLIC_NAME = re.compile(r"\bstepwire\.([A-Za-z]\w*)")
+CTX_METHOD = re.compile(r"\bctx\.(step|group)\.(\w+)\(")
+METRIC = re.compile(r"\bstepwire_\w+")
+
+
+def test_there_is_a_page_for_every_topic() -> None:
+    assert [page.path.stem for page in guide()] == sorted(
+        [
+            "cancellation", "compensation", "declarative", "events", "groups", "http-calls", "long-lives", "steps",
+            "testing",
+        ]
+    )  # fmt: skip
+
+
+@PAGES
+@pytest.mark.timeout(60)
+def test_its_code_runs_and_runs_every_flow_it_shows(page: Page) -> None:
+    with loaded(page, page.blocks("python")) as module:
+        entered = Entered(module)
+        proofs = [value for name, value in vars(module).items() if name.startswith("test_")]
+        assert proofs, "a page proves what it says: it needs functions named test_..."
+        for proof in proofs:
+            proof()
+        assert entered.missing == [], "nothing on the page runs these flows"
+
+
+@PAGES
+def test_its_blocks_say_what_they_are(page: Page) -> None:
+    assert {block.language for block in blocks_of(page.text)} <= LANGUAGES
+
+
+@PAGES
+def test_its_json_is_json_and_its_settings_load(page: Page, tmp_path: Path) -> None:
+    for block in page.blocks("json"):
+        json.loads(block.text)
+    for number, block in enumerate(page.blocks("toml")):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block.text, encoding="utf-8")
+        config.load(file=file)
+
+
+# ---- commands
+
+
+def commands(page: Page) -> Iterator[str]:
+    for block in page.blocks("console"):
+        yield from re.findall(r"^\$ (stepwire .*)$", block.text, re.MULTILINE)
+
+
+def parse(command: str) -> None:
+    """Let click read the arguments of a command, and do nothing. Raises click.UsageError."""
+    member: click.Command = cli.stepwire
+    name, *words = shlex.split(command)
+    context = click.Context(member, info_name=name)
+    while isinstance(member, click.Group):
+        found = member.get_command(context, words[0])
+        if found is None:
+            raise click.UsageError(f"no command {words[0]!r}")
+        member, words = found, words[1:]
+    member.make_context(member.name, words, parent=context)
+
+
+@PAGES
+def test_its_commands_parse(page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in commands(page):
+        parse(command)
+
+
+@pytest.mark.parametrize("command", ["stepwire dance", "stepwire send a --loudly", "stepwire runs cancel --all=yes x"])
+def test_the_rule_sees_a_command_that_does_not_parse(command: str) -> None:
+    with pytest.raises(click.UsageError):
+        parse(command)
+
+
+# ---- names
+
+
+def unknown_names(text: str) -> Iterator[str]:
+    parts = dict(docs.parts_of("Context"))
+    for name in PUBLIC_NAME.findall(text):
+        if name not in stepwire.__all__ and not (Path(stepwire.__file__).parent / f"{name}.py").exists():
+            yield f"stepwire.{name}"
+    for part, method in CTX_METHOD.findall(text):
+        if method not in dict(docs.members(parts[part])):
+            yield f"ctx.{part}.{method}"
+    yield from sorted(set(METRIC.findall(text)) - metrics() - {"stepwire_engine"})
+
+
+def metrics() -> set[str]:
+    tables = (telemetry.PREFIX, telemetry.METRICS), (host_telemetry.PREFIX, host_telemetry.METRICS)
+    return {prefix + metric.name for prefix, table in tables for metric in table}
+
+
+@PAGES
+def test_the_names_it_uses_exist(page: Page) -> None:
+    assert list(unknown_names(page.text)) == []
+
+
+def test_the_rule_sees_a_name_that_does_not_exist() -> None:
+    text = "stepwire.Client, stepwire.Clerk, stepwire.errors, ctx.step.walk('a'), stepwire_runs, stepwire_miles_total"
+    assert list(unknown_names(text)) == ["stepwire.Clerk", "ctx.step.walk", "stepwire_miles_total"]
+
+
+# ---- the mechanism
+
+
+def test_code_stands_on_the_lines_of_its_page() -> None:
+    page = "# a\n\n```python\nx = 1\n```\ntext\n```python\ny = 2\n```\n"
+    blocks = list(blocks_of(page))
+    assert blocks == [Block("python", "x = 1\n", 3), Block("python", "y = 2\n", 7)]
+    assert program(blocks).split("\n")[3] == "x = 1" and program(blocks).split("\n")[7] == "y = 2"
+
+
+def test_a_flow_that_nothing_runs_is_seen(tmp_path: Path) -> None:
+    page = Page(tmp_path / "lazy.md")
+    page.path.write_text("```python\nimport stepwire\nhost = stepwire.Host('h')\n@host.flow\ndef f(ctx): ...\n```\n")
+    with loaded(page, page.blocks("python")) as module:
+        assert Entered(module).missing == ["f"]
