@@ -20,7 +20,7 @@ from benchmarks.workloads import Workload
 from stepwire.client import ClientSync
 from stepwire.errors import UnknownFlow
 
-RUN_SECONDS, CONNECT_SECONDS = 120.0, 10.0
+RUN_SECONDS, CONNECT_SECONDS = 300.0, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,8 @@ def run_workload(
         ):
             bench = _Bench(engine, host, client, pool, outcome)
             bench.wait_for_host()
-            bench.all_runs()
+            if workload.warm_up:
+                bench.all_runs()
             for number in range(1, repeat + 1):
                 floor = measure_floor(place) if workload.floor else None
                 outcome.measurements.append(bench.measure(number, floor))
@@ -114,11 +115,11 @@ class _Bench:
     outcome: Outcome
 
     def wait_for_host(self) -> None:
-        """Complete one run; its flow is unknown until the host has connected."""
+        """Complete a run of one step; its flow is unknown until the host has connected."""
         deadline = time.monotonic() + CONNECT_SECONDS
         while True:
             try:
-                self.outcome.acknowledged += self._one_run()[0]
+                self.outcome.acknowledged += self._one_run(1)[0]
                 return
             except UnknownFlow:
                 if time.monotonic() > deadline:
@@ -128,17 +129,17 @@ class _Bench:
     def all_runs(self) -> list[float]:
         """One repetition; gives the seconds of each run."""
         workload = self.outcome.workload
-        done = list(self.pool.map(lambda _: self._one_run(), range(workload.runs)))
+        done = list(self.pool.map(lambda _: self._one_run(workload.steps), range(workload.runs)))
         acknowledged = sum(steps for steps, _ in done)
         if acknowledged != workload.steps * workload.runs:
             raise BenchmarkError(f"{workload.name}: the results of its runs acknowledge {acknowledged} steps")
         self.outcome.acknowledged += acknowledged
         return [seconds for _, seconds in done]
 
-    def _one_run(self) -> tuple[int, float]:
+    def _one_run(self, steps: int) -> tuple[int, float]:
         """Steps the result acknowledges, and seconds from start to result."""
         began = time.perf_counter()
-        run = self.client.start(self.outcome.workload.flow, self.outcome.workload.steps)
+        run = self.client.start(self.outcome.workload.flow, steps)
         acknowledged: int = run.result(timeout=RUN_SECONDS)
         return acknowledged, time.perf_counter() - began
 

@@ -42,9 +42,9 @@ async def nap(ctx: stepwire.Context, steps: int) -> int:
 
 
 async def naps(ctx: stepwire.Context, steps: int) -> int:
-    """One nap of 20 ms after the other."""
+    """One nap of 50 ms after the other."""
     for i in range(steps):
-        await ctx.step.sleep(f"nap-{i}", 0.02)
+        await ctx.step.sleep(f"nap-{i}", 0.05)
     return steps
 
 

@@ -23,11 +23,12 @@ def tiny(workload: Workload) -> Workload:
 def test_workload(workload: Workload, tmp_path: Path) -> None:
     small = tiny(workload)
     outcome = run_workload(small, repeat=1, folder=tmp_path)
-    # One run until the host is there, the warm-up, and one repetition.
-    assert outcome.acknowledged == (1 + 2 * small.runs) * small.steps
+    # One run of one step until the host is there, the warm-up if there is one, and one repetition.
+    repetitions = 1 + small.warm_up
+    assert outcome.acknowledged == 1 + repetitions * small.runs * small.steps
     assert outcome.journal is not None
     assert outcome.journal.steps == outcome.acknowledged
-    assert outcome.journal.runs == 1 + 2 * small.runs
+    assert outcome.journal.runs == 1 + repetitions * small.runs
     assert outcome.journal.settings == "journal_mode=wal, synchronous=FULL"
     entries = outcome.journal.driven["body_entries"]
     assert entries > 1 if workload.settings else entries == 1, "naps on disk replay, everything else stays live"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import matching
+from stepwire_engine.core.events import event_output
 from stepwire_engine.core.units import EventRecord
 
 EVENT = EventRecord("e1", "paid", Payload(b'{"order": 17, "items": ["a", "b"], "vip": true, "note": ""}'), 1_500, 1_000)
@@ -63,7 +65,20 @@ def test_a_malformed_or_costly_expression_is_refused_with_the_reason(expression:
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("data", [Payload(b"17", "msgpack"), Payload(b'{"order": '), Payload(b'"\xff"'), Payload(b"")])
-def test_data_that_are_no_json_are_null(data: Payload) -> None:
+@pytest.mark.parametrize("data", [Payload(b'{"order": '), Payload(b'"\xff"'), Payload(b"")])
+def test_data_that_are_not_the_json_they_say_are_null(data: Payload) -> None:
     event = EventRecord("e1", "paid", data, 0, 0)
     assert matching.event_matches("data == `null`", event)
+    assert b'"data":null' in event_output(event).data
+
+
+def test_data_of_another_encoding_stay_opaque() -> None:
+    event = EventRecord("e1", "paid", Payload(b"\x11\xff", "x-sealed"), 0, 0)
+    assert matching.event_matches("data.encoding == 'x-sealed' && data.base64 == 'Ef8='", event)
+    data = msgspec.json.decode(event_output(event).data)["data"]
+    assert data == {"encoding": "x-sealed", "base64": "Ef8="}
+
+
+def test_data_are_given_to_flows_byte_for_byte() -> None:
+    exact = b'{"n": 1.10,\t"big": 123456789012345678901234567890}'
+    assert exact in event_output(EventRecord("e1", "paid", Payload(exact), 0, 0)).data

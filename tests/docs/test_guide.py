@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -14,13 +15,18 @@ import pytest
 import stepwire
 from scripts import docs
 from stepwire._runtime import telemetry as host_telemetry
+from stepwire.protocol.failure import ErrorCode
 from stepwire_engine import cli, config, telemetry
+from tests.architecture.source import ROOT
 from tests.docs.pages import Block, Entered, Page, blocks_of, guide, loaded, program
 
+EXAMPLES = Page(ROOT / "examples" / "flows" / "README.md")
 PAGES = pytest.mark.parametrize("page", guide(), ids=lambda page: page.path.stem)
 LANGUAGES = {"python", "console", "text", "json", "toml"}
 PUBLIC_NAME = re.compile(r"\bstepwire\.([A-Za-z]\w*)")
 CTX_METHOD = re.compile(r"\bctx\.(step|group)\.(\w+)\(")
+SETTING = re.compile(r"`([a-z]\w*_(?:allow|grace|idle|max|slots|window))`")
+CODE = re.compile(r"code `(\w+)`")
 METRIC = re.compile(r"\bstepwire_\w+")
 
 
@@ -72,7 +78,7 @@ def parse(command: str) -> None:
     """Let click read the arguments of a command, and do nothing. Raises click.UsageError."""
     member: click.Command = cli.stepwire
     name, *words = shlex.split(command)
-    context = click.Context(member, info_name=name)
+    context = click.Context(member, info_name=name, **member.context_settings)
     while isinstance(member, click.Group):
         found = member.get_command(context, words[0])
         if found is None:
@@ -81,9 +87,8 @@ def parse(command: str) -> None:
     member.make_context(member.name, words, parent=context)
 
 
-@PAGES
-def test_its_commands_parse(page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("page", [*guide(), EXAMPLES], ids=lambda page: page.path.parent.name + "/" + page.path.stem)
+def test_its_commands_parse(page: Page) -> None:
     for command in commands(page):
         parse(command)
 
@@ -92,6 +97,18 @@ def test_its_commands_parse(page: Page, monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_rule_sees_a_command_that_does_not_parse(command: str) -> None:
     with pytest.raises(click.UsageError):
         parse(command)
+
+
+# ---- examples
+
+
+def test_every_example_flow_has_a_row() -> None:
+    rows = re.findall(r"^\| `(\w+\.py)` \| ([^|]+) \|", EXAMPLES.text, re.MULTILINE)
+    there = {path.name for path in EXAMPLES.path.parent.glob("*.py")} - {"__init__.py"}
+    assert {name for name, _ in rows} == there
+    for name, flows in rows:
+        host = import_module(f"examples.flows.{name.removesuffix('.py')}").host
+        assert sorted(re.findall(r"`([^`]+)`", flows)) == sorted(host.flows)
 
 
 # ---- names
@@ -106,6 +123,8 @@ def unknown_names(text: str) -> Iterator[str]:
         if method not in dict(docs.members(parts[part])):
             yield f"ctx.{part}.{method}"
     yield from sorted(set(METRIC.findall(text)) - metrics() - {"stepwire_engine"})
+    yield from sorted(set(SETTING.findall(text)) - set(config.Config.__dataclass_fields__))
+    yield from sorted(set(CODE.findall(text)) - {code.slug for code in ErrorCode})
 
 
 def metrics() -> set[str]:
@@ -121,6 +140,8 @@ def test_the_names_it_uses_exist(page: Page) -> None:
 def test_the_rule_sees_a_name_that_does_not_exist() -> None:
     text = "stepwire.Client, stepwire.Clerk, stepwire.errors, ctx.step.walk('a'), stepwire_runs, stepwire_miles_total"
     assert list(unknown_names(text)) == ["stepwire.Clerk", "ctx.step.walk", "stepwire_miles_total"]
+    text = "`live_idle` and `luck_max`; with code `timeout` or code `bad_luck`"
+    assert list(unknown_names(text)) == ["luck_max", "bad_luck"]
 
 
 # ---- the mechanism

@@ -1,6 +1,7 @@
 """The README is executed: its files are written, its commands typed, and what it shows is compared with what comes out.
 
-`…` in shown output stands for anything. Commands that serve run in the background until the test ends.
+`…` in shown output stands for anything. Commands that serve run in the background until the test ends. Python blocks
+without the name of a file are its tour: one program whose flows run in memory.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.architecture.source import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)]+)\)")
 SERVES = ("stepwire dev", "stepwire engine", "stepwire host")
 BANNER = re.compile(r"stepwire dev +engine (\S+) ")
@@ -44,7 +46,7 @@ def blocks(language: str) -> list[str]:
 
 def files() -> dict[str, str]:
     """Python blocks by the name in their first line."""
-    return {text.partition("\n")[0].removeprefix("# "): text for text in blocks("python")}
+    return {named[1]: text for text in blocks("python") if (named := FILE.match(text))}
 
 
 def commands() -> list[Command]:

@@ -22,6 +22,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
 MISSION = re.compile(r"MISSION ((?:[A-Z]?\d+(?:\.\d+)?(?:-[A-Z]?\d+)?(?:, | and )?)+)")
+MISSION_SECTION = re.compile(r"MISSION section (\d+(?:\.\d+)?)")
 CAPABILITY = re.compile(r"\b([A-Z])(\d+)(?:-[A-Z]?(\d+))?\b")
 DESIGN = re.compile(r"DESIGN (?:section )?(\d)(?:,? rules? ((?:\d(?:, | and )?)+))?")
 ABSOLUTE_PATH = re.compile(r"(?:^|[\s(`\"'])(/(?!dev/|proc/)\w[\w.-]*/\w[\w./-]*)", re.MULTILINE)
@@ -155,7 +156,7 @@ def test_the_rule_sees_a_path_of_one_machine() -> None:
     ]
 
 
-@pytest.mark.parametrize("folder", ["docs", "docs/adr", "docs/reference"])
+@pytest.mark.parametrize("folder", ["docs", "docs/adr", "docs/guide", "docs/reference"])
 def test_the_index_names_every_page(folder: str) -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     linked = {(ROOT / "docs" / target).resolve() for target in LINK.findall(index)}
@@ -172,6 +173,11 @@ def cited_capabilities(text: str) -> set[str]:
         for letter, first, last in CAPABILITY.findall(citation):
             found |= {f"{letter}{n}" for n in range(int(first), int(last or first) + 1)}
     return found
+
+
+def cited_sections_of_the_mission(text: str) -> set[str]:
+    cited = " ".join([*MISSION.findall(text), *MISSION_SECTION.findall(text)])
+    return set(re.findall(r"(?<![A-Z\d.])\d+(?:\.\d+)?", cited))
 
 
 def cited_sections(text: str) -> set[str]:
@@ -193,6 +199,12 @@ def test_every_cited_capability_is_explained() -> None:
     assert {name: ids for name, ids in unknown.items() if ids} == {}
 
 
+def test_every_cited_section_of_the_mission_exists() -> None:
+    known = set(re.findall(r'Cited as "MISSION ([\d.]+)"', (ROOT / "docs" / "mission.md").read_text(encoding="utf-8")))
+    unknown = {name: sorted(cited_sections_of_the_mission(source) - known) for name, source in sources()}
+    assert {name: ids for name, ids in unknown.items() if ids} == {}
+
+
 def test_every_cited_section_of_the_design_exists() -> None:
     text = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
     known = set(re.findall(r"^## (\d)\. ", text, re.MULTILINE))
@@ -204,6 +216,7 @@ def test_every_cited_section_of_the_design_exists() -> None:
 
 def test_the_rules_read_citations() -> None:
     assert cited_capabilities("(MISSION I1-I3, P12) and (MISSION V1, DESIGN 7)") == {"I1", "I2", "I3", "P12", "V1"}
+    assert cited_sections_of_the_mission("MISSION S8, 2.2 and P14; (MISSION section 8)") == {"2.2", "8"}
     assert cited_sections("DESIGN 3, rules 3, 4 and 8; DESIGN section 4") == {
         "3", "3 rule 3", "3 rule 4", "3 rule 8", "4",
     }  # fmt: skip

@@ -207,7 +207,7 @@ class Stage:
         return process
 
     def host(self, engine: Engine, name: str, **options: Any) -> Process:
-        """A host process; returns when the engine has welcomed it. Options as of `hosts`."""
+        """A host process. Options as of `hosts`."""
         return self.hosts(engine, name, **options)[0]
 
     def hosts(
@@ -218,11 +218,13 @@ class Stage:
         replay: bool = False,
         drain: float = 20,
         flows: str = "flows",
+        wait: bool = True,
         **environment: str,
     ) -> list[Process]:
-        """Host processes that start at the same time; returns when the engine has welcomed all of them.
+        """Host processes that start at the same time.
 
         Args:
+            wait: Until the engine has welcomed all of them.
             flows: The module beside this one that they serve.
             environment: Variables of the processes.
         """
@@ -243,8 +245,9 @@ class Stage:
             self._closing.append(process.kill)
             self._hosts.append(process)
             started.append(process)
-        for name, process in zip(names, started, strict=True):
-            self._welcomed(name, process)
+        if wait:
+            for name, process in zip(names, started, strict=True):
+                self._welcomed(name, process)
         return started
 
     def _welcomed(self, name: str, process: Process) -> None:

@@ -473,6 +473,11 @@ def test_a_failed_handler_tells_nobody() -> None:
     host.plan(run_id=told.run_id, body_ended=BodyEnded(failure=_failure("no again")))
     desk.settle()
     assert desk.run_state(told.run_id) == "FAILED" and len(created(desk)) == 2
+    desk.start("by hand", flow="handler")
+    desk.settle()
+    host.plan(run_id="by hand", body_ended=BodyEnded(failure=_failure("no")))
+    desk.settle()
+    assert len(created(desk)) == 4, "the event did not start this one"
 
 
 def test_a_cancelled_run_tells_nobody_and_neither_does_a_failed_one_without_listeners() -> None:

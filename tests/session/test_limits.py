@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.frames import HostFrame, HostSection, Result
 from stepwire.protocol.plan import GroupOpened, RetryPolicy, StepPlanned
 from tests.session.desk import Desk, Host, running, task
 
@@ -167,3 +168,108 @@ def test_never_more_than_the_limit_and_everything_ends(limit: int, inner: int, o
             done += 1
         desk.settle()
     assert done == len(steps)
+
+
+def test_a_result_for_a_step_that_waits_for_a_host_again_gives_its_place_back_and_its_retry_waits() -> None:
+    desk, host = running()
+    bystander = desk.host("bystander", steps=())
+    host.plan(task("g/[0]/s", retry=FAST), groups=(opened(1, 2),))
+    desk.settle()
+    fence = host.session.attempt_fence("r", "g/[0]/s")
+    assert fence is not None
+    host.cut()
+    desk.pass_time(4.0)
+    step = desk.core.runs["r"].steps["g/[0]/s"]
+    assert step.queued and step.admitted
+    late = Result("g/[0]/s", 1, fence, None, Failure(ErrorCode.USER_ERROR, "ValueError", "no"))
+    bystander.raw(HostFrame(runs=[HostSection("r", [], [late], [])]))
+    bystander.plan(task("g/[1]/s"))
+    desk.settle()
+    other = desk.host("other")
+    assert paths(other) == ["g/[1]/s"], "the retry is not due"
+
+
+def test_a_retry_is_admitted_before_steps_that_were_planned_later() -> None:
+    desk, host = running()
+    host.plan(task("g/[0]/s", retry=FAST), *(task(f"g/[{i}]/s") for i in (1, 2, 3)), groups=(opened(1, 4),))
+    desk.settle()
+    assert paths(host) == ["g/[0]/s"]
+    host.failed("g/[0]/s")
+    desk.settle()
+    assert paths(host) == ["g/[1]/s"]
+    desk.pass_time(6.0)
+    host.ok("g/[1]/s")
+    desk.settle()
+    assert paths(host) == ["g/[0]/s"]
+
+
+def test_a_closure_whose_body_is_gone_takes_no_place() -> None:
+    desk, host = running()
+    worker = desk.host("worker", flows=())
+    host.plan("g/[0]/s", task("g/[1]/s", retry=FAST), groups=(opened(1, 2),))
+    desk.settle()
+    assert paths(host) == ["g/[0]/s"]
+    host.cut()
+    desk.pass_time(4.0)
+    assert paths(worker) == ["g/[1]/s"]
+    worker.failed("g/[1]/s")
+    desk.pass_time(6.0)
+    assert paths(worker) == ["g/[1]/s"], "its retry is due, and nothing else can be executed"
+    other = desk.host("other")
+    assert paths(other) == []
+    worker.ok("g/[1]/s", attempt=2)
+    desk.settle()
+    assert paths(other) == ["g/[0]/s"]
+
+
+def test_a_closure_that_waited_for_a_slot_of_a_host_that_is_lost_gives_its_place_back() -> None:
+    desk = Desk()
+    host = desk.host(slots=1)
+    desk.start()
+    desk.settle()
+    host.plan(task("busy"))
+    desk.settle()
+    worker = desk.host("worker", flows=())
+    host.plan("g/[0]/s", task("g/[1]/s"), groups=(opened(1, 2),))
+    desk.settle()
+    assert paths(worker) == []
+    host.cut()
+    desk.pass_time(4.0)
+    assert sorted(paths(worker)) == ["busy", "g/[1]/s"]
+
+
+def test_a_retry_that_becomes_due_while_hosts_are_awaited_does_not_exceed_the_limit() -> None:
+    desk, host = running()
+    host.plan(task("g/[0]/s", retry=FAST), task("g/[1]/s"), groups=(opened(1, 2),))
+    desk.settle()
+    host.failed("g/[0]/s")
+    desk.settle()
+    assert paths(host)[-1] == "g/[1]/s"
+    other = desk.host("other")
+    desk.restart()
+    other.connect()
+    desk.settle()
+    desk.pass_time(6.0)
+    assert paths(other) == [], "the host that is awaited may execute the other step"
+    host.connect()
+    desk.settle()
+    host.ok("g/[1]/s")
+    desk.settle()
+    assert paths(host) + paths(other) == ["g/[0]/s"]
+
+
+def test_an_attempt_that_does_not_stop_keeps_its_place_over_an_engine_restart() -> None:
+    desk, host = running()
+    host.plan(task("g/[0]/s"), task("g/[1]/s"), groups=(opened(1, 2),))
+    desk.settle()
+    host.take()
+    host.plan(abandoned=("g/[0]/s",))
+    desk.settle()
+    desk.restart()
+    host.connect()
+    desk.settle()
+    desk.pass_time(1.0)
+    assert paths(host) == []
+    host.failed("g/[0]/s", code=ErrorCode.CANCELLED)
+    desk.settle()
+    assert paths(host) == ["g/[1]/s"]

@@ -329,6 +329,21 @@ def test_after_a_restart_the_grace_ends_the_waiting() -> None:
     assert "AttemptLost" not in desk.kinds
 
 
+def test_an_instance_that_never_came_back_is_waited_for_once() -> None:
+    desk, host, other = restarted()
+    other.connect()
+    desk.pass_time(10.5)
+    assert set(desk.rows.sessions) == {"other/1"}
+    other.ok("t")
+    desk.restart()
+    other.connect()
+    desk.settle()
+    assert not desk.core.adopting
+    host.connect()
+    desk.settle()
+    assert len(desk.rows.sessions) == 2, "it may come back at any time"
+
+
 def test_an_instance_that_says_goodbye_is_waited_for_no_longer() -> None:
     desk, host, other = restarted()
     other.connect()

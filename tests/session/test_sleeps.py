@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.frames import BodyFailed
 from stepwire.protocol.payload import NULL
 from stepwire.protocol.plan import ParallelMode, Sleep, StepKind, StepPlanned
 from stepwire_engine.core.entries import AttemptEnded
 from tests.core.given import group
-from tests.session.desk import WALL, Desk, Host, running
+from tests.session.desk import WALL, Desk, Host, advances, running
 
 DAY = 86_400.0
 YEAR = 365 * DAY
@@ -112,3 +114,23 @@ def test_a_thousand_sleeps_one_after_the_other() -> None:
     desk.settle()
     assert desk.run_state() == "SUCCEEDED"
     assert released(host) == [f"s{n}" for n in range(1000)]
+
+
+def test_a_sleep_that_ends_while_its_run_is_paused_is_released_when_it_goes_on() -> None:
+    desk, host = running(sleeping("nap", 6.0))
+    failure = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", "went astray")
+    host.session.fail_body("r", BodyFailed(host.seqs["r"][0], failure))
+    desk.settle()
+    desk.pass_time(3.0)
+    desk.restart()
+    host.connect()
+    desk.settle()
+    desk.pass_time(20.0)
+    assert desk.run_state() == "PAUSED"
+    desk.core.resume_run("t", "r", desk.now)
+    desk.settle()
+    desk.pass_time(0.5)
+    (advance,) = [a for a in advances(host.take()) if a.start is not None]
+    host.end()
+    desk.settle()
+    assert desk.run_state() == "SUCCEEDED" and advance.hold

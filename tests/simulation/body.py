@@ -1,4 +1,4 @@
-"""A live body that runs a program: lines of control are generators, everything they decide goes through the real journal.
+"""A live body that runs a program: lines of control are generators, what they decide goes through the real journal.
 
 It keeps the rules of a host (proto/README 6, 8 and 15) and is as unkind as they allow: lines that can go on do so in
 any order, in replay in another one. It does not know how frames travel or attempts are executed.
@@ -223,6 +223,11 @@ class ProgramBody:
         return self.undoing or (self.failed and bool(self.undos))
 
     @property
+    def at_frontier(self) -> bool:
+        """Everything recorded was done again, and no more will be done: undos may be executed."""
+        return self.journal.caught_up and self.quiet and (self.ended or self.undoing)
+
+    @property
     def quiet(self) -> bool:
         """No line of control can go on by itself."""
         return not (self._ready or self._thinking)
@@ -283,7 +288,7 @@ class ProgramBody:
 
     def decide(self, kind: Kind, path: str, decision: Decision) -> bool:
         """Put a decision through the journal. False: it has no right there."""
-        if self.over or (self.ended and self.journal.caught_up):
+        if self.over or (self.ended and self.journal.all_made):
             return False
         if self.undoing and not self.journal.knows(kind, path, decision):
             return False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Answer = Callable[[Reply | None], None]
 """Told the reply, or None if the engine was lost with it."""
+CLIENT_KEY = "key-"
 _AGAIN = 0.3
 
 
@@ -86,18 +87,19 @@ class Clients:
 
     # ---- starts
 
-    def _start(self, index: int) -> None:
-        world, run_id = self._world, f"r{index}"
-        if run_id in world.truth.runs:
-            self._pending -= 1
-            return
+    def _start(self, index: int, tries: int = 0) -> None:
+        """Start a run under a key, each time with another id, as an engine makes them."""
+        world = self._world
+        run_id = f"r{index}" + "'" * tries
 
         def answer(reply: Reply | None) -> None:
-            if reply is not None and reply.code is None:
-                assert run_id in world.truth.runs, f"start of {run_id} was answered before its commit"
+            if reply is not None and (reply.code is None or reply.key_taken_by):
+                started = reply.key_taken_by or reply.run_id
+                assert started in world.truth.runs, f"start of {started} was answered before its commit"
                 self._pending -= 1
             else:
-                world.at(_AGAIN, lambda: self._start(index))
+                assert reply is None or reply.code in (ErrorCode.STORE_UNAVAILABLE, ErrorCode.UNKNOWN_FLOW), reply
+                world.at(_AGAIN, lambda: self._start(index, tries + 1))
 
         def ask(token: int) -> None:
             assert world.core is not None
@@ -106,8 +108,8 @@ class Clients:
                 run_id=run_id,
                 seed=world.seed,
                 flow=f"main{index}",
-                payload=Payload(json.dumps({"run": run_id}).encode()),
-                key=f"key-{run_id}",
+                payload=Payload(json.dumps({"run": index}).encode()),
+                key=f"{CLIENT_KEY}{index}",
                 now=world.present(),
             )
 

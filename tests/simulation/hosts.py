@@ -22,7 +22,6 @@ from stepwire.protocol.frames import (
     Execute,
     FlowOptions,
     Hello,
-    HostFrame,
     RejectReason,
     Result,
 )
@@ -229,7 +228,7 @@ class SimHost:
 
     def _start_undos(self, run_id: str, body: ProgramBody) -> None:
         """Begin undos that waited for the frontier."""
-        if body.journal.replaying or not body.quiet:
+        if not body.at_frontier:
             return
         for execute in [e for e in self.waiting.get(run_id, {}).values() if e.undo is not None]:
             self._take_waiting(run_id, execute.path)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stepwire.protocol import paths
+from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BodyEnded,
     BranchEnded,
@@ -220,13 +222,9 @@ def verdict_of(op: GroupOp, order: Sequence[tuple[int, bool]], *, expired: bool)
     return (Verdict.OK if ok else Verdict.FAILED), winner, losers
 
 
-def _failure(message: str) -> Any:
-    from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-
+def _failure(message: str) -> Failure:
     return Failure(ErrorCode.USER_ERROR, "FlowError", message, retryable=Retryable.NO)
 
 
-def _payload(value: Any) -> Any:
-    from stepwire.protocol.payload import Payload
-
+def _payload(value: Any) -> Payload:
     return Payload(json.dumps(value).encode())

@@ -202,8 +202,12 @@ def event_data(key: int) -> Payload:
     return Payload(json.dumps({"key": key}).encode())
 
 
-def places(program: Program, scope: str = "", limits: tuple[str, ...] = ()) -> Iterator[tuple[str, Op, tuple[str, ...]]]:
-    """Every operation with a path, its path, and the groups with a limit around it."""
+Place = tuple[str, "Op", tuple[str, ...]]
+"""A path, what stands there, and the groups with a limit around it."""
+
+
+def places(program: Program, scope: str = "", limits: tuple[str, ...] = ()) -> Iterator[Place]:
+    """Every operation that has a path."""
     occurrences = paths.Occurrences(scope)
     for op in program:
         match op:
@@ -236,6 +240,8 @@ class Author:
         self._policies = "groups" in kinds
         self._failures = "failures" in kinds
         self._children: tuple[str, ...] = ()
+        self._sent = EVENTS
+        """Events that steps send; only runs that no event starts may start others."""
 
     def flows(self, mains: int) -> dict[str, SimFlow]:
         """The flows that clients start (`main0`...), those they invoke, and those that events start."""
@@ -249,8 +255,8 @@ class Author:
             flows.append(self._flow("greeter", length=2, depth=2, triggers=arrived[: rng.randint(1, 2)]))
             failed = (Trigger(RUN_FAILED_EVENT, "data.flow == 'main0'"),)
             flows.append(self._flow("main0.on_failure", length=1, depth=3, triggers=failed))
-        for index in range(mains):
-            flows.append(self._flow(f"main{index}", length=4, depth=0, deadline=rng.random() < 0.12))
+        self._sent = (*EVENTS, *EVENTS, TRIGGER_EVENT)
+        flows.extend([self._flow(f"main{i}", length=4, depth=0, deadline=rng.random() < 0.12) for i in range(mains)])
         return {flow.name: flow for flow in flows}
 
     def _flow(
@@ -318,10 +324,9 @@ class Author:
 
     def _send(self) -> Op:
         rng = self._rng
-        names = [*EVENTS, *EVENTS, TRIGGER_EVENT]
         ids = ["", "", f"shared-{rng.randrange(3)}"]
         count = rng.choice([1, 1, 2])
-        events = [(rng.choice(names), rng.randrange(KEYS), rng.choice(ids)) for _ in range(count)]
+        events = [(rng.choice(self._sent), rng.randrange(KEYS), rng.choice(ids)) for _ in range(count)]
         return SendOp("tell", tuple(events))
 
     def _invoke(self) -> Op:

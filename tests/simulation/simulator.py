@@ -20,7 +20,6 @@ from stepwire.protocol.frames import Advance, EngineFrame, Execute, Fault, HostF
 from stepwire_engine.core.books import Commit, Now
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.engine import EngineCore
-from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.fold import rebuild
 from stepwire_engine.core.model import Run, durable_view
 from stepwire_engine.core.reads import Read
@@ -31,7 +30,7 @@ from stepwire_engine.store.memory import MemoryStore
 from tests.simulation import endings
 from tests.simulation.clients import Clients
 from tests.simulation.hosts import CALLS, Execution, Link, SimHost
-from tests.simulation.programs import Author, GroupOp, Luck, StepOp
+from tests.simulation.programs import Author, Luck, StepOp
 from tests.simulation.truth import Truth
 
 CONFIG = CoreConfig(
@@ -62,6 +61,7 @@ class World:
             bodies that stall, commits that the store refuses, hosts that leave.
         features: What flows and clients do beyond steps and groups: "performed" steps, policies of "groups",
             "failures" for good, "clients" that cancel runs and send events.
+        refusals: Chance that the store refuses a batch, beyond the faults.
         live_idle: As in CoreConfig.
     """
 
@@ -72,6 +72,7 @@ class World:
         faults: float = 0.8,
         kinds: tuple[str, ...] = FAULTS,
         features: tuple[str, ...] = FEATURES,
+        refusals: float = 0.0,
         live_idle: float = 1.0,
         runs: int = 3,
     ) -> None:
@@ -81,6 +82,7 @@ class World:
         self.faults = faults
         self.kinds = kinds
         self.features = features
+        self.refusals = refusals
         self.horizon = 12.0
         self.slots = self.rng.choice([1, 2, 4, 16])
         room = self.rng.choice([100_000, 100_000, 4])
@@ -111,6 +113,10 @@ class World:
     @property
     def executions(self) -> list[Execution]:
         return self.truth.executions
+
+    @property
+    def executions_by_number(self) -> dict[int, Execution]:
+        return {execution.number: execution for execution in self.truth.executions}
 
     def _hosts(self) -> list[SimHost]:
         options = tuple([flow.options for flow in self.flows.values()])
@@ -216,7 +222,7 @@ class World:
                 action()
                 self.pump()
 
-        self.at(self.rng.uniform(0, 0.02), late)
+        self.at(self.rng.uniform(0, 0.02 if self.rng.random() < 0.9 else 0.5), late)
 
     def _load(self, run: Run) -> None:
         assert self.core is not None
@@ -234,7 +240,7 @@ class World:
     def _commit(self, generation: int, batch: list[Commit]) -> None:
         if generation != self.generation or self.core is None:
             return
-        if self._refuse_next:
+        if self._refuse_next or (self.refusals and self.now < self.horizon and self.rng.random() < self.refusals):
             self._refuse_next = False
             self.note("commit refused")
             receipts = [Receipt(UnitOutcome.REFUSED, reason="no space left")] * len(batch)
@@ -252,9 +258,14 @@ class World:
     def _store_batch(self, batch: list[Commit]) -> list[Receipt]:
         receipts: list[Receipt] = []
         self.store.submit([commit.unit for commit in batch], receipts.extend)
+        refused: set[int | None] = set()
         for commit, receipt in zip(batch, receipts, strict=True):
             assert receipt.outcome is not UnitOutcome.STALE_CLAIM, "a dead engine commits"
-            assert receipt.outcome is not UnitOutcome.SEQ_CONFLICT, commit.unit
+            if receipt.outcome is UnitOutcome.SEQ_CONFLICT:
+                assert commit.turn is not None
+                assert commit.turn.run.broken or commit.unit.run in refused, commit.unit
+            elif receipt.outcome is not UnitOutcome.COMMITTED:
+                refused.add(commit.unit.run)
             if receipt.outcome is UnitOutcome.COMMITTED:
                 self.truth.woke(commit)
                 self.truth.committed(commit, receipt, self.now, self.generation)
@@ -396,6 +407,7 @@ class World:
         return self._executions.get((host.instance, run_id, result.path, result.attempt))
 
     def note_entered(self, advance: Advance) -> None:
+        """A host enters a body."""
         if advance.purpose is Purpose.UNDO:
             self.note("undo by replay")
 
@@ -423,8 +435,9 @@ class World:
             host.give_back(self.rng.choice(bodies))
 
     def _stall(self) -> None:
+        """User code holds up the replay of its body, or does not do again what is recorded."""
         host = self.rng.choice(self.hosts)
-        bodies = [run_id for run_id, body in sorted(host.bodies.items()) if not body.ended or body.undoing]
+        bodies = [run_id for run_id, body in sorted(host.bodies.items()) if not body.at_frontier]
         if bodies:
             self.note("body stalled")
             host.fail_body(self.rng.choice(bodies))
@@ -507,6 +520,3 @@ class World:
         if any(facts.ended is None for facts in self.truth.runs.values()):
             return False
         return len(self.truth.accepted) == len(self.truth.delivered)
-
-
-__all__ = ("CONFIG", "EPOCH_MS", "FAULTS", "FEATURES", "GroupOp", "RunState", "World")

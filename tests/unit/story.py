@@ -108,7 +108,7 @@ class Story:
         """The deadline of a group or step passes; without `what` the run's."""
         turn = self._turn()
         if not what:
-            ending.time_passed(turn)
+            ending.expire(turn)
         elif what in self.run.groups:
             deadlines.expire_group(turn, self.run.groups[what])
         else:

@@ -64,14 +64,21 @@ class Deadline(NamedTuple):
     step: Step
 
 
-Timed = Step | Lease | Deadline | Group | Run
+class StopGrace(NamedTuple):
+    """The time that the attempts of a stopping run have to stop."""
+
+    run: Run
+
+
+Timed = Step | Lease | Deadline | StopGrace | Group | Run
 
 
 class Timers:
     """Due times of everything that goes on by itself, on the monotonic clock, in seconds.
 
     What is armed says what is due: a Step its next attempt (or the end of its sleep or wait), a Lease the timeout of
-    its attempt, a Deadline the deadline of its step, a Group or a Run its own.
+    its attempt, a Deadline the deadline of its step, a StopGrace the compensation of its run, a Group or a Run its own
+    deadline.
 
     Nobody disarms a timer. Those whose attempt is over are dropped when they would be half of all, so that
     ended runs do not stay in memory until the timeouts of their steps.
@@ -121,13 +128,20 @@ def _awaited(what: Timed) -> bool:
         case Step():
             return _open(what)
         case Group():
-            return what.ended is None and not what.expired
+            over = what.ended is not None or what.expired
+            return not (over or what.run.broken or what.run.state.terminal)
+        case StopGrace(run):
+            return run.stop_waits and _goes_on(run)
         case Run():
-            return not (what.broken or what.state.terminal)
+            return _goes_on(what)
 
 
 def _open(step: Step) -> bool:
-    return not (step.state.final or step.run.broken or step.run.state.terminal)
+    return not step.state.final and _goes_on(step.run)
+
+
+def _goes_on(run: Run) -> bool:
+    return not (run.broken or run.state.terminal)
 
 
 class Books:

@@ -10,7 +10,7 @@ from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import CancelReason, ResumeState, Welcome
 from stepwire_engine.core import machine
-from stepwire_engine.core.books import Books, Commit, Reply, arm_deadline
+from stepwire_engine.core.books import Books, Commit, Reply, StopGrace, arm_deadline
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.greeting import FEATURES
@@ -120,8 +120,8 @@ class Commits:
                 self._books.last_commit.pop(run.number, None)
             self._books.changed.add(run.run_id)
             self._perform(commit.turn)
-            if run.quarantine is not None and not run.in_flight:
-                self._books.loads.append(run)
+            if not run.in_flight and self._books.broken.get(run.run_id) is run:
+                self._books.loads.append(run)  # Quarantined, or a row before this one was refused.
         unit = commit.unit
         if unit.inbox or unit.events or unit.inbox_done:
             self._performed.stored(commit, receipt)
@@ -251,7 +251,8 @@ class Commits:
             return
         if turn.rests:
             self._performed.rested(turn)
-            return
+            if run.broken:
+                return  # It has left memory.
         if turn.released is not None or turn.resumed or turn.stopping:
             run.asleep = False
         stopped = turn.stopping and run.body_ended is None
@@ -259,9 +260,8 @@ class Commits:
             self._evict(run)
         if turn.released is not None:
             self._dispatcher.release(run, turn.released)
-        for steps in (turn.planned, turn.retries):
-            for step in steps:
-                self._dispatcher.enqueue(step)
+        for step in (*turn.planned, *turn.retries):
+            self._dispatcher.enqueue(step)
         self._arm(turn)
         if run.body is None and not turn.paused:
             self._dispatcher.want_body(run)
@@ -275,7 +275,7 @@ class Commits:
             # Code of a branch that does not come to an end must not keep the group open.
             self._books.timers.arm(self._books.now.mono + self._books.config.timeout_grace, group)
         if turn.stopping and turn.run.stop_waits:
-            self._books.timers.arm(self._books.now.mono + self._books.config.stop_grace, turn.run)
+            self._books.timers.arm(self._books.now.mono + self._books.config.stop_grace, StopGrace(turn.run))
 
     def _evict(self, run: Run) -> None:
         if run.body is not None:

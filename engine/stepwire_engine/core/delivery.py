@@ -289,8 +289,9 @@ class Delivery:
             return
         for event in lane.events:
             if (step is None or came_in_time(step, event)) and lane.matches(wait.match, event):
-                lane.facts.append((wait.run, EventMatched(wait.path, lane.output(event))))
-                return
+                lane.facts.append((wait.run, EventMatched(wait.path, lane.output(event), event.due_ms)))
+                if step is not None:
+                    return
 
     def _stored(self, name: str, lane: _Lane, last: bool, receipt: Receipt) -> None:
         if receipt.outcome is not UnitOutcome.COMMITTED:
@@ -314,6 +315,11 @@ def came_in_time(step: Step, event: EventRecord) -> bool:
     if particulars.asked is None or since_ms < step.planned_ms:
         return event.due_ms >= since_ms
     return event.number > particulars.asked or event.due_ms > step.planned_ms
+
+
+def was_waited_for(step: Step, due_ms: int | None) -> bool:
+    """Whether a step takes an event that was delivered then, as far as its plan tells."""
+    return due_ms is None or due_ms >= step.planned_ms - look_back_ms(step)
 
 
 def look_back_ms(step: Step) -> int:

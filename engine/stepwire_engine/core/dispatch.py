@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from typing import Protocol
 
 from stepwire.protocol.frames import (
@@ -27,7 +28,7 @@ from stepwire_engine.core import ending
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.deadlines import group_timeout
 from stepwire_engine.core.entries import Released, RunState
-from stepwire_engine.core.model import PERFORMED, Body, Lease, Run, RunPhase, Step, StepState
+from stepwire_engine.core.model import PERFORMED, Body, Lease, Run, Step, StepState
 from stepwire_engine.core.reads import UndoOutputs
 from stepwire_engine.core.sessions import Session
 
@@ -111,7 +112,7 @@ class Dispatcher:
         run.stats.body_entries += 1
         self._books.counters.body_entries += 1
         start = BodyStart(run.flow, run.input, run.seed, run.created_at_ms)
-        purpose = Purpose.RUN if run.stopping is None else Purpose.UNDO
+        purpose = Purpose.UNDO if run.compensates else Purpose.RUN
         self._advance(run, session, Advance(body.fence, tuple(entries), start, hold, purpose=purpose))
         self.enqueue_closures(run)
 
@@ -170,7 +171,8 @@ class Dispatcher:
             return
         if run.state is not RunState.RUNNING:
             return
-        if step.row > run.committed_seq:
+        if step.row > run.committed_seq or (step.undo_of is not None and run.in_flight):
+            # Its plan is not durable, or perhaps the outcome of the compensation before it is not.
             turn = self._books.last_commit[run.number].turn
             assert turn is not None
             turn.planned.append(step)
@@ -181,20 +183,29 @@ class Dispatcher:
             self._arm(step)
         elif step.undo_of is not None and not self._undo_ready(step):
             return
+        elif step.kind is StepKind.RUN and not self._body_ready(run):
+            return
         elif step.scope.limits and not step.admitted and not self._admit(step):
             return
         elif step.kind is not StepKind.RUN:
             step.queued = True
             self._tasks.setdefault(step.name, deque()).append(step)
             self.pump_tasks(step.name)
-        elif run.body is not None and run.body.ready:
+        else:
+            assert run.body is not None
             step.queued = True
             session = self._books.sessions[run.body.session_id]
             session.closures.append(step)
             self.pump_closures(session)
-        elif run.stopping is not None or run.asleep:
+
+    def _body_ready(self, run: Run) -> bool:
+        """Whether closures can be executed; their body is asked for where nobody else does."""
+        if run.body is not None:
+            return run.body.ready
+        if run.stopping is not None or run.asleep:
             run.asleep = False
             self.want_body(run)
+        return False
 
     def _undo_ready(self, step: Step) -> bool:
         """Whether this compensation may be executed now; if only the output it needs is missing, that is read."""
@@ -211,12 +222,12 @@ class Dispatcher:
 
     def _admit(self, step: Step) -> bool:
         """Take a place in every group with a limit around the step, or wait in the first that has none."""
-        if step.waits_for_group:
-            return False
+        if step.waits_for_group or step.run.uncertain:
+            return False  # While hosts are awaited nobody knows how many places are taken.
         limits = step.scope.limits
         for group in limits:
             if group.executing >= group.opened.limit:
-                group.waiting.append(step)
+                heappush(group.waiting, (step.order, step))
                 step.waits_for_group = True
                 return False
         for group in limits:
@@ -233,7 +244,7 @@ class Dispatcher:
             group.executing -= 1
         for group in step.scope.limits:
             while group.waiting and group.executing < group.opened.limit:
-                waiting = group.waiting.popleft()
+                _, waiting = heappop(group.waiting)
                 waiting.waits_for_group = False
                 self.enqueue(waiting)
 
@@ -394,5 +405,5 @@ def _needs_body(run: Run) -> bool:
         return False
     if run.stopping is None:
         return run.body_ended is None
-    undo = ending.present_undo(run) if run.phase is RunPhase.UNDOING else None
+    undo = ending.present_undo(run) if run.compensates else None
     return undo is not None and undo.kind is StepKind.RUN

@@ -127,7 +127,7 @@ class Dormancy:
             self._books.speak(session)
             self._dispatcher.pump(session)
         self._books.remove(run)
-        run.broken = True
+        run.broken = run.gone = True
         self._dispatcher.forget(run)
         self._books.timers.forget(sum([1 for _ in run.open_steps()]))
         if turn.wake_ms is not None and (self._wake_ms is None or turn.wake_ms < self._wake_ms):

@@ -44,12 +44,22 @@ def stop(turn: Turn, state: RunState, *, undo: bool, failure: Failure | None = N
     turn.stopping = True
 
 
-def time_passed(turn: Turn) -> None:
-    """A timer of the run: its deadline, or the end of the time that its attempts have to stop."""
+def stop_again(turn: Turn) -> None:
+    """The engine was restarted, or has read the run again, while its attempts had to stop: wait for those that hosts
+    still have."""
+    turn.run.stop_waits = turn.run.leased > 0
+    turn.stopping = True
+
+
+def stop_waiting(turn: Turn) -> None:
+    """The time that the attempts had to stop is over."""
+    turn.run.stop_waits = False
+
+
+def expire(turn: Turn) -> None:
+    """The deadline of the run passed."""
     run = turn.run
-    run.stop_waits = False
-    due_ms = run.deadline_ms
-    if run.stopping is None and run.body_ended is None and due_ms is not None and due_ms <= turn.unix_ms:
+    if run.stopping is None and run.body_ended is None:
         message = f"run {run.run_id} was not finished within the deadline of flow {run.flow!r}, {run.deadline:g} s"
         failure = Failure(ErrorCode.RUN_TIMEOUT, "RunTimeout", message, retryable=Retryable.NO)
         stop(turn, RunState.FAILED, undo=True, failure=failure)
@@ -63,7 +73,7 @@ def go_on(turn: Turn) -> None:
         if not (run.stopping.undo and run.completed):
             _end(turn, run.stopping.state)
             return
-        if run.leased and run.stop_waits:
+        if run.uncertain or (run.leased and run.stop_waits):
             return  # Its attempts may still change what an undo changes.
         turn.emit(UndoPlanned(tuple([step.path for step in reversed(run.completed)]), turn.unix_ms))
         turn.undoing = True

@@ -14,7 +14,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, FlowOptions, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import deadlines, ending, machine
-from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, Timed, arm_deadline
+from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, StopGrace, Timed, arm_deadline
 from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
@@ -52,7 +52,7 @@ class EngineCore:
         self._requests = Requests(self._books, self._decisions)
         self._performed = Performed(self._books, self._dispatcher, self._decisions, self._requests.cancel)
         self._dispatcher.performer = self._performed
-        self._liveness = Liveness(self._books, self._dispatcher)
+        self._liveness = Liveness(self._books, self._dispatcher, self._decisions)
         self._intake = Intake(self._books, self._dispatcher, self._performed)
         self._commits = Commits(self._books, self._dispatcher, self._liveness, self._performed)
         self._decisions.queue = self._commits.queue
@@ -292,8 +292,10 @@ class EngineCore:
                 self._decisions.alone(due.step.run, lambda turn: deadlines.expire_step(turn, due.step))
             case Group():
                 self._decisions.alone(due.run, lambda turn: deadlines.expire_group(turn, due))
+            case StopGrace():
+                self._decisions.alone(due.run, ending.stop_waiting)
             case Run():
-                self._decisions.alone(due, ending.time_passed)
+                self._decisions.alone(due, ending.expire)
 
     def drain(self, deadline: float, now: Now) -> None:
         """The engine stops: hosts are told, nothing new is dispatched, what is in flight may finish."""
@@ -333,6 +335,9 @@ class EngineCore:
         """The committed rows of a run: for a snapshot, for a resumed body, or after a refused commit."""
         self._books.now = now
         if run.broken:
+            if run.gone or len(rows) < run.committed_seq:
+                return  # Asked for before it left memory; what it is to be read again for is another answer.
+            run.gone = True
             self._books.broken.pop(run.run_id, None)
             fresh = rebuild(run.number, rows)
             self._books.changed.add(fresh.run_id)

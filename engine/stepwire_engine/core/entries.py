@@ -72,17 +72,21 @@ class RunCreated(msgspec.Struct, frozen=True, array_like=True, tag="run_created"
 
 
 class BodyLost(msgspec.Struct, frozen=True, array_like=True, tag="body_lost"):
-    """A body of the run was lost, so that the next one must say `hold` until a plan is committed."""
+    """A body of the run was lost. So many in a row, without a plan or the end of an undo, are poison."""
 
     at_ms: int
 
 
 class Planned(msgspec.Struct, frozen=True, array_like=True, tag="planned"):
-    """The body's decisions, exactly as the host sent them."""
+    """The body's decisions, exactly as the host sent them.
+
+    `stats` stands in the plans of bodies that were entered again: a run that goes to rest has no release after them.
+    """
 
     plan: Plan
     at_ms: int
     host: str = ""
+    stats: RunStats | None = None
 
 
 class AttemptEnded(msgspec.Struct, frozen=True, array_like=True, tag="attempt_ended", gc=False):

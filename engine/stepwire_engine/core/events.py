@@ -15,6 +15,7 @@ from stepwire.protocol.payload import JSON, Payload
 from stepwire.protocol.plan import SendEvent
 from stepwire_engine.core import causes
 from stepwire_engine.core.ending import failure_of
+from stepwire_engine.core.matching import opaque
 from stepwire_engine.core.model import Run, Step
 from stepwire_engine.core.units import EventRecord
 
@@ -47,6 +48,15 @@ def event_output(event: EventRecord) -> Payload:
     return _payload(id=event.id, name=event.name, at=event.due_ms / 1000, data=_raw(event.data))
 
 
+def started_by(run: Run, name: str) -> bool:
+    """Whether an event of this name started the run: its id follows from the event's and the flow."""
+    try:
+        event = msgspec.json.decode(run.input.data, type=_Started)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return False
+    return event.name == name and run.run_id == causes.triggered_run_id(event.id, run.flow, round(event.at * 1000))
+
+
 def failed_event(run: Run, unix_ms: int, payload_bytes_max: int) -> EventRecord:
     """The event that says that this run failed (MISSION S21); an input that makes it too long is left out."""
     failure = failure_of(run)
@@ -55,6 +65,12 @@ def failed_event(run: Run, unix_ms: int, payload_bytes_max: int) -> EventRecord:
     if len(data.data) > payload_bytes_max:
         data = _payload(**told, input=_NOTHING)
     return EventRecord(causes.failed_event_id(run.run_id), causes.RUN_FAILED_EVENT, data, unix_ms, unix_ms)
+
+
+class _Started(msgspec.Struct):
+    id: str
+    name: str
+    at: float
 
 
 def _told(failure: Failure) -> dict[str, str]:
@@ -71,9 +87,12 @@ def _payload(**fields: Any) -> Payload:
 
 
 def _raw(data: Payload) -> msgspec.Raw:
-    """JSON to embed as it is. What is no JSON is null: a host that reads the whole must not stumble over it."""
+    """JSON to embed, byte for byte; data of another encoding stay opaque.
+
+    What says that it is JSON and is not becomes null: a host that reads the whole must not stumble over it.
+    """
     if data.encoding != JSON:
-        return _NOTHING
+        return msgspec.Raw(msgspec.json.encode(opaque(data)))
     try:
         msgspec.json.decode(data.data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

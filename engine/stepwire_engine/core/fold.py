@@ -88,6 +88,8 @@ def _planned(run: Run, entry: Planned) -> None:
     run.state = RunState.RUNNING
     run.body_losses = 0
     run.stats.plans += 1
+    if entry.stats is not None:
+        _note_driving(run, entry.stats)
     _decisions(run, plan, entry.at_ms)
 
 
@@ -222,6 +224,8 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
     particulars = step.particulars
     if particulars is not None:
         if particulars.undo_of is not None:
+            particulars.output = None
+            run.body_losses = 0
             return  # The body knows nothing of it.
         if particulars.undo is not None and step.state is StepState.SUCCEEDED:
             run.completed.append(step)
@@ -245,9 +249,7 @@ def _attempt_lost(run: Run, entry: AttemptLost) -> None:
 def _released(run: Run, entry: Released) -> None:
     run.release_seq = entry.release_seq
     run.stats.releases += 1
-    run.stats.advances = max(run.stats.advances, entry.stats.advances)
-    run.stats.executes = max(run.stats.executes, entry.stats.executes)
-    run.stats.body_entries = max(run.stats.body_entries, entry.stats.body_entries)
+    _note_driving(run, entry.stats)
     waves: dict[str, Group] = {}
     for path in entry.paths:
         released = run.steps.get(path)
@@ -303,6 +305,13 @@ def _undo_planned(run: Run, entry: UndoPlanned) -> None:
         step.released = True
         run.steps[step.path] = step
         run.undos.append(step)
+
+
+def _note_driving(run: Run, stats: RunStats) -> None:
+    """Counts of messages are volatile; the journal has those known at its rows."""
+    run.stats.advances = max(run.stats.advances, stats.advances)
+    run.stats.executes = max(run.stats.executes, stats.executes)
+    run.stats.body_entries = max(run.stats.body_entries, stats.body_entries)
 
 
 def _paused(run: Run, entry: RunPaused) -> None:

@@ -58,6 +58,8 @@ class Inbox:
         self._rows: dict[int, InboxRow] = {}
         self._starts: dict[str, int] = {}
         """The facts that start runs, by the run's id."""
+        self._pending: dict[int, set[int]] = {}
+        """Facts that were not acted on, by the run's number: they have an order, whatever each of them waits for."""
         self._ready: deque[int] = deque()
         self._unknown: deque[int] = deque()
         """Facts about runs that are not in memory."""
@@ -80,6 +82,8 @@ class Inbox:
         for row in rows:
             self._rows[row.number] = row
             self._ready.append(row.number)
+            if row.run:
+                self._pending.setdefault(row.run, set()).add(row.number)
             if isinstance(row.fact, StartRun):
                 self._starts[row.fact.run_id] = row.number
         self.act()
@@ -99,9 +103,15 @@ class Inbox:
         """Nothing can be done about these facts in this engine's life; they stay in the store."""
         for number in numbers:
             row = self._rows.pop(number, None)
-            if row is not None and isinstance(row.fact, StartRun):
-                if self._starts.get(row.fact.run_id) == number:
-                    del self._starts[row.fact.run_id]
+            if row is None:
+                continue
+            pending = self._pending.get(row.run)
+            if pending is not None:
+                pending.discard(number)
+                if not pending:
+                    del self._pending[row.run]
+            if isinstance(row.fact, StartRun) and self._starts.get(row.fact.run_id) == number:
+                del self._starts[row.fact.run_id]
 
     def unreadable(self, run: Run) -> None:
         """The run cannot be read again."""
@@ -120,6 +130,8 @@ class Inbox:
             if receipt.outcome is UnitOutcome.KEY_TAKEN and isinstance(row.fact, StartRun):
                 self._key_taken(row, row.fact, receipt.existing_run)
             else:
+                if row.run:
+                    self._pending.setdefault(row.run, set()).add(number)
                 self._later(number)
 
     def _later(self, number: int) -> None:
@@ -175,7 +187,14 @@ class Inbox:
         elif run.broken or run.state.terminal:
             self._held.setdefault(run.number, []).append(row.number)
         else:
-            turns.setdefault(run.number, (run, []))[1].append(row)
+            rows = turns.setdefault(run.number, (run, []))[1]
+            rows.extend([self._rows[number] for number in self._due_with(row)])
+
+    def _due_with(self, row: InboxRow) -> Sequence[int]:
+        """What is acted on together with this fact: all there is about its run; nothing if that has been done."""
+        if not row.run:
+            return (row.number,)
+        return sorted([number for number in self._pending.pop(row.run, ()) if number in self._rows])
 
     def _target(self, row: InboxRow) -> Run | None:
         match row.fact:
@@ -280,8 +299,10 @@ class Inbox:
                 self._later(row.number)
             else:
                 self._wake(record, row.number)
-        else:
+        elif record.run_id in self._books.broken:
             self._held.setdefault(record.number, []).append(row.number)  # It is being read again.
+        else:
+            self._unknown.append(row.number)  # It has moved on since its record was read.
         return False
 
     def _key_taken(self, row: InboxRow, fact: StartRun, owner: str) -> None:

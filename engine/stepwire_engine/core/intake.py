@@ -162,6 +162,9 @@ class Intake:
             holder = self._books.sessions.get(step.lease.session_id)
             if holder is not None and holder is not session:
                 turn.cancelled.append((step.lease, CancelReason.LEASE_LOST))
+        step.queued = False  # Whoever was to execute it again need not.
+        if step.admitted:
+            self._books.freed.append(step)
         step.produced_by = lease.beside if lease is not None else None
         machine.accept_result(turn, step, result, session.service, self._books.config)
         outcome = "ok" if failure is None else failure.code.slug
@@ -200,7 +203,9 @@ class Intake:
                 session.steps -= {lease.step.name}
             case RejectReason.NO_BODY:
                 body = run.body
-                if body is not None and body.session_id == session.id and body.fence < reject.fence:
+                if run.body_ended is not None and lease.step.undo_of is None:
+                    pass  # It has ended, and executes nothing but its undos; it may be kept for them.
+                elif body is not None and body.session_id == session.id and body.fence < reject.fence:
                     session.drop_body(run)
                     self._dispatcher.want_body(run)
         turn.planned.append(lease.step)

@@ -10,12 +10,14 @@ from collections.abc import Iterable
 
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import AttemptInProgress, Cancel, CancelReason, Fault, LiveBody, Report, ResumeState
-from stepwire_engine.core import machine
+from stepwire.protocol.plan import StepKind
+from stepwire_engine.core import ending, machine
 from stepwire_engine.core.books import Books, Commit
+from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.intake import cancel_everything
-from stepwire_engine.core.model import PERFORMED, Lease, Run
+from stepwire_engine.core.model import PERFORMED, Lease, Run, RunPhase, StepState
 from stepwire_engine.core.sessions import Session
 from stepwire_engine.core.settle import settle
 from stepwire_engine.core.turn import Turn
@@ -25,9 +27,10 @@ from stepwire_engine.core.units import Unit
 class Liveness:
     """The books of who holds what, as hosts come, resume, fall silent and go."""
 
-    def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
+    def __init__(self, books: Books, dispatcher: Dispatcher, decisions: Decisions) -> None:
         self._books = books
         self._dispatcher = dispatcher
+        self._decisions = decisions
         self._last_tick: float | None = None
         self._awaited: set[str] = set()
         self._adopt_until: float | None = None
@@ -71,6 +74,8 @@ class Liveness:
         run.uncertain = False
         for step in run.open_steps():
             step.uncertain = False
+        if run.phase is RunPhase.CANCELLING:
+            self._decisions.alone(run, ending.stop_again)
         self._dispatcher.want_body(run)
         self._dispatcher.enqueue_open(run)
 
@@ -79,6 +84,9 @@ class Liveness:
         if self._adopt_until is None or (self._awaited and self._books.now.mono < self._adopt_until):
             return []
         self._adopt_until = None
+        gone = tuple(sorted(self._awaited - self._books.sessions.keys()))
+        if gone:  # Otherwise every later restart would wait for them again.
+            self._books.commits.append(Commit(Unit(self._books.claim_epoch, sessions_gone=gone)))
         self._awaited.clear()
         waiting = [run for run in self._books.runs.values() if run.uncertain and run.number not in self._reclaimed]
         for run in waiting:
@@ -94,8 +102,7 @@ class Liveness:
         for key, lease in list(session.leases.items()):
             offered = known.get(key)
             if offered is None or offered.attempt != lease.attempt:
-                session.drop(lease)
-                self._dispatcher.enqueue(lease.step)
+                self._never_arrived(session, lease)
                 continue
             lease.frame = 0
             if offered.fence < lease.fence:
@@ -109,19 +116,26 @@ class Liveness:
                 # The Advance that gave it this body never arrived, whatever older one it still names.
                 session.drop_body(run)
                 self._dispatcher.want_body(run)
+        undoing = {a.run_id for a in state.attempts if self._is_undo_of_body(a)}
         for body in state.bodies:
-            self._resume_body(session, body)
+            self._resume_body(session, body, for_undo=body.run_id in undoing)
         for attempt in state.attempts:
             self._resume_attempt(session, attempt)
         self._books.speak(session)
 
-    def _resume_body(self, session: Session, offered: LiveBody) -> None:
+    def _is_undo_of_body(self, offered: AttemptInProgress) -> bool:
+        """Whether this attempt is a closure that undoes something, so that the host's body was entered for that."""
+        run = self._books.runs.get(offered.run_id)
+        step = None if run is None else run.steps.get(offered.path)
+        return step is not None and step.undo_of is not None and step.kind is StepKind.RUN
+
+    def _resume_body(self, session: Session, offered: LiveBody, *, for_undo: bool) -> None:
         run = self._books.runs.get(offered.run_id)
         if run is None or run.broken or run.state is RunState.PAUSED:
             session.evict(offered.run_id, offered.fence)
             return
         body = run.body
-        if body is None and run.stopping is not None and run.body_ended is None:
+        if body is None and run.stopping is not None and run.body_ended is None and not for_undo:
             session.evict(offered.run_id, offered.fence)  # It was cancelled where it stood.
             return
         mine = body is not None and body.session_id == session.id and body.fence == offered.fence
@@ -164,7 +178,9 @@ class Liveness:
         lease = step.lease
         if lease is not None and lease.session_id == session.id and lease.fence == offered.fence:
             return
-        wanted = not step.state.final and step.attempt == offered.attempt
+        # One that was told to stop holds its places and keeps compensation waiting until it has.
+        stops = step.state is StepState.CANCELLED
+        wanted = (stops or not step.state.final) and step.attempt == offered.attempt
         if not wanted or (step.fence is not None and step.fence > offered.fence):
             session.cancel(run.run_id, Cancel(offered.path, offered.fence, CancelReason.LEASE_LOST))
             return
@@ -178,6 +194,9 @@ class Liveness:
         if step.timeout:
             due = adopted.since + step.timeout + self._books.config.timeout_grace
             self._books.timers.arm(due, adopted)
+        if stops:
+            reason = CancelReason.LEASE_LOST if run.stopping is None else CancelReason.RUN_CANCELLED
+            self._dispatcher.cancel(adopted, reason)
 
     # ---- reports
 
@@ -188,8 +207,14 @@ class Liveness:
         known = {(a.run_id, a.path) for a in report.attempts}
         for key, lease in list(session.leases.items()):
             if 0 < lease.frame <= report.last_engine_frame and key not in known:
-                session.drop(lease)
-                self._dispatcher.enqueue(lease.step)
+                self._never_arrived(session, lease)
+
+    def _never_arrived(self, session: Session, lease: Lease) -> None:
+        """The host does not have this attempt: somebody else may, or its run may go on without it."""
+        session.drop(lease)
+        self._dispatcher.enqueue(lease.step)
+        if lease.step.run.phase is RunPhase.CANCELLING:
+            self._decisions.alone(lease.step.run, lambda turn: None)
 
     # ---- loss
 
@@ -236,9 +261,7 @@ class Liveness:
         turns: dict[int, Turn] = {}
         graceful = cause == "goodbye"
         requeue: list[Lease] = []
-        for step in session.closures:
-            step.queued = False
-        session.closures.clear()
+        session.drop_closures(lambda step: True)
         for lease in list(session.leases.values()):
             current = lease.step.lease is lease
             session.drop(lease)

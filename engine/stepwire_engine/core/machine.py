@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import Result
 from stepwire.protocol.plan import Plan
+from stepwire_engine.core import ending
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import (
     AttemptEnded,
@@ -22,6 +23,7 @@ from stepwire_engine.core.entries import (
     RunCreated,
     RunPaused,
     RunResumed,
+    RunStats,
 )
 from stepwire_engine.core.model import PERFORMED, Run, Step
 from stepwire_engine.core.retry import jitter_chance, retry_delay
@@ -36,7 +38,9 @@ def create(turn: Turn, entry: RunCreated) -> None:
 def accept_plan(turn: Turn, plan: Plan, host: str) -> None:
     """Journal a checked plan (`plan_check.refusal` said None) and find out what it makes possible."""
     run = turn.run
-    turn.emit(Planned(plan, turn.unix_ms, host))
+    stats = run.stats
+    driven = RunStats(stats.advances, stats.executes, 0, stats.body_entries) if stats.body_entries > 1 else None
+    turn.emit(Planned(plan, turn.unix_ms, host, driven))
     turn.accepted = True
     for group in plan.groups:
         if group.deadline is not None:
@@ -100,11 +104,20 @@ def lose_attempt(turn: Turn, step: Step, host: str, config: CoreConfig) -> None:
 
 
 def lose_body(turn: Turn, config: CoreConfig) -> None:
-    """The live body is lost. A flow that does so again and again without a plan is paused."""
+    """The live body is lost. A flow that does so again and again without getting anywhere is paused.
+
+    If it was wanted for its undos, those that are its closures are given up instead.
+    """
+    run = turn.run
     turn.emit(BodyLost(turn.unix_ms))
-    if turn.run.body_losses >= config.attempts_lost_max:
-        message = f"the body of flow {turn.run.flow!r} lost its host {turn.run.body_losses} times without a plan"
-        pause(turn, Failure(ErrorCode.POISON_STEP, "PoisonFlow", message, retryable=Retryable.NO))
+    if run.body_losses < config.attempts_lost_max:
+        return
+    message = f"the body of flow {run.flow!r} lost its host {run.body_losses} times without getting anywhere"
+    failure = Failure(ErrorCode.POISON_STEP, "PoisonFlow", message, retryable=Retryable.NO)
+    if run.stopping is None:
+        pause(turn, failure)
+    else:
+        ending.give_up_closures(turn, failure)
 
 
 def pause(turn: Turn, failure: Failure) -> None:

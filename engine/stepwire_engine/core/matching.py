@@ -7,6 +7,7 @@ the event does not match. Nothing here knows of runs.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -61,13 +62,18 @@ def event_matches(expression: str, event: EventRecord) -> bool:
 
 
 def document_of(event: EventRecord) -> dict[str, Any]:
-    """What expressions see: `id`, `name`, `at` in seconds, and `data`, which is null if it is not JSON."""
+    """What expressions see: `id`, `name`, `at` in seconds, and `data`."""
     return {"id": event.id, "name": event.name, "at": event.due_ms / 1000, "data": _decoded(event.data)}
+
+
+def opaque(data: Payload) -> dict[str, str]:
+    """Data that are no JSON, as expressions see and flows get them."""
+    return {"encoding": data.encoding, "base64": b64encode(data.data).decode()}
 
 
 def _decoded(data: Payload) -> Any:
     if data.encoding != JSON:
-        return None
+        return opaque(data)
     try:
         return msgspec.json.decode(data.data)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

@@ -7,7 +7,6 @@ it follows from dispatching and is rebuilt by resume and re-dispatch. This modul
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Iterator
 
 from stepwire.protocol.failure import Failure
@@ -230,7 +229,7 @@ class Group:
         expired: Its deadline passed, and its body is told.
         closing: Its deadline passed; the last wave is on its way. Volatile.
         executing: Attempts in it that count against its limit. Volatile, as `waiting`.
-        waiting: Steps that wait for a place within the limit, in order of planning.
+        waiting: Heap of the steps that wait for a place within the limit, by their order of planning.
     """
 
     __slots__ = (
@@ -261,7 +260,7 @@ class Group:
         self.expired = False
         self.closing = False
         self.executing = 0
-        self.waiting: deque[Step] = deque()
+        self.waiting: list[tuple[int, Step]] = []
         self.branches: list[Scope] = []
         self.ended_branches: list[tuple[int, BranchOutcome]] = []
         self.ended: GroupEnded | None = None
@@ -300,6 +299,8 @@ class Run:
         moved: When its last commit was done, on the monotonic clock.
         look_at: When to see whether it may become dormant.
         asleep: It was dormant, and its body has nothing to do yet.
+        broken: It has left memory.
+        gone: Nobody reads its journal for it any more: it is dormant, or was read again as another Run.
     """
 
     def __init__(self, number: int) -> None:
@@ -336,6 +337,7 @@ class Run:
         self.plan_row = 0
         self.in_flight = 0
         self.broken = False
+        self.gone = False
         self.quarantine: Failure | None = None
         self.uncertain = False
         self.awaited: set[str] = set()
@@ -356,6 +358,11 @@ class Run:
     def deadline_ms(self) -> int | None:
         """When the run must have ended, by the engine's clock."""
         return None if self.deadline is None else self.created_at_ms + round(self.deadline * 1000)
+
+    @property
+    def compensates(self) -> bool:
+        """Its compensation has begun, and that is durable."""
+        return bool(self.undos) and self.undos[0].row <= self.committed_seq
 
     def open_steps(self) -> Iterator[Step]:
         """Steps without an outcome, in order of planning."""

@@ -20,11 +20,11 @@ from stepwire_engine.core import causes, children, ending
 from stepwire_engine.core.books import Books, Commit, Reply
 from stepwire_engine.core.deadlines import goes_on_ms
 from stepwire_engine.core.decisions import Decisions
-from stepwire_engine.core.delivery import Delivery
+from stepwire_engine.core.delivery import Delivery, was_waited_for
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.dormancy import Dormancy
 from stepwire_engine.core.entries import AttemptEnded, Entry, RunState
-from stepwire_engine.core.events import EVENT_AHEAD_MS_MAX, event_output, failed_event, ids_of, sent_by_step
+from stepwire_engine.core.events import EVENT_AHEAD_MS_MAX, event_output, failed_event, ids_of, sent_by_step, started_by
 from stepwire_engine.core.inbox import Inbox
 from stepwire_engine.core.lookback import LookBack
 from stepwire_engine.core.model import PERFORMED, Run, Step, StepState
@@ -181,9 +181,9 @@ class Performed:
             turn.events.append(event)
 
     def _is_told(self, run: Run) -> bool:
-        """Whether some flow is started by failed runs, and this run is not of such a flow itself."""
-        flows = [flow for flow, _ in self._delivery.triggers(causes.RUN_FAILED_EVENT)]
-        return bool(flows) and run.flow not in flows
+        """Whether some flow is started by failed runs, and this run was not started in that way itself."""
+        name = causes.RUN_FAILED_EVENT
+        return bool(self._delivery.triggers(name)) and not started_by(run, name)
 
     # ---- time
 
@@ -259,7 +259,7 @@ class Performed:
         match fact:
             case EventMatched():
                 step = self._open(turn, fact.path, StepKind.WAIT_EVENT)
-                if step is not None:
+                if step is not None and was_waited_for(step, fact.due_ms):
                     self._end(turn, step, fact.output)
             case ChildEnded():
                 step = self._open(turn, fact.path, StepKind.INVOKE)

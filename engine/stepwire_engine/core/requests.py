@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import ending, machine
@@ -9,7 +11,6 @@ from stepwire_engine.core.books import Books, Reply
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.model import Run
-from stepwire_engine.core.settle import settle
 from stepwire_engine.core.turn import Turn
 
 
@@ -50,32 +51,30 @@ class Requests:
             state = "not open" if run is None else run.state.name
             self._refuse(token, run_id, ErrorCode.WRONG_STATE, f"run is {state}")
             return
-        turn = Turn(run, self._books.now.unix_ms)
-        machine.resume(turn)
-        settle(turn)
-        self._answer_after(turn, token)
+        self._decide(token, run, machine.resume)
 
     def cancel(self, token: object, run_id: str, undo: bool | None) -> None:
         """Cancel a run in memory (MISSION S20)."""
         run = self._books.runs[run_id]
-        turn = Turn(run, self._books.now.unix_ms)
-        cancelling = run.stopping is not None and run.stopping.state is RunState.CANCELLED
-        if not cancelling and (run.stopping is not None or run.body_ended is not None):
-            message = "run is ending already: its flow failed and its steps are being compensated"
-            self._refuse(token, run_id, ErrorCode.WRONG_STATE, message)
-            return
-        if not cancelling:
-            ending.stop(turn, RunState.CANCELLED, undo=run.undo_on_cancel if undo is None else undo)
-            settle(turn)
-        self._answer_after(turn, token)
+        if run.stopping is not None and run.stopping.state is RunState.CANCELLED:
+            self._answer(run, Reply(token, run_id))
+        elif run.stopping is not None or run.body_ended is not None:
+            message = "the run is ending already: its flow has ended, or it is being compensated"
+            self._answer(run, Reply(token, run_id, code=ErrorCode.WRONG_STATE, message=message))
+        else:
+            undone = run.undo_on_cancel if undo is None else undo
+            self._decide(token, run, lambda turn: ending.stop(turn, RunState.CANCELLED, undo=undone))
 
-    def _answer_after(self, turn: Turn, token: object) -> None:
-        """Answer when what the turn decided, or what was decided before, is durable."""
-        run = turn.run
-        commit = (self._decisions.queue(turn, None) if turn.entries else None) or self._books.last_commit.get(
-            run.number
-        )
-        (commit.replies if commit is not None else self._books.replies).append(Reply(token, run.run_id))
+    def _decide(self, token: object, run: Run, decide: Callable[[Turn], None]) -> None:
+        if self._decisions.alone(run, decide):
+            self._answer(run, Reply(token, run.run_id))
+        else:
+            self._refuse(token, run.run_id, ErrorCode.INTERNAL, "the engine failed on this run; its log says why")
+
+    def _answer(self, run: Run, reply: Reply) -> None:
+        """Answer when everything that was decided about the run is durable."""
+        commit = self._books.last_commit.get(run.number)
+        (commit.replies if commit is not None else self._books.replies).append(reply)
 
     def _refuse(self, token: object, run_id: str, code: ErrorCode, message: str) -> None:
         self._books.replies.append(Reply(token, run_id, code=code, message=message))

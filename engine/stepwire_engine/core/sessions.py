@@ -7,6 +7,7 @@ dispatch is decided in `dispatch.py`, when a session is lost in `liveness.py`.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from stepwire.protocol.frames import (
     Advance,
@@ -259,6 +260,17 @@ class Session:
         if step.lease is lease:
             step.lease = None
 
+    def drop_closures(self, which: Callable[[Step], bool]) -> None:
+        """These closures do not wait for a slot here any more."""
+        waiting, self.closures = self.closures, deque()
+        for step in waiting:
+            if not which(step):
+                self.closures.append(step)
+                continue
+            step.queued = False
+            if step.admitted:
+                self.freed.append(step)
+
     def take_body(self, run: Run, fence: Fence) -> Body:
         """Note that the host gets the run's body under this fence."""
         body = Body(self.id, fence)
@@ -270,10 +282,7 @@ class Session:
     def drop_body(self, run: Run) -> None:
         """The host no longer has the run's body, nor a use for its waiting closures."""
         self.bodies.pop(run.number, None)
-        if self.closures:
-            for step in self.closures:
-                step.queued = step.queued and step.run is not run
-            self.closures = deque(step for step in self.closures if step.run is not run)
+        self.drop_closures(lambda step: step.run is run)
         self.resumed_bodies.pop(run.number, None)
         if run.body is not None and run.body.session_id == self.id:
             run.body = None

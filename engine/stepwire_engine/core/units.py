@@ -116,10 +116,12 @@ class StartRun(msgspec.Struct, frozen=True, array_like=True, tag="start_run"):
 
 
 class EventMatched(msgspec.Struct, frozen=True, array_like=True, tag="event_matched"):
-    """An event for the waiting step at `path`; `output` is the step's."""
+    """An event for the waiting step at `path`; `output` is the step's. `due_ms` says when it was delivered: whether a
+    dormant run waited then is known when it is read."""
 
     path: str
     output: Payload = NULL
+    due_ms: int | None = None
 
 
 class ChildEnded(msgspec.Struct, frozen=True, array_like=True, tag="child_ended"):

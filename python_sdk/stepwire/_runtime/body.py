@@ -124,7 +124,7 @@ class LiveBody:
         self.over = False
         self.ended = False
         self.lines_running = 0
-        self.stalled_since: float | None = None
+        self.stall: asyncio.TimerHandle | None = None
         self.root = Scope(self, paths.ROOT, None, 0, 0)
         self.unawaited: set[DurableFuture] = set()
         self.groups: dict[str, GroupRun] = {}
@@ -168,8 +168,9 @@ class LiveBody:
     def go_on(self) -> None:
         """Hand over every release that may be handed over now."""
         while True:
-            for group in list(self.holding):
-                group.go_on()
+            # What one group applies may be what another one waits for.
+            while any([group.go_on() for group in list(self.holding)]):
+                pass
             release = None if self.over else self.journal.deliver()
             if release is None:
                 break
@@ -211,10 +212,21 @@ class LiveBody:
         """The right to this body is gone: its code is stopped where it stands."""
         if self.over:
             return
-        self.over = True
+        self.retire()
         self._stop_lines()
         self.outputs.clear()
         self.undos.clear()
+
+    def retire(self) -> None:
+        """It has no right to anything any more. No timer may keep its history in memory."""
+        self.over = True
+        self.forget_stall()
+
+    def forget_stall(self) -> None:
+        """Something moved, or nothing is waited for: the time without progress begins anew."""
+        if self.stall is not None:
+            self.stall.cancel()
+            self.stall = None
 
     def _stop_lines(self) -> None:
         """Every line of control is stopped where it stands."""
@@ -302,7 +314,7 @@ class LiveBody:
     @property
     def _closed(self) -> bool:
         """Nothing is decided any more. What is recorded is made again even after a recorded end."""
-        return self.over or (self.ended and self.journal.caught_up)
+        return self.over or (self.ended and self.journal.all_made)
 
     def _check_step_count(self, path: str) -> None:
         limit = self.host.limits.steps_per_run_max

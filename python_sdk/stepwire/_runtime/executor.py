@@ -449,18 +449,14 @@ class HostRuntime:
         """The flow ended and said so."""
         if self._bodies.get(body.run_id) is body:
             del self._bodies[body.run_id]
-        body.over = True
+        body.retire()
 
     def _watch_stall(self, body: LiveBody) -> None:
-        if body.at_frontier or not (body.journal.replaying or body.run_id in self._waiting):
-            body.stalled_since = None
-            return
-        body.stalled_since = self._port.clock()
-        self.loop.call_later(self._stall_timeout, self._check_stall, body, body.stalled_since)
+        body.forget_stall()
+        if not body.at_frontier and (body.journal.replaying or body.run_id in self._waiting):
+            body.stall = self.loop.call_later(self._stall_timeout, self._stalled, body)
 
-    def _check_stall(self, body: LiveBody, since: float) -> None:
-        if body.over or body.stalled_since != since:
-            return
+    def _stalled(self, body: LiveBody) -> None:
         if not body.journal.replaying:
             self._start_undos(body)  # All is made again; a line of code that awaits something else may do so for ever.
             return

@@ -233,15 +233,18 @@ class GroupRun:
         else:
             self._apply(scope, *end)
 
-    def go_on(self) -> None:
-        """Apply the ends that replay held back, as far as their time has come."""
+    def go_on(self) -> bool:
+        """Apply the ends that replay held back, as far as their time has come. False: that of none has."""
+        applied = False
         while self._held and not self.over and not self.body.over:
             index = self._next_end()
             if index is None or index not in self._held:
                 self.body.holding[self] = None
-                return
+                return applied
             self._apply(self.scopes[index], *self._held.pop(index))
+            applied = True
         self.body.holding.pop(self, None)
+        return applied
 
     def _next_end(self) -> int | None:
         journal = self.body.journal

@@ -1,0 +1,92 @@
+"""Nothing stays in memory or in the side tables once every run has ended: of the engine, and of its hosts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.hosts import SimHost
+    from tests.simulation.simulator import World
+
+
+def check_nothing_left(world: World) -> None:
+    """Raises AssertionError with what is left."""
+    left = engine_leftovers(world) | store_leftovers(world)
+    assert not left, left
+    for host in (*world.hosts, world.calls):
+        left = host_leftovers(host)
+        assert not left, f"{host.instance}: {left}"
+
+
+def engine_leftovers(world: World) -> dict[str, object]:
+    """What the core still has of runs that are over."""
+    core = world.core
+    assert core is not None
+    books = core._books
+    books.timers._sweep()
+    performed = core._performed
+    inbox, delivery, dormancy = performed._inbox, performed._delivery, performed._dormancy
+    dispatcher = core._dispatcher
+    for name in list(dispatcher._tasks):
+        dispatcher.pump_tasks(name)
+    for flow in list(dispatcher._bodies):
+        dispatcher.pump_bodies(flow)
+    left: dict[str, object] = {
+        "runs": books.runs,
+        "by_number": books.by_number,
+        "keys": books.keys,
+        "broken": books.broken,
+        "last_commit": books.last_commit,
+        "timers": books.timers._heap,
+        "freed": books.freed,
+        "loads": books.loads,
+        "reads": books.reads,
+        "tasks": dispatcher._tasks,
+        "wanted bodies": {flow: queue for flow, queue in dispatcher._bodies.items() if queue},
+        "reclaimed": core._liveness._reclaimed,
+        "facts": inbox._rows,
+        "starts": inbox._starts,
+        "pending facts": inbox._pending,
+        "unknown facts": inbox._unknown,
+        "held facts": inbox._held,
+        "retried facts": inbox._retries,
+        "lanes": delivery._lanes,
+        "stalled lanes": delivery._stalled,
+        "look-backs": performed._look_back._delivering,
+        "waking": dormancy._waking,
+        "asked for": dormancy._asked_for,
+    }
+    for session in core.sessions.values():
+        left[f"leases of {session.id}"] = session.leases
+        left[f"bodies of {session.id}"] = session.bodies
+        left[f"closures of {session.id}"] = session.closures
+        left[f"resumed bodies of {session.id}"] = session.resumed_bodies
+    return {name: what for name, what in left.items() if what}
+
+
+def store_leftovers(world: World) -> dict[str, object]:
+    """What the store still has beside journals, records, keys, sessions and delivered events."""
+    store = world.store
+    left: dict[str, object] = {
+        "inbox": store._inbox,
+        "waits": store._waits,
+        "wakes": store._wakes,
+        "undelivered": store._undelivered,
+    }
+    return {name: what for name, what in left.items() if what}
+
+
+def host_leftovers(host: SimHost) -> dict[str, object]:
+    """What a host process still has of runs that are over."""
+    session = host.session
+    left: dict[str, object] = {
+        "bodies": host.bodies,
+        "waiting": host.waiting,
+        "running": host.running,
+        "session bodies": session._bodies,
+        "session attempts": session._attempts,
+        "session finished": session._finished,
+        "session queue": session._queue,
+        "session unacked": session._unacked,
+    }
+    return {name: what for name, what in left.items() if what}
