@@ -27,10 +27,10 @@ from stepwire_engine.core import machine
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import Entry, Released, RunCreated
 from stepwire_engine.core.fold import rebuild
-from stepwire_engine.core.settle import settle
-from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.model import Run, durable_view
 from stepwire_engine.core.plan_check import refusal
+from stepwire_engine.core.settle import settle
+from stepwire_engine.core.turn import Turn
 
 T0 = 1_700_000_000_000
 FENCE = Fence(1, 1)

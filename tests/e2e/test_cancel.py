@@ -19,7 +19,7 @@ from tests.e2e.processes import QUICK, Engine, Stage, wait_for
 ASYNC, SYNC = "parallel/[0]/async", "parallel/[1]/sync"
 SECONDS_MAX = 5.0
 """A generous bound for a loaded machine; the promise is 1 s, and the figure is printed."""
-KILLS = 4
+KILLS = 3
 
 
 @dataclass

@@ -18,7 +18,7 @@ from stepwire.errors import RunCancelled, RunFailed, RunNotFound
 from tests.e2e.processes import QUICK, Engine, Process, Stage, wait_for
 
 CHILDREN = 40
-ROUNDS = 6
+ROUNDS = 4
 DELAY_MS_MAX = 8.0
 
 

@@ -20,7 +20,7 @@ DELAY_MS_MAX = 8.0
 @pytest.fixture(scope="module")
 def engine(shared_stage: Stage) -> Engine:
     engine = shared_stage.engine(**QUICK)
-    shared_stage.hosts(engine, "one", "two", flows="ending_flows")
+    shared_stage.host(engine, "only", flows="ending_flows")
     return engine
 
 

@@ -16,9 +16,8 @@ from stepwire.protocol.plan import StepKind
 from stepwire.results import GroupResult
 from stepwire.testing import TestRun
 from stepwire_engine.core.entries import Planned
+from tests.sdk.group_records import ASYNC, REPLAY, steps_planned
 
-REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
-ASYNC = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
 WIDE = 10_000
 MANY = 1_000
 
@@ -38,10 +37,6 @@ def mapped(template: str, fn: Any, items: Any, *, is_async: bool, replay: bool =
 
 def told(given: Any) -> Any:
     return [[b.index, b.name, b.outcome, b.value] for b in given] if isinstance(given, GroupResult) else given
-
-
-def paths_of(run: TestRun) -> list[str]:
-    return [step.path for entry in run.journal if isinstance(entry, Planned) for step in entry.plan.steps]
 
 
 @REPLAY
@@ -74,7 +69,7 @@ def test_a_hundred_chunks_each_once_in_order(is_async: bool, replay: bool) -> No
     assert run.output == "".join(chunks).upper()
     assert seen == [[chunk.upper() for chunk in chunks]]
     assert calls == dict.fromkeys(chunks, 1)
-    assert paths_of(run) == [*(f"map/[{i}]/summarize-chunk-{i}" for i in range(100)), "reduce"]
+    assert steps_planned(run) == [*(f"map/[{i}]/summarize-chunk-{i}" for i in range(100)), "reduce"]
 
 
 @ASYNC
@@ -119,7 +114,7 @@ def test_too_many_items_plan_nothing() -> None:
 
     run = testing.run(host, flow)
     assert run.output == f"group 'map' has {WIDE + 1} branches, limit {WIDE}"
-    assert paths_of(run) == []
+    assert steps_planned(run) == []
 
 
 @ASYNC
@@ -155,7 +150,7 @@ def test_a_loop_variable_that_changes_later_changes_nothing(is_async: bool) -> N
     ],
 )
 def test_a_template_knows_the_index_and_nothing_else(template: str, second: str) -> None:
-    assert paths_of(mapped(template, abs, [1, 2], is_async=True))[1] == f"map/[1]/{second}"
+    assert steps_planned(mapped(template, abs, [1, 2], is_async=True))[1] == f"map/[1]/{second}"
 
 
 @REPLAY
@@ -265,7 +260,7 @@ def test_a_mistake_plans_nothing(
 ) -> None:
     run = mapped(template, fn, [1, 2], is_async=is_async, **options)
     assert run.failure is not None and run.failure.type == refusal.__name__
-    assert paths_of(run) == [] and run.record.groups == ()
+    assert steps_planned(run) == [] and run.record.groups == ()
 
 
 def test_an_item_that_does_not_fit_a_registered_step_plans_nothing() -> None:
@@ -306,4 +301,4 @@ def test_steps_over_the_limit_of_a_run_fail_as_branches(replay: bool) -> None:
 
     run = asyncio.run(main())
     assert run.output == [""] * 4 + ["LimitExceeded"] * 2
-    assert len(paths_of(run)) == 10
+    assert len(steps_planned(run)) == 10

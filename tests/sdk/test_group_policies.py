@@ -16,13 +16,10 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.plan import FailPolicy, GroupEnded, GroupOpened, Verdict
 from stepwire.results import GroupResult
 from stepwire.testing import TestRun
-from stepwire_engine.core.entries import Planned, RunState
+from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.history import StepStateView
 from tests.sdk.gates import Gates, until
-
-MODES = pytest.mark.parametrize("mode", list(ParallelMode), ids=lambda m: m.name)
-REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
-ASYNC = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+from tests.sdk.group_records import ASYNC, REPLAY, ended, opened, states
 
 POLICIES: dict[str, tuple[dict[str, Any], Callable[[int], bool]]] = {
     "any": ({"fail": "any"}, lambda ok: ok == 3),
@@ -31,18 +28,6 @@ POLICIES: dict[str, tuple[dict[str, Any], Callable[[int], bool]]] = {
     "quorum": ({"quorum": 2}, lambda ok: ok >= 2),
 }
 """Options of a group of three, and whether it succeeds with that many of its branches."""
-
-
-def opened(run: TestRun) -> list[GroupOpened]:
-    return [group for entry in run.journal if isinstance(entry, Planned) for group in entry.plan.groups]
-
-
-def ended(run: TestRun) -> list[GroupEnded]:
-    return [group for entry in run.journal if isinstance(entry, Planned) for group in entry.plan.groups_ended]
-
-
-def states(run: TestRun) -> dict[str, StepStateView]:
-    return {step.path: step.state for step in run.record.steps}
 
 
 def member(index: int, ok: bool) -> str:

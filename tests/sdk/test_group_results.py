@@ -19,9 +19,7 @@ from stepwire.errors import GroupFailed, StepError
 from stepwire.results import BranchResult, GroupResult, StepResult
 from stepwire.testing import TestRun
 from tests.sdk.gates import Gates, until
-
-REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
-ASYNC = pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+from tests.sdk.group_records import ASYNC, REPLAY
 
 
 def fixed(retries: int, delay: float) -> stepwire.Retry:
@@ -285,15 +283,15 @@ def test_what_a_loser_had_planned_and_nobody_was_told_is_not_in_its_result(repla
     assert asyncio.run(main()) == [["", "cancelled", 0], ["", "completed", 0]]
 
 
-@pytest.mark.parametrize("fail", ["any", "never"])
-def test_results_cost_no_more_than_the_width(fail: Any) -> None:
-    """Calls of the interpreter per branch do not grow with the width."""
+@pytest.mark.parametrize("options", [{}, {"fail": "never"}, {"cancel_siblings": True}], ids=str)
+def test_verdict_and_results_cost_no_more_than_the_width(options: Any) -> None:
+    """Lines that run per branch do not grow with the width."""
 
     def calls(width: int) -> int:
         counted: Counter[str] = Counter()
 
         async def flow(ctx: stepwire.Context) -> None:
-            await ctx.group.map("s{i}", abs, range(width), fail=fail)
+            await ctx.group.map("s{i}", abs, range(width), **options)
 
         host = stepwire.Host("results")
         with Profiled(counted):
@@ -310,7 +308,13 @@ class Profiled:
         self._counted = counted
 
     def __enter__(self) -> None:
-        names = ("_runtime/group.py", "_runtime/report.py", "_runtime/tally.py", "_runtime/scope.py")
+        names = (
+            "protocol/verdict.py",
+            "_runtime/group.py",
+            "_runtime/report.py",
+            "_runtime/tally.py",
+            "_runtime/scope.py",
+        )
 
         def trace(frame: Any, event: str, arg: object) -> Callable[..., Any] | None:
             if not frame.f_code.co_filename.endswith(names):

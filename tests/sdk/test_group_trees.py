@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from stepwire.results import GroupResult
 from stepwire.testing import TestRun
 from stepwire_engine.core.entries import Planned
 
-EXAMPLES = 40
+EXAMPLES = 25
 DEPTH_MAX = 3
 
 
@@ -276,6 +277,7 @@ async def record_of(program: Group, mode: ParallelMode, *, is_async: bool, repla
     return record(run)
 
 
+@pytest.mark.timeout(90)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(programs(), st.sampled_from(ParallelMode))
 def test_live_replayed_and_as_threads_they_leave_one_record(program: Group, mode: ParallelMode) -> None:

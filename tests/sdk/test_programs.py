@@ -80,7 +80,7 @@ def test_sync_flows_agree(seed: int) -> None:
             testing.environment(interpreter.host) as live,
             testing.environment(interpreter.host, replay=True) as replayed,
         ):
-            for _ in range(25):
+            for _ in range(12):
                 program = random_program(rng)
                 for mode in ParallelMode:
                     as_tasks = await check(live, interpreter, program, mode)
@@ -103,7 +103,7 @@ branch_programs = st.recursive(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(program=branch_programs, mode=st.sampled_from(list(ParallelMode)), order=st.integers(0, 2**32))
 def test_any_program(program: Program, mode: ParallelMode, order: int) -> None:
     interpreter = Interpreter(random.Random(order))

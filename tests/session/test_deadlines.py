@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import CancelReason, FlowOptions
+import pytest
+
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.frames import BodyFailed, CancelReason, FlowOptions
 from stepwire.protocol.plan import (
     BranchEnded,
     BranchOutcome,
     FailPolicy,
     GroupEnded,
     GroupOpened,
+    ParallelMode,
     RetryPolicy,
+    Sleep,
     StepKind,
+    StepPlanned,
     Undo,
     Verdict,
 )
-from tests.session.desk import Desk, Host, running, task
+from tests.session.desk import Desk, Host, advances, running, task
 
 
 def test_a_step_that_is_late_fails_at_its_deadline_whatever_its_attempt_does() -> None:
@@ -176,3 +181,130 @@ def test_a_branch_that_does_not_answer_keeps_a_late_group_open_no_longer_than_th
     assert [o.path for r in host.releases() for o in r.outcomes] == ["g/[0]/a"]
     desk.pass_time(desk.config.timeout_grace + 0.5)
     assert [o.path for r in host.releases() for o in r.outcomes] == ["g"]
+
+
+def test_steps_that_are_late_at_the_same_moment_fail_in_one_row_and_one_release() -> None:
+    desk, host = running()
+    late = [task(f"g/[{i}]/s", deadline=5.0) for i in range(50)]
+    host.plan(*late, groups=(GroupOpened("g", 50, ParallelMode.RACE),))
+    desk.settle()
+    host.take()
+    rows = len(desk.rows.journal(1))
+    desk.jump(6.0)
+    assert len(desk.rows.journal(1)) == rows + 1
+    (release,) = host.releases()
+    assert [o.path for o in release.outcomes] == [step.path for step in late]
+
+
+def test_the_deadline_of_a_step_holds_while_its_run_is_paused_and_while_it_waits_for_a_place_or_a_host() -> None:
+    desk, host = running()
+    host.plan(
+        *(StepPlanned(f"g/[{i}]/s", StepKind.TASK, "nobody", deadline=5.0) for i in range(2)),
+        groups=(GroupOpened("g", 2, ParallelMode.RACE, limit=1),),
+    )
+    desk.settle()
+    host.session.fail_body("r", BodyFailed(host.seqs["r"][0], Failure(ErrorCode.BODY_STALLED, "BodyStalled", "no")))
+    desk.settle()
+    assert desk.run_state() == "PAUSED"
+    desk.pass_time(6.0)
+    assert desk.run_state() == "PAUSED" and desk.kinds.count("AttemptEnded") == 2
+    assert desk.core.runs["r"].groups["g"].executing == 0
+    desk.core.resume_run("go", "r", desk.now)
+    desk.settle()
+    (advance,) = [a for a in advances(host.take()) if a.start is not None]
+    assert [type(entry).__name__ for entry in advance.entries] == ["Plan", "Release"]
+
+
+@pytest.mark.parametrize("state", ["PENDING", "PAUSED"])
+def test_a_run_that_is_late_fails_also_if_nobody_works_on_it(state: str) -> None:
+    desk, host = limited_run()
+    host.plan(task("done", undo=Undo(StepKind.TASK, "work")))
+    desk.settle()
+    if state == "PAUSED":
+        host.ok("done")
+        failed = BodyFailed(host.seqs["r"][0], Failure(ErrorCode.BODY_STALLED, "BodyStalled", "no"))
+        host.session.fail_body("r", failed)
+        desk.settle()
+        assert desk.run_state() == "PAUSED"
+        desk.pass_time(11.0)
+        host.ok("done#undo")
+        desk.settle()
+        assert desk.run_state() == "FAILED"
+        return
+    host.cut()
+    desk.pass_time(4.0)
+    desk.start("late")
+    desk.settle()
+    assert desk.run_state("late") == "PENDING"
+    desk.pass_time(11.0)
+    assert desk.run_state("late") == "FAILED"
+
+
+def test_a_group_whose_branch_lost_is_not_released_at_its_deadline() -> None:
+    desk, host = running()
+    host.plan(
+        task("r/[0]/a"),
+        task("r/[1]/in/[0]/b"),
+        groups=(
+            GroupOpened("r", 2, ParallelMode.RACE, FailPolicy.ALL, cancel_siblings=True),
+            GroupOpened("r/[1]/in", 1, deadline=5.0),
+        ),
+    )
+    desk.settle()
+    host.ok("r/[0]/a")
+    desk.settle()
+    host.plan(
+        branches_ended=(BranchEnded("r/[0]", BranchOutcome.OK),),
+        groups_ended=(GroupEnded("r", Verdict.OK, 1, (1,)),),
+    )
+    desk.settle()
+    host.take()
+    desk.pass_time(10.0)
+    assert "GroupExpired" not in desk.kinds and host.releases() == []
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_group_that_its_body_ended_while_its_deadline_passed_ends_as_the_body_says(committed: bool) -> None:
+    """The host decided without knowing of the deadline; the plan crosses the release."""
+    desk, host = grouped(FailPolicy.ALL)
+    for path in ("g/[0]/a", "g/[1]/b"):
+        host.ok(path)
+    desk.settle()
+    desk.held = not committed
+    desk.jump(6.0)
+    host.plan(
+        branches_ended=(BranchEnded("g/[0]", BranchOutcome.FAILED), BranchEnded("g/[1]", BranchOutcome.OK)),
+        groups_ended=(GroupEnded("g", Verdict.OK),),
+    )
+    desk.settle()
+    desk.held = False
+    desk.settle()
+    assert "GroupExpired" in desk.kinds
+    assert desk.run_state() == "RUNNING" and desk.core.runs["r"].groups["g"].ended is not None
+    host.end()
+    desk.settle()
+    assert desk.run_state() == "SUCCEEDED"
+
+
+def test_the_deadline_of_a_group_whose_branch_lost_does_not_keep_its_run_in_memory() -> None:
+    desk, host = running()
+    host.plan(
+        task("r/[0]/a"),
+        task("r/[1]/in/[0]/b"),
+        groups=(
+            GroupOpened("r", 2, ParallelMode.RACE, FailPolicy.ALL, cancel_siblings=True),
+            GroupOpened("r/[1]/in", 1, deadline=5.0),
+        ),
+    )
+    desk.settle()
+    host.ok("r/[0]/a")
+    desk.settle()
+    host.plan(
+        StepPlanned("nap", StepKind.SLEEP, spec=Sleep(600.0)),
+        branches_ended=(BranchEnded("r/[0]", BranchOutcome.OK),),
+        groups_ended=(GroupEnded("r", Verdict.OK, 1, (1,)),),
+    )
+    host.failed("r/[1]/in/[0]/b", code=ErrorCode.CANCELLED)
+    desk.settle()
+    desk.pass_time(40.0)
+    assert desk.run_state() == "WAITING"

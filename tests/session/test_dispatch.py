@@ -291,3 +291,24 @@ def test_a_run_that_ended_leaves_nothing_behind() -> None:
     assert (books.runs, books.keys, books.broken, books.last_commit) == ({}, {}, {}, {})
     assert (session.leases, session.bodies, list(session.closures), session.resumed_bodies) == ({}, {}, [], {})
     assert (host.session.attempts, host.session.bodies, host.session.unacked) == (0, 0, 0)
+
+
+def test_steps_that_nobody_wants_any_more_do_not_wait_for_a_host_for_ever() -> None:
+    """Nobody serves them, so nobody ever looks at the queue; behind the first one they would stay in memory."""
+    desk = Desk()
+    host = desk.host()
+    for number in range(20):
+        run_id = f"r{number}"
+        desk.start(run_id)
+        desk.settle()
+        host.plan(StepPlanned("s", StepKind.TASK, "nobody"), run_id=run_id)
+        desk.settle()
+    queue = desk.core._dispatcher._tasks
+    assert len(queue["nobody"]) == 20
+    for number in range(1, 20):
+        desk.core.cancel_run(number, f"r{number}", None, desk.now)
+        desk.settle()
+    assert len(queue["nobody"]) <= 2
+    desk.core.cancel_run(0, "r0", None, desk.now)
+    desk.settle()
+    assert queue == {}

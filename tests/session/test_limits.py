@@ -1,4 +1,4 @@
-"""Limits of groups: how many attempts execute at once, nested groups included, in order of planning (MISSION S13, O11)."""
+"""Limits of groups: how many attempts execute at once, nested groups included, by order of planning (MISSION S13)."""
 
 from __future__ import annotations
 

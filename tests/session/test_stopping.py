@@ -1,16 +1,12 @@
-"""Runs that stop: what their attempts get, what happens if the engine dies or a commit is refused meanwhile (MISSION S8, S20)."""
+"""Runs that stop: the time of their attempts, engines that die and commits that are refused meanwhile (MISSION S8)."""
 
 from __future__ import annotations
 
-import pytest
-
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import BodyFailed, CancelReason, FlowOptions, Purpose
-from stepwire.protocol.payload import Payload
+from stepwire.protocol.frames import FlowOptions, Purpose, RejectReason
 from stepwire.protocol.plan import BodyEnded, RetryPolicy, Sleep, StepKind, StepPlanned, Undo
 from stepwire_engine.core.books import Now
 from stepwire_engine.core.entries import AttemptEnded
-from stepwire_engine.core.liveness import Liveness
 from tests.session.desk import REFUSED, Desk, Host, advances, running, task
 
 BROKEN = Failure(ErrorCode.USER_ERROR, "ValueError", "broken", retryable=Retryable.NO)
@@ -176,7 +172,7 @@ def test_no_body_is_entered_to_be_undone_before_the_cancellation_is_durable() ->
     assert advance.purpose is Purpose.UNDO
 
 
-def test_a_body_that_is_being_read_when_the_run_is_cancelled_is_not_entered_to_be_undone_before_that_is_durable() -> None:
+def test_a_body_that_is_being_read_when_its_run_is_cancelled_is_not_entered_for_undo_before_that_is_durable() -> None:
     desk, host = running()
     host.plan(StepPlanned("a", started=True, undo=BY_CLOSURE), start=("a",))
     host.ok("a")
@@ -350,3 +346,25 @@ def test_a_run_whose_refused_row_had_no_entries_is_read_again_although_its_next_
     desk.settle()
     assert desk.run_state() == "CANCELLED"
     assert desk.core._books.broken == {}
+
+
+def test_a_host_that_dropped_a_kept_body_enters_it_again_for_its_undos() -> None:
+    desk, host = running()
+    host.plan(StepPlanned("a", started=True, undo=BY_CLOSURE), start=("a",))
+    host.ok("a")
+    desk.settle()
+    host.take()
+    host.plan(body_ended=BodyEnded(None, BROKEN))
+    desk.settle()
+    (execute,) = host.executes()
+    fence = host.seqs["r"][0]
+    host.session._evict("r", fence)
+    host.session.reject("r", execute, RejectReason.NO_BODY)
+    desk.settle()
+    sections = host.take()
+    (advance,) = advances(sections)
+    assert advance.purpose is Purpose.UNDO and advance.fence > fence
+    assert [e.path for s in sections for e in s.executes] == ["a#undo"]
+    host.ok("a#undo")
+    desk.settle()
+    assert desk.run_state() == "FAILED" and host.session.bodies == 0

@@ -60,7 +60,6 @@ class Execution:
         self.stop: CancelReason | None = None
         self.ended: float | None = None
         self.completed = False
-        self.acked = False
 
 
 class Link:
@@ -101,7 +100,8 @@ class SimHost:
         unacked = self._unacked_results()
         sections = self.session.receive(frame, self.world.now)
         for execution in unacked - self._unacked_results():
-            execution.acked = True
+            if execution.completed:
+                self.world.truth.acked.add((execution.run_id, execution.path))
         for section in sections:
             self._section(section)
         self.flush()
@@ -131,12 +131,11 @@ class SimHost:
             if body is not None:
                 self._drop(run_id, body)
             flow = self.world.flows[advance.start.flow]
-            self.world.body_entries[run_id] += 1
             entered = ProgramBody(
                 flow, advance, self.world.rng, lambda then: self._think(run_id, entered, then), self.world.note
             )
             body = self.bodies[run_id] = entered
-            self.world.note_entered(advance)
+            self.world.note_entered(self, run_id, advance)
         elif body is None:
             self.session.give_back(run_id, advance.fence)
             return
@@ -348,6 +347,7 @@ class SimHost:
     def fail_body(self, run_id: str) -> None:
         """The body stalls."""
         body = self.bodies[run_id]
+        self._submit_plans(run_id, body)  # What it has begun must not be forgotten with it.
         failure = Failure(ErrorCode.BODY_STALLED, "BodyStalled", "stalled", retryable=Retryable.NO)
         for execute in [e for e in self.waiting.get(run_id, {}).values() if e.undo is not None]:
             self._take_waiting(run_id, execute.path)

@@ -309,7 +309,7 @@ class Author:
 
     def _deadline(self, chance: float) -> float | None:
         rng = self._rng
-        return rng.choice([0.05, 0.4, 2.0]) if self._failures and rng.random() < chance else None
+        return rng.choice([0.05, 0.2, 0.2, 2.0]) if self._failures and rng.random() < chance else None
 
     def _sleep(self) -> Op:
         rng = self._rng

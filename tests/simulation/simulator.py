@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -89,6 +89,8 @@ class World:
         self.config = msgspec.structs.replace(CONFIG, live_idle=live_idle, runs_in_memory_max=room)
         self.reached: Counter[str] = Counter()
         self.body_entries: Counter[str] = Counter()
+        self._entered: defaultdict[str, set[str]] = defaultdict(set)
+        """Instances that had the body of a run."""
         self.flows = Author(self.rng, frozenset(features)).flows(runs)
         self.truth = Truth(self.flows, self.config.stop_grace, self.note)
         self.store = MemoryStore(notify=lambda then: then())
@@ -406,10 +408,14 @@ class World:
     def execution_of(self, host: SimHost, run_id: str, result: Result) -> Execution | None:
         return self._executions.get((host.instance, run_id, result.path, result.attempt))
 
-    def note_entered(self, advance: Advance) -> None:
+    def note_entered(self, host: SimHost, run_id: str, advance: Advance) -> None:
         """A host enters a body."""
         if advance.purpose is Purpose.UNDO:
             self.note("undo by replay")
+            if host.instance not in self._entered[run_id]:
+                self.note("undo by replay on another host")
+        self.body_entries[run_id] += 1
+        self._entered[run_id].add(host.instance)
 
     # ---- faults
 

@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from stepwire.protocol import paths
-from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import CancelReason, EngineSection, Execute
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core.books import Commit
@@ -26,7 +25,7 @@ from stepwire_engine.core.entries import (
     RunStopping,
     UndoPlanned,
 )
-from stepwire_engine.core.units import EventMatched, EventRecord, InboxRow, Receipt, StartRun
+from stepwire_engine.core.units import EventMatched, EventRecord, InboxRow, Receipt
 from tests.simulation.hosts import Execution
 from tests.simulation.programs import GroupOp, Op, SimFlow, places
 
@@ -53,7 +52,7 @@ class RunFacts:
         self.stopping: RunStopping | None = None
         self.undo_order: tuple[str, ...] | None = None
         self.undo_generation = 0
-        self.body_failed = False
+        self.body_ended = False
         self.ended: RunEnded | None = None
         self.pauses: list[RunPaused] = []
         self.dormant = False
@@ -81,6 +80,8 @@ class Truth:
         self.delivered: set[int] = set()
         self.inbox: dict[int, InboxRow] = {}
         self.executions: list[Execution] = []
+        self.acked: set[tuple[str, str]] = set()
+        """Run and path of successes that some host was told are settled."""
         self.running: dict[str, list[Execution]] = defaultdict(list)
         self.flows_stored_at: float | None = None
         self._index = 0
@@ -131,8 +132,7 @@ class Truth:
             case Planned(plan=plan):
                 assert facts.stopping is None, "a plan of a stopping run"
                 facts.planned_at.update(dict.fromkeys([step.path for step in plan.steps], self._index))
-                if plan.body_ended is not None and plan.body_ended.failure is not None:
-                    facts.body_failed = True
+                facts.body_ended = plan.body_ended is not None
             case AttemptEnded(retry_at_ms=None):
                 assert entry.path not in facts.over, f"{entry.path} has two outcomes"
                 facts.over.add(entry.path)
@@ -181,7 +181,7 @@ class Truth:
         if not started:
             assert facts is not None, where
             assert execution.path not in facts.outputs, f"{where}: its success is durable"
-        assert not self._acked(execution), f"{where}: its success was acked"
+            assert (execution.run_id, execution.path) not in self.acked, f"{where}: its success was acked"
         others = [e for e in self.running[execution.run_id] if e.known and execution.known]
         same = [e for e in others if e.path == execution.path]
         assert not same, f"{where}: attempt {same[0].attempt} is still executing on {same[0].host.instance}"
@@ -195,11 +195,6 @@ class Truth:
             self._check_limits(execution, others, where)
         self.executions.append(execution)
         self.running[execution.run_id].append(execution)
-
-    def _acked(self, execution: Execution) -> bool:
-        """Whether this host was told that this step is done."""
-        same = [e for e in self.executions if e.host is execution.host and e.run_id == execution.run_id]
-        return any(e.path == execution.path and e.completed and e.acked for e in same)
 
     def _begins_undo(
         self, facts: RunFacts, execution: Execution, execute: Execute, others: list[Execution], where: str
@@ -249,10 +244,3 @@ class Truth:
         assert not forward, f"{section.run_id} is stopping, yet {forward} are given out"
         cancelled = any(cancel.reason is CancelReason.RUN_CANCELLED for cancel in section.cancels)
         return bool(section.evict or cancelled or section.executes)
-
-
-def is_child_start(row: InboxRow) -> bool:
-    return isinstance(row.fact, StartRun) and row.fact.parent is not None
-
-
-__all__ = ("ErrorCode", "RunFacts", "Truth", "is_child_start")

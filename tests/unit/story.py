@@ -112,7 +112,7 @@ class Story:
         elif what in self.run.groups:
             deadlines.expire_group(turn, self.run.groups[what])
         else:
-            deadlines.expire_step(turn, self.run.steps[what])
+            deadlines.expire_steps(turn, [self.run.steps[what]])
         settle(turn)
         self._commit(turn)
 

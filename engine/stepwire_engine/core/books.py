@@ -13,7 +13,7 @@ from stepwire.protocol.frames import Fault, FlowOptions
 from stepwire.protocol.plan import Fence
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
-from stepwire_engine.core.deadlines import group_due_ms, step_due_ms
+from stepwire_engine.core.deadlines import group_due_ms, is_settled, step_due_ms
 from stepwire_engine.core.model import Group, Lease, Run, Step
 from stepwire_engine.core.reads import Read
 from stepwire_engine.core.sessions import AckTicket, Session
@@ -128,8 +128,7 @@ def _awaited(what: Timed) -> bool:
         case Step():
             return _open(what)
         case Group():
-            over = what.ended is not None or what.expired
-            return not (over or what.run.broken or what.run.state.terminal)
+            return not is_settled(what) and _goes_on(what.run)
         case StopGrace(run):
             return run.stop_waits and _goes_on(run)
         case Run():

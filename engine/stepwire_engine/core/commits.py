@@ -44,6 +44,7 @@ class Commits:
             last = self.last(run)
             if last is not None and last.turn is not None:
                 last.turn.planned.extend(turn.planned)
+                last.turn.stopping = last.turn.stopping or turn.stopping
             else:
                 self._perform(turn)
             return None
@@ -114,11 +115,12 @@ class Commits:
                 run.committed_seq += 1
             if run.committed_seq == 1 and commit.unit.entries:
                 self._books.counters.runs_started[run.flow] += 1
-                if run.deadline is not None:
-                    arm_deadline(self._books, run)
+                arm_deadline(self._books, run)
             if not run.in_flight:
                 self._books.last_commit.pop(run.number, None)
             self._books.changed.add(run.run_id)
+            if run.waking and not run.broken:
+                self._liveness.awake(run)
             self._perform(commit.turn)
             if not run.in_flight and self._books.broken.get(run.run_id) is run:
                 self._books.loads.append(run)  # Quarantined, or a row before this one was refused.

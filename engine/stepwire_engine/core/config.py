@@ -22,7 +22,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         reconnect_grace: From the end of a stream, or from silence, until the session is lost.
         silence_timeout: Without a frame for this long a session counts as silent.
         adoption_grace: After a restart, how long hosts may take to resume.
-        timeout_grace: How long after an attempt's timeout the engine tells the host to stop it.
+        timeout_grace: How long after an attempt's timeout the engine tells the host to stop it, and how long the
+            branches of a late group may take to answer its last wave.
         stop_grace: How long the attempts of a stopping run may take to stop before its compensation begins.
         live_idle: How long a run that only waits stays in memory; timers due sooner keep it there.
         runs_in_memory_max: While so many runs are in memory, events start none and no dormant run is woken by time.

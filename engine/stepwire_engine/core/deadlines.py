@@ -6,6 +6,8 @@ theirs to check as well: nobody disarms a timer.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.plan import Sleep, WaitEvent
@@ -35,16 +37,25 @@ def goes_on_ms(step: Step) -> int | None:
             return None
 
 
+def is_settled(group: Group) -> bool:
+    """Whether its deadline means nothing any more: it has ended, its body is told, or its own branch has ended."""
+    return group.ended is not None or group.expired or group.scope.ended
+
+
 def group_due_ms(group: Group) -> int | None:
-    """When the group must have ended, in milliseconds since the Unix epoch."""
+    """When the group must have ended, in milliseconds since the Unix epoch; None: that is settled."""
     deadline = group.opened.deadline
-    return None if deadline is None else group.opened_ms + round(deadline * 1000)
+    return None if deadline is None or is_settled(group) else group.opened_ms + round(deadline * 1000)
 
 
-def expire_step(turn: Turn, step: Step) -> None:
-    """The total deadline of a step passed: that is its outcome, whatever its attempt still does."""
-    if step.state.final or turn.run.stopping is not None:
-        return
+def expire_steps(turn: Turn, steps: Iterable[Step]) -> None:
+    """The total deadline of these steps passed: that is their outcome, whatever their attempts still do."""
+    for step in steps:
+        if not step.state.final and turn.run.stopping is None:
+            _expire_step(turn, step)
+
+
+def _expire_step(turn: Turn, step: Step) -> None:
     particulars = step.particulars
     assert particulars is not None and particulars.deadline is not None
     message = f"step {step.path!r} was not finished within its deadline of {particulars.deadline:g} s"
@@ -62,8 +73,7 @@ def expire_group(turn: Turn, group: Group) -> None:
     when their branches have answered, or at the next call.
     """
     run = turn.run
-    over = group.ended is not None or group.expired or group.scope.ended
-    if over or run.stopping is not None or run.body_ended is not None:
+    if is_settled(group) or run.stopping is not None or run.body_ended is not None:
         return
     if group.finished and not group.closing:
         group.closing = True

@@ -214,6 +214,9 @@ class Delivery:
             if event.due_ms > self._books.now.unix_ms:
                 self._note_future(event)
                 return
+            lane = self._lanes.get(event.name)
+            if lane is None or event.number not in lane.numbers:
+                self._wanted = True  # It became due after the store was asked for those that are.
         if len(events) >= read.limit:
             self._looks_ahead = self._wanted = True  # More became due than was known.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from heapq import heappop, heappush
 from typing import Protocol
 
 from stepwire.protocol.frames import (
@@ -25,6 +24,7 @@ from stepwire.protocol.frames import (
 from stepwire.protocol.payload import NULL
 from stepwire.protocol.plan import Call, Plan, StepKind
 from stepwire_engine.core import ending
+from stepwire_engine.core.admission import Admission
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.deadlines import group_timeout
 from stepwire_engine.core.entries import Released, RunState
@@ -48,7 +48,9 @@ class Dispatcher:
 
     Attributes:
         performer: Takes the steps that no host executes.
+        admission: Keeps steps within the limits of their groups.
         _forgotten: Runs in the queue of a flow's bodies that left memory.
+        _unwanted: Steps in the queue of a name that nobody waits for.
     """
 
     performer: Performer
@@ -58,6 +60,8 @@ class Dispatcher:
         self._tasks: dict[str, deque[Step]] = {}
         self._bodies: dict[str, deque[Run]] = {}
         self._forgotten: Counter[str] = Counter()
+        self._unwanted: Counter[str] = Counter()
+        self.admission = Admission(self.enqueue)
 
     # ---- bodies
 
@@ -179,13 +183,13 @@ class Dispatcher:
         elif step.kind in PERFORMED:
             self.performer.arm(step)
         elif not self._due(step):
-            self.retire(step)
+            self.admission.retire(step)
             self._arm(step)
         elif step.undo_of is not None and not self._undo_ready(step):
             return
         elif step.kind is StepKind.RUN and not self._body_ready(run):
             return
-        elif step.scope.limits and not step.admitted and not self._admit(step):
+        elif not self.admission.admit(step):
             return
         elif step.kind is not StepKind.RUN:
             step.queued = True
@@ -218,43 +222,27 @@ class Dispatcher:
             return False
         return True
 
-    # ---- limits of groups
-
-    def _admit(self, step: Step) -> bool:
-        """Take a place in every group with a limit around the step, or wait in the first that has none."""
-        if step.waits_for_group or step.run.uncertain:
-            return False  # While hosts are awaited nobody knows how many places are taken.
-        limits = step.scope.limits
-        for group in limits:
-            if group.executing >= group.opened.limit:
-                heappush(group.waiting, (step.order, step))
-                step.waits_for_group = True
-                return False
-        for group in limits:
-            group.executing += 1
-        step.admitted = True
-        return True
-
-    def retire(self, step: Step) -> None:
-        """The step executes no more: its places go to those that wait for them, in order of planning."""
-        if not step.admitted:
-            return
-        step.admitted = False
-        for group in step.scope.limits:
-            group.executing -= 1
-        for group in step.scope.limits:
-            while group.waiting and group.executing < group.opened.limit:
-                _, waiting = heappop(group.waiting)
-                waiting.waits_for_group = False
-                self.enqueue(waiting)
-
     def let_go(self, steps: Iterable[Step], cancelled: Iterable[tuple[Lease, CancelReason]]) -> None:
         """Nobody waits for these steps any more: their hosts are told, their places are free once they have stopped."""
         for lease, reason in cancelled:
             self.cancel(lease, reason)
         for step in steps:
+            if step.queued:
+                self._unqueue(step)
             if step.lease is None:
-                self.retire(step)
+                self.admission.retire(step)
+
+    def _unqueue(self, step: Step) -> None:
+        """Steps that nobody may ever ask for must not stay in memory until somebody does."""
+        step.queued = False
+        queue = self._tasks.get(step.name)
+        if step.kind is StepKind.RUN or queue is None:
+            return
+        self._unwanted[step.name] += 1
+        if 2 * self._unwanted[step.name] > len(queue):
+            self._unwanted[step.name] = 0
+            self._tasks[step.name] = deque([waiting for waiting in queue if waiting.queued])
+            self.pump_tasks(step.name)
 
     def retire_freed(self) -> None:
         """Look at every step that lost its lease since the last look."""
@@ -262,14 +250,7 @@ class Dispatcher:
         while freed:
             step = freed.pop()
             if step.lease is None and not step.queued:
-                self.retire(step)
-
-    def count(self, step: Step) -> None:
-        """A host executes this step without having been told to: it takes its places, free or not."""
-        if step.scope.limits and not step.admitted:
-            step.admitted = True
-            for group in step.scope.limits:
-                group.executing += 1
+                self.admission.retire(step)
 
     def enqueue_closures(self, run: Run) -> None:
         """The run's body is live: its open closures can be executed."""

@@ -42,7 +42,7 @@ class Waking:
     def __init__(self, record: RunRecord) -> None:
         self.run = Run(record.number)
         self.run.run_id = record.run_id
-        self.run.broken = True
+        self.run.broken = self.run.waking = True
         self.facts: list[int] = []
         self.cancels: list[tuple[object, bool | None]] = []
         self.enter = False
@@ -102,7 +102,7 @@ class Dormancy:
     def _wake_of(self, run: Run) -> int | None:
         """When the run goes on by itself."""
         due = [run.deadline_ms]
-        due.extend([deadlines.group_due_ms(g) for g in run.groups.values() if g.ended is None and not g.expired])
+        due.extend([deadlines.group_due_ms(g) for g in run.groups.values()])
         for step in run.open_steps():
             due.append(deadlines.step_due_ms(step))
             due.append(deadlines.goes_on_ms(step))
@@ -235,7 +235,7 @@ class Dormancy:
         asked = self._asked_for.pop(read.run_id)
         if read.run_id in self._books.runs:
             self._cancel(read.run_id, asked)
-        elif record is not None and record.state is RunState.WAITING:
+        elif record is not None and record.state is RunState.WAITING and read.run_id not in self._books.broken:
             waking = self.wake(record)
             waking.cancels.extend(asked.cancels)
             waking.enter = waking.enter or asked.enter
@@ -256,7 +256,6 @@ class Dormancy:
         """A run was read. If it was dormant, its body has nothing to do before the next release."""
         waking = self._waking.get(run.number)
         if waking is not None:
-            run.recorded = RunState.WAITING
             run.asleep = not waking.enter and waits(run)
 
     def awake(self, run: Run) -> Iterable[int]:
@@ -270,7 +269,7 @@ class Dormancy:
 
     def on_record(self, run: Run) -> None:
         """Everything that the run was woken for was decided: unless that is on record, that it is awake is."""
-        if run.recorded is RunState.WAITING and not run.in_flight:
+        if run.waking and not run.in_flight:
             turn = Turn(run, self._books.now.unix_ms)
             turn.wakes = True
             self._decisions.queue(turn, None)

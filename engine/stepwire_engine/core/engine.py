@@ -8,30 +8,29 @@ or host may rely on leaves before its commit: effects are performed in `committe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, FlowOptions, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
-from stepwire_engine.core import deadlines, ending, machine
-from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, StopGrace, Timed, arm_deadline
+from stepwire_engine.core import deadlines, ending
+from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, StopGrace
 from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
-from stepwire_engine.core.entries import Entry, RunState
-from stepwire_engine.core.fold import rebuild
+from stepwire_engine.core.entries import Entry
 from stepwire_engine.core.greeting import hello_refusal
 from stepwire_engine.core.intake import Intake
+from stepwire_engine.core.journals import Journals
 from stepwire_engine.core.liveness import Liveness
 from stepwire_engine.core.model import PERFORMED, Group, Lease, Run, Step
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.reads import Read
 from stepwire_engine.core.requests import Requests
 from stepwire_engine.core.sessions import AckTicket, Session
-from stepwire_engine.core.snapshot import body_entries
-from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.units import EventRecord, InboxRow, Receipt, SessionRecord, Unit, UnitOutcome
 
 
@@ -55,6 +54,7 @@ class EngineCore:
         self._liveness = Liveness(self._books, self._dispatcher, self._decisions)
         self._intake = Intake(self._books, self._dispatcher, self._performed)
         self._commits = Commits(self._books, self._dispatcher, self._liveness, self._performed)
+        self._journals = Journals(self._books, self._dispatcher, self._liveness, self._performed, self._commits)
         self._decisions.queue = self._commits.queue
         self._decisions.quarantine = self._commits.quarantine
 
@@ -118,27 +118,10 @@ class EngineCore:
             instances.append(record.instance_id)
             self._books.known_flows.update(record.flows)
         for number, rows in runs:
-            run = rebuild(number, rows)
-            run.uncertain = True
-            self._books.add(run)
-            self._arm_deadlines(run)
-            for step in run.open_steps():
-                # A retry that is not due yet was not dispatched by anybody.
-                dispatched = step.retry_at_ms is None or step.retry_at_ms <= now.unix_ms
-                step.uncertain = dispatched and step.kind not in PERFORMED
-                self._dispatcher.enqueue(step)
+            self._journals.take_over(number, rows)
         self._performed.recover(inbox)
         self._liveness.await_instances(instances, now.mono)
         self._liveness.end_adoption()
-
-    def _arm_deadlines(self, run: Run) -> None:
-        """A run that was read again: nothing of it has a timer yet."""
-        arm_deadline(self._books, run)
-        for group in run.groups.values():
-            if group.ended is None and not group.expired:
-                arm_deadline(self._books, group)
-        for step in run.open_steps():
-            arm_deadline(self._books, step)
 
     # ---- sessions
 
@@ -271,13 +254,19 @@ class EngineCore:
         self._books.now = now
         for session in self._liveness.silent():
             self._lose(session, "silence" if session.connected else "stream_end")
+        late: dict[Run, list[Step]] = {}
         for due in self._books.timers.pop_due(now.mono):
-            self._due(due)
+            if isinstance(due, Deadline):
+                late.setdefault(due.step.run, []).append(due.step)
+            else:
+                self._due(due)
+        for run, steps in late.items():
+            self._decisions.alone(run, partial(deadlines.expire_steps, steps=steps))
         self._performed.tick()
         self._liveness.end_adoption()
         self._dispatcher.retire_freed()
 
-    def _due(self, due: Timed) -> None:
+    def _due(self, due: Step | Lease | StopGrace | Group | Run) -> None:
         match due:
             case Lease():
                 if due.step.lease is due:
@@ -288,8 +277,6 @@ class EngineCore:
                     self._performed.due(due)
                 else:
                     self._dispatcher.enqueue(due)
-            case Deadline():
-                self._decisions.alone(due.step.run, lambda turn: deadlines.expire_step(turn, due.step))
             case Group():
                 self._decisions.alone(due.run, lambda turn: deadlines.expire_group(turn, due))
             case StopGrace():
@@ -334,40 +321,7 @@ class EngineCore:
     def journal_loaded(self, run: Run, rows: Sequence[Iterable[Entry]], now: Now) -> None:
         """The committed rows of a run: for a snapshot, for a resumed body, or after a refused commit."""
         self._books.now = now
-        if run.broken:
-            if run.gone or len(rows) < run.committed_seq:
-                return  # Asked for before it left memory; what it is to be read again for is another answer.
-            run.gone = True
-            self._books.broken.pop(run.run_id, None)
-            fresh = rebuild(run.number, rows)
-            self._books.changed.add(fresh.run_id)
-            if fresh.state.terminal:
-                self._performed.gone(fresh)
-                return
-            fresh.recorded = None  # What the store has on record may be older, or newer, than the journal's end.
-            self._books.add(fresh)
-            self._arm_deadlines(fresh)
-            self._performed.read_again(fresh)
-            if run.quarantine is not None and fresh.state is not RunState.PAUSED:
-                turn = Turn(fresh, now.unix_ms)
-                machine.pause(turn, run.quarantine)
-                self._commits.queue(turn, None)
-            else:
-                self._liveness.reclaim(fresh, run.awaited)
-            self._performed.back(fresh)
-            return
-        body = run.body
-        if body is None or body.ready or run.run_id not in self._books.runs:
-            return
-        if len(rows) < run.committed_seq:
-            self._books.loads.append(run)
-            return
-        session = self._books.sessions[body.session_id]
-        resumed = session.resumed_bodies.pop(run.number, None)
-        if resumed is None:
-            self._dispatcher.enter_body(run, body, body_entries(rows), hold=True)
-        else:
-            self._dispatcher.catch_up(run, body, body_entries(rows, after_release=resumed))
+        self._journals.loaded(run, rows)
 
     def take_reads(self) -> list[Read]:
         """Questions for the store; each is answered with `read_done`."""

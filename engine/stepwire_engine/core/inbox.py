@@ -294,13 +294,13 @@ class Inbox:
         """Wake the run if it is dormant. True: there is no such run any more, so that the fact is moot."""
         if record is None or record.state.terminal:
             return True
-        if record.state is RunState.WAITING:
+        if record.run_id in self._books.broken:
+            self._held.setdefault(record.number, []).append(row.number)  # It is being read again.
+        elif record.state is RunState.WAITING:
             if self._full:
                 self._later(row.number)
             else:
                 self._wake(record, row.number)
-        elif record.run_id in self._books.broken:
-            self._held.setdefault(record.number, []).append(row.number)  # It is being read again.
         else:
             self._unknown.append(row.number)  # It has moved on since its record was read.
         return False

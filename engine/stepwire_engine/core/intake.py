@@ -112,7 +112,7 @@ class Intake:
                 started += 1
                 lease = Lease(run.steps[planned.path], session.id, plan.fence, self._books.now.mono)
                 session.hold(lease)
-                self._dispatcher.count(lease.step)
+                self._dispatcher.admission.count(lease.step)
                 if lease.step.state.final:
                     given_up = planned.path in plan.abandoned
                     turn.cancelled.append((lease, CancelReason.ABANDONED if given_up else CancelReason.RACE_LOST))

@@ -61,14 +61,25 @@ class Liveness:
     def reclaim(self, run: Run, instances: Iterable[str]) -> None:
         """A run was read again: what these instances hold of it is adopted, unless they are lost meanwhile."""
         run.awaited = {instance for instance in instances if instance in self._books.sessions}
+        if run.waking:
+            self._withhold(run)
+            return
         if not run.awaited:
             self._reclaimed.pop(run.number, None)
             self._dispatch_unclaimed(run)
             return
+        self._withhold(run)
+        self._reclaimed[run.number] = run
+
+    def _withhold(self, run: Run) -> None:
         run.uncertain = True
         for step in run.open_steps():
             step.uncertain = step.kind not in PERFORMED
-        self._reclaimed[run.number] = run
+
+    def awake(self, run: Run) -> None:
+        """It is on record that the run is no longer dormant: from now on a restart would adopt what hosts get of it."""
+        run.waking = False
+        self._dispatch_unclaimed(run)
 
     def _dispatch_unclaimed(self, run: Run) -> None:
         run.uncertain = False
@@ -88,7 +99,11 @@ class Liveness:
         if gone:  # Otherwise every later restart would wait for them again.
             self._books.commits.append(Commit(Unit(self._books.claim_epoch, sessions_gone=gone)))
         self._awaited.clear()
-        waiting = [run for run in self._books.runs.values() if run.uncertain and run.number not in self._reclaimed]
+        waiting = [
+            run
+            for run in self._books.runs.values()
+            if run.uncertain and not run.waking and run.number not in self._reclaimed
+        ]
         for run in waiting:
             self._dispatch_unclaimed(run)
         return waiting
@@ -189,7 +204,7 @@ class Liveness:
         adopted = Lease(step, session.id, offered.fence, self._books.now.mono - offered.elapsed)
         run.steps[offered.path].queued = False
         session.hold(adopted)
-        self._dispatcher.count(step)
+        self._dispatcher.admission.count(step)
         self._books.counters.attempts_adopted += 1
         if step.timeout:
             due = adopted.since + step.timeout + self._books.config.timeout_grace

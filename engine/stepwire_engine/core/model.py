@@ -299,6 +299,7 @@ class Run:
         moved: When its last commit was done, on the monotonic clock.
         look_at: When to see whether it may become dormant.
         asleep: It was dormant, and its body has nothing to do yet.
+        waking: It was dormant, and that it no longer is, is not on record: nobody would adopt what hosts get of it.
         broken: It has left memory.
         gone: Nobody reads its journal for it any more: it is dormant, or was read again as another Run.
     """
@@ -347,6 +348,7 @@ class Run:
         self.moved = 0.0
         self.look_at: float | None = None
         self.asleep = False
+        self.waking = False
         self.stop_waits = False
         self.fresh: list[Step | Group] = []
         self.dirty: list[Group] = []

@@ -60,6 +60,7 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
     for group in plan.groups:
         if group.path in run.groups or group.path in opened or group.path in run.steps:
             raise _Refused(f"group {group.path!r} exists already")
+        _check_path("group", group.path)
         if group.branches > config.branches_per_group_max:
             raise _Refused(
                 f"group {group.path!r} has {group.branches} branches, limit {config.branches_per_group_max}",
@@ -74,6 +75,11 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
             )
         opened[group.path] = group
     return opened
+
+
+def _check_path(what: str, path: str) -> None:
+    if path.endswith(paths.UNDO_SUFFIX):
+        raise _Refused(f"{what} {path!r} has the path of a compensation")
 
 
 def _scope_depth(run: Run, opened: dict[str, GroupOpened], path: str) -> int:
@@ -104,8 +110,7 @@ def _check_steps(run: Run, plan: Plan, opened: dict[str, GroupOpened], config: C
     for step in plan.steps:
         if step.path in run.steps or step.path in seen or step.path in run.groups or step.path in opened:
             raise _Refused(f"step {step.path!r} was planned already")
-        if step.path.endswith(paths.UNDO_SUFFIX):
-            raise _Refused(f"step {step.path!r} has the path of a compensation")
+        _check_path("step", step.path)
         if step.kind is not StepKind.RUN or step.undo is not None or step.spec is not None:
             _check_kind(step, config)
         if step.input is not None:
@@ -118,6 +123,8 @@ def _check_steps(run: Run, plan: Plan, opened: dict[str, GroupOpened], config: C
 
 def _check_kind(step: StepPlanned, config: CoreConfig) -> None:
     """A step says exactly what its kind needs; hosts in this process never passed the wire, so it is asked again."""
+    if step.started and step.kind not in (StepKind.RUN, StepKind.TASK):
+        raise _Refused(f"step {step.path!r} of kind {step.kind.name} was started by its host")
     expected = SPEC_OF.get(step.kind)
     if type(step.spec) is not (expected or type(None)):
         raise _Refused(f"step {step.path!r} of kind {step.kind.name} has the wrong specification")
@@ -185,8 +192,9 @@ def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
     for group in plan.groups_ended:
         known = run.groups.get(group.path)
         spec = known.opened if known else opened.get(group.path)
-        if spec is None or (known is not None and known.ended is not None):
+        if spec is None or (known is not None and known.ended is not None) or group.path in seen:
             raise _Refused(f"group {group.path!r} is not open")
+        seen.add(group.path)
         branches = (known.ended_branches if known else []) + ended.get(group.path, [])
         expected = group_verdict(spec, branches, expired=known is not None and known.expired)
         if expected != group:

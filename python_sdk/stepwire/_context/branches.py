@@ -150,6 +150,7 @@ def _names(branches: Sequence[Branch]) -> tuple[str, ...]:
 
 def _label(branch: Branch) -> str:
     name = getattr(branch, "__name__", "")
-    # A lambda has no name of its own, and neither has what is no identifier.
+    if name == "<lambda>":
+        return ""
     plain = isinstance(name, str) and name.isascii() and name.isidentifier()
     return name if plain and len(name) <= NAME_BYTES_MAX else ""

@@ -128,7 +128,7 @@ class BodyJournal:
 
     @property
     def replaying(self) -> bool:
-        return not self.caught_up
+        return not (self.complete and not self._unmade and self.delivered >= self._replay_until)
 
     def decide(self, kind: Kind, path: str, decision: Decision) -> bool:
         """The body made a decision.
@@ -293,8 +293,6 @@ class BodyJournal:
 
     def _retract(self) -> None:
         """Drop what stopped branches decided. A step that runs is kept, and the groups it stands in."""
-        if not self._stopped:
-            return
         stopped, self._stopped = self._stopped, set()
         dropped = [key for key in self._new if _is_within(key[1], stopped)]
         kept: set[str] = set()
@@ -313,25 +311,29 @@ class BodyJournal:
     @property
     def steps(self) -> int:
         """Steps of the run that are recorded or will be."""
-        self._retract()
+        if self._stopped:
+            self._retract()
         return self._steps
 
     @property
     def has_new(self) -> bool:
-        self._retract()
+        if self._stopped:
+            self._retract()
         return bool(self._new)
 
     @property
     def new_steps(self) -> list[StepPlanned]:
         """Steps that no plan says yet, in the order they were planned."""
-        self._retract()
+        if self._stopped:
+            self._retract()
         return [decision for _, _, decision in self._new.values() if isinstance(decision, StepPlanned)]
 
     def take_plans(self) -> list[Plan]:
         """New decisions as plans, once the body has caught up; empty before."""
         if not self._new or not self.caught_up:
             return []
-        self._retract()
+        if self._stopped:
+            self._retract()
         new = list(self._new.values())
         self._new = {}
         plans: list[Plan] = []

@@ -130,6 +130,7 @@ class LiveBody:
         self.groups: dict[str, GroupRun] = {}
         self.holding: dict[GroupRun, None] = {}
         self._times = [self.now_ms]
+        self._own_end: tuple[Scope, BodyEnded] | None = None
         self._task: asyncio.Task[None] | None = None
         self.feed(advance)
 
@@ -178,6 +179,7 @@ class LiveBody:
             self._times.append(self.now_ms)
             for outcome in release.outcomes:
                 self._release(outcome)
+        self._finish_if_caught_up()
         if not self.over and self.lines_running == 0 and self.journal.replaying:
             astray = self.journal.divergence()
             if astray is not None:
@@ -379,11 +381,25 @@ class LiveBody:
         Raises:
             BodyEvicted: the body has no right to decide that.
         """
-        self._alive(SCOPE.get() or self.root)
+        scope = SCOPE.get() or self.root
+        self._alive(scope)
+        if self.journal.replaying and not self.undoing and not self.journal.knows(Kind.BODY_ENDED, "", ended):
+            # In the life before, this line was slower: what is recorded comes first, and may end its branch.
+            self._own_end = self._own_end or (scope, ended)
+            return
         self._end(ended)
         if not self.ended:
             raise BodyEvicted(self.run_id)
         if self._closed:
+            self._stop_lines()
+
+    def _finish_if_caught_up(self) -> None:
+        if self._own_end is None or not self.journal.caught_up:
+            return
+        scope, ended = self._own_end
+        self._own_end = None
+        if not scope.ended:
+            self._end(ended)
             self._stop_lines()
 
     async def _run(self, ctx: Any) -> None:

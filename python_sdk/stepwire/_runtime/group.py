@@ -123,6 +123,8 @@ class GroupRun:
         self._failures: dict[int, Failure] = {}
         self._lines: list[asyncio.Future[Any]] = []
         self._held: dict[int, tuple[BranchOutcome, Any]] = {}
+        # A group that is opened after the body has caught up is in no journal.
+        self._replayed = body.journal.replaying
         body.groups[opened.path] = self
         if scope.groups is None:
             scope.groups = {}
@@ -213,25 +215,28 @@ class GroupRun:
         if scope.running:
             scope.running = False
             self.body.line_left()
-        if self.body.over or isinstance(error, BodyEvicted | FlowStopped):
+        if self.body.over:
             return
         if self.over:
             if isinstance(error, Exception):
                 where = f"branch {scope.path!r} of run {self.body.run_id}"
                 logger.warning("%s raised while it was being cancelled", where, exc_info=error)
             return
+        outcome = BranchOutcome.OK
         match error:
             case None:
-                end = BranchOutcome.OK, value
+                pass
+            case BodyEvicted() | FlowStopped():
+                return
             case asyncio.CancelledError():
-                end = BranchOutcome.CANCELLED, None
+                outcome, value = BranchOutcome.CANCELLED, None
             case _:
-                end = BranchOutcome.FAILED, error
-        if self._held or self.body.journal.replaying:
-            self._held[scope.index] = end
+                outcome, value = BranchOutcome.FAILED, error
+        if self._replayed:
+            self._held[scope.index] = outcome, value
             self.go_on()
         else:
-            self._apply(scope, *end)
+            self._apply(scope, outcome, value)
 
     def go_on(self) -> bool:
         """Apply the ends that replay held back, as far as their time has come. False: that of none has."""
@@ -258,7 +263,8 @@ class GroupRun:
         failure = None
         if outcome is BranchOutcome.FAILED:
             failure = self._failures[index] = failure_from_exception(value)
-        self.body.journal.end_made(self.opened.path, index)
+        if self._replayed:
+            self.body.journal.end_made(self.opened.path, index)
         if self.body.decide(Kind.BRANCH_ENDED, scope.path, BranchEnded(scope.path, outcome, failure)):
             self._tally.add(index, outcome)
             self._settle()
