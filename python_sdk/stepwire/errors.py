@@ -152,6 +152,7 @@ class StepError(StepwireError):
     retryable: Retryable = Retryable.NO
     """Of failures made from a message; repeating a misuse of the SDK does not help."""
     hint = "read .traceback for the stack of the step; catch StepError in the flow to handle it"
+    subject = "step"
 
     def __init__(self, what: Failure | str = "", path: str = "") -> None:
         if not isinstance(what, Failure):
@@ -180,7 +181,7 @@ class StepError(StepwireError):
         return self.failure.cause
 
     def __str__(self) -> str:
-        subject = f"step {self.path!r}" if self.path else "a step"
+        subject = f"{self.subject} {self.path!r}" if self.path else f"a {self.subject}"
         if self.code is ErrorCode.USER_ERROR:
             what = f"{subject} failed with {self.type}: {self.message}"
         else:
@@ -200,6 +201,7 @@ class GroupFailed(StepError):
     """
 
     code = ErrorCode.GROUP_FAILED
+    subject = "group"
     hint = "see .failures and .results; catch it if the rest of the flow can do without"
 
     def __init__(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import stepwire
@@ -28,8 +28,6 @@ class Score:
 
     line: Line
     fails: bool = False
-    limit: int | None = None
-    names: dict[str, str] = field(default_factory=dict)
 
 
 @host.step

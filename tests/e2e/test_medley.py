@@ -6,12 +6,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from stepwire.client import Run, RunHandleSync, StepState
-from stepwire.errors import RunFailed
+from stepwire.errors import RunCancelled, RunError, RunFailed
+from stepwire.protocol.failure import ErrorCode
 from tests.e2e.ledger import Line
 from tests.e2e.processes import Engine, Process, Stage
 
@@ -19,6 +21,7 @@ RUNS = 24
 KILLS = 6
 PAUSE_SECONDS_MAX = 0.5
 HOSTS = ("one", "two")
+FATES = ("succeeds", "fails", "is cancelled")
 VICTIMS = (("engine",), ("one",), ("two",), ("engine", "one"), ("engine", "two"))
 
 
@@ -55,14 +58,38 @@ def value_of(op: Any) -> int:
     return 0
 
 
-def ended(run: RunHandleSync[int], fails: bool, expected: int) -> Run:
-    """Wait for the run's end, which must be the right one; its record."""
-    if fails:
-        with pytest.raises(RunFailed, match="as it is written"):
-            run.result(timeout=60)
-    else:
-        assert run.result(timeout=60) == expected
-    return run.get(steps=True)
+@dataclass
+class Piece:
+    """One run, what it plays, and what becomes of it: it succeeds, fails at its end, or is cancelled somewhere."""
+
+    run: RunHandleSync[int]
+    ops: list[Any]
+    fate: str
+
+    def cancel(self) -> None:
+        """It may have ended before."""
+        try:
+            self.run.cancel(undo=True)
+        except RunError as refused:
+            assert refused.code is ErrorCode.WRONG_STATE
+            self.fate = "succeeds"
+
+    def check(self) -> None:
+        """Wait for its end, which must be the right one, with everything undone or nothing."""
+        match self.fate:
+            case "succeeds":
+                assert self.run.result(timeout=60) == sum(map(value_of, self.ops))
+            case "fails":
+                with pytest.raises(RunFailed, match="as it is written"):
+                    self.run.result(timeout=60)
+            case "is cancelled":
+                with pytest.raises(RunCancelled):
+                    self.run.result(timeout=60)
+        record = self.run.get(steps=True)
+        if self.fate == "succeeds":
+            assert not any(step.undoes for step in record.steps)
+        else:
+            assert_undone(record)
 
 
 def assert_undone(record: Run) -> None:
@@ -78,7 +105,7 @@ def assert_undone(record: Run) -> None:
     assert order == sorted(order, reverse=True)  # type: ignore[type-var]
 
 
-def repeated_after_ack(lines: list[Line], killed: set[int]) -> list[Line]:
+def repeated_after_ack(lines: list[Line]) -> list[Line]:
     """Attempts that were begun although their outcome had been acked."""
     acked: set[tuple[str, str, int]] = set()
     broken = []
@@ -95,11 +122,17 @@ def test_every_word_under_random_kills(stage: Stage, rng: random.Random, figure:
     engine: Engine = stage.engine(reconnect_grace=0.4, adoption_grace=1.5, live_idle=0.15)
     hosts: dict[str, Process] = dict(zip(HOSTS, stage.hosts(engine, *HOSTS, flows="medley_flows"), strict=True))
     client = stage.client(engine)
-    scores = [(line(rng), rng.random() < 0.4) for _ in range(RUNS)]
-    runs = [client.start("medley", {"line": ops, "fails": fails}, id=f"{i}") for i, (ops, fails) in enumerate(scores)]
+    pieces = []
+    for number in range(RUNS):
+        ops, fate = line(rng), rng.choice(FATES)
+        run = client.start("medley", {"line": ops, "fails": fate == "fails"}, id=f"piece {number}")
+        pieces.append(Piece(run, ops, fate))
+    to_cancel = [piece for piece in pieces if piece.fate == "is cancelled"]
     killed = Counter[str]()
-    for _ in range(KILLS):
+    for kill in range(KILLS):
         time.sleep(rng.uniform(0, PAUSE_SECONDS_MAX))  # gate: the kill's own random moment
+        for piece in to_cancel[kill::KILLS]:
+            piece.cancel()
         victims = rng.choice(VICTIMS)
         killed.update(victims)
         for victim in victims:
@@ -108,13 +141,13 @@ def test_every_word_under_random_kills(stage: Stage, rng: random.Random, figure:
             engine.start()
         for name in set(victims) & set(HOSTS):
             hosts[name] = stage.host(engine, name, flows="medley_flows")
-    for run, (ops, fails) in zip(runs, scores, strict=True):
-        record = ended(run, fails, sum(map(value_of, ops)))
-        if fails:
-            assert_undone(record)
-        else:
-            assert not any(step.undoes for step in record.steps)
+    for piece in pieces:
+        piece.check()
     lines = stage.ledger.refresh()
-    assert repeated_after_ack(lines, set()) == []
-    steps = Counter(one.event for one in lines)
-    figure(f"{RUNS} runs, kills {dict(killed)}: {steps['after']} attempts ended, bodies entered {steps['body']} times")
+    assert repeated_after_ack(lines) == []
+    events = Counter(one.event for one in lines)
+    fates = Counter(piece.fate for piece in pieces)
+    figure(
+        f"{RUNS} runs {dict(fates)}, kills {dict(killed)}: {events['after']} attempts ended, "
+        f"bodies entered {events['body']} times"
+    )

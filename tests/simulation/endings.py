@@ -313,7 +313,7 @@ def _check_missed_nothing(
     until = (planned_ms - EPOCH_MS) / 1000 + spec.timeout
     for i, at, event in fitting:
         there = max(at, (event.due_ms - EPOCH_MS) / 1000)
-        disturbed = any(down < until and up > there for down, up in world.crashes)
+        disturbed = any(down < until and up > there for down, up in world.outages)
         if i > index and there + DELIVERY_SECONDS < until and not disturbed:
             raise AssertionError(f"{where} timed out at {until:.3f} and missed {event} of {at:.3f}")
 

@@ -49,6 +49,8 @@ EPOCH_MS = 1_700_000_000_000
 FAULTS = ("cut", "dark", "engine", "host", "evict", "stall", "refuse", "leave")
 FEATURES = ("performed", "groups", "failures", "clients")
 _TIME_MAX = 600.0
+_RECOVERY = 1.5
+"""Virtual time within which an engine has done again what the store refused."""
 
 
 class World:
@@ -97,8 +99,8 @@ class World:
         self.store.open()
         self.core: EngineCore | None = None
         self.generation = 0
-        self.crashes: list[tuple[float, float]] = []
-        """When the engine went down, and when it was up again."""
+        self.outages: list[tuple[float, float]] = []
+        """From when to when the engine was down, or busy with what the store had refused."""
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._tie = 0
         self._counts: Counter[str] = Counter()
@@ -245,6 +247,7 @@ class World:
         if self._refuse_next or (self.refusals and self.now < self.horizon and self.rng.random() < self.refusals):
             self._refuse_next = False
             self.note("commit refused")
+            self.outages.append((self.now, self.now + _RECOVERY))
             receipts = [Receipt(UnitOutcome.REFUSED, reason="no space left")] * len(batch)
         else:
             receipts = self._store_batch(batch)
@@ -285,7 +288,7 @@ class World:
                 assert durable_view(again) == durable_view(run), f"run {run.run_id}"
         for commit in batch:
             turn = commit.turn
-            if turn is not None and turn.rests and turn.run.run_id not in core.runs:
+            if turn is not None and turn.rests and turn.run.gone:
                 self.note("dormant run")
                 again = rebuild(turn.run.number, self.rows(turn.run.number))
                 assert durable_view(again) == durable_view(turn.run), f"dormant run {turn.run.run_id}"
@@ -306,7 +309,7 @@ class World:
         self._streams = {}
         self._lose(self.calls)
         down = self.rng.uniform(0.05, 1.0)
-        self.crashes.append((self.now, self.now + down))
+        self.outages.append((self.now, self.now + down))
         self.at(down, self.boot)
 
     # ---- links

@@ -90,6 +90,8 @@ def _planned(run: Run, entry: Planned) -> None:
     run.stats.plans += 1
     if entry.stats is not None:
         _note_driving(run, entry.stats)
+    elif not run.stats.body_entries:
+        run.stats.body_entries = run.stats.advances = 1  # Whoever planned was entered, by a snapshot.
     _decisions(run, plan, entry.at_ms)
 
 

@@ -276,7 +276,7 @@ class Liveness:
         turns: dict[int, Turn] = {}
         graceful = cause == "goodbye"
         requeue: list[Lease] = []
-        session.drop_closures(lambda step: True)
+        session.drop_closures(session.closures)
         for lease in list(session.leases.values()):
             current = lease.step.lease is lease
             session.drop(lease)

@@ -7,7 +7,7 @@ dispatch is decided in `dispatch.py`, when a session is lost in `liveness.py`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from stepwire.protocol.frames import (
     Advance,
@@ -260,16 +260,13 @@ class Session:
         if step.lease is lease:
             step.lease = None
 
-    def drop_closures(self, which: Callable[[Step], bool]) -> None:
-        """These closures do not wait for a slot here any more."""
-        waiting, self.closures = self.closures, deque()
-        for step in waiting:
-            if not which(step):
-                self.closures.append(step)
-                continue
+    def drop_closures(self, closures: Iterable[Step]) -> None:
+        """These do not wait for a slot here any more."""
+        for step in closures:
             step.queued = False
             if step.admitted:
                 self.freed.append(step)
+        self.closures = deque([step for step in self.closures if step.queued])
 
     def take_body(self, run: Run, fence: Fence) -> Body:
         """Note that the host gets the run's body under this fence."""
@@ -282,7 +279,8 @@ class Session:
     def drop_body(self, run: Run) -> None:
         """The host no longer has the run's body, nor a use for its waiting closures."""
         self.bodies.pop(run.number, None)
-        self.drop_closures(lambda step: step.run is run)
+        if closures := [step for step in self.closures if step.run is run]:
+            self.drop_closures(closures)
         self.resumed_bodies.pop(run.number, None)
         if run.body is not None and run.body.session_id == self.id:
             run.body = None
