@@ -368,3 +368,23 @@ def test_a_host_that_dropped_a_kept_body_enters_it_again_for_its_undos() -> None
     host.ok("a#undo")
     desk.settle()
     assert desk.run_state() == "FAILED" and host.session.bodies == 0
+
+
+def test_an_undo_whose_turn_comes_after_an_engine_restart_waits_for_no_host() -> None:
+    """Nobody can have begun it before, so nobody has to be asked."""
+    desk, host = running()
+    desk.host("never back")
+    for path in ("a", "b"):
+        host.plan(task(path, undo=BY_WORK))
+        desk.settle()
+        host.ok(path)
+        desk.settle()
+    host.plan(body_ended=BodyEnded(None, BROKEN))
+    desk.settle()
+    host.take()
+    desk.restart()
+    host.connect()
+    desk.settle()
+    host.ok("b#undo")
+    desk.settle()
+    assert desk.core.adopting and paths(host) == ["a#undo"]

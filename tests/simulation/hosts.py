@@ -99,17 +99,17 @@ class SimHost:
     def receive(self, frame: EngineFrame) -> None:
         unacked = self._unacked_results()
         sections = self.session.receive(frame, self.world.now)
-        for execution in unacked - self._unacked_results():
-            if execution.completed:
-                self.world.truth.acked.add((execution.run_id, execution.path))
+        kept = self._unacked_results()
+        for key, (run_id, result) in unacked.items():
+            if key not in kept and result.failure is None:
+                self.world.acked(self, run_id, result)
         for section in sections:
             self._section(section)
         self.flush()
 
-    def _unacked_results(self) -> set[Execution]:
-        kept = [(s.run_id, r) for _, sections in self.session._unacked for s in sections for r in s.results]
-        known = [self.world.execution_of(self, run_id, r) for run_id, r in kept]
-        return {execution for execution in known if execution is not None}
+    def _unacked_results(self) -> dict[int, tuple[str, Result]]:
+        sections = [section for _, kept in self.session._unacked for section in kept]
+        return {id(result): (section.run_id, result) for section in sections for result in section.results}
 
     def _section(self, section: EngineSection) -> None:
         run_id = section.run_id

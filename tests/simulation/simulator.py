@@ -319,7 +319,9 @@ class World:
         link.arrives[to] = arrival
         told = []
         if isinstance(frame, EngineFrame):
-            assert frame.fault is None or not frame.fault.run_id, frame.fault
+            if frame.fault is not None and frame.fault.run_id:
+                # Two hosts may believe that a run is theirs only if the engine forgot to whom it gave it last.
+                assert self.reached["commit refused"], frame.fault
             told = [section.run_id for section in frame.runs if self.truth.told(section)]
         self.at(arrival - self.now, lambda: self.arrive(link, to, frame, host, told))
 
@@ -408,8 +410,13 @@ class World:
         assert op.undo is not None
         return op.undo[1]
 
-    def execution_of(self, host: SimHost, run_id: str, result: Result) -> Execution | None:
-        return self._executions.get((host.instance, run_id, result.path, result.attempt))
+    def acked(self, host: SimHost, run_id: str, result: Result) -> None:
+        """A host may forget a success."""
+        if self.core is None or self.reached["commit refused"]:
+            return  # An engine that has read a run again does not know any more who had it.
+        run = self.core.runs.get(run_id)
+        execution = self._executions[host.instance, run_id, result.path, result.attempt]
+        self.truth.acked(execution, result, None if run is None else run.steps.get(result.path))
 
     def note_entered(self, host: SimHost, run_id: str, advance: Advance) -> None:
         """A host enters a body."""

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from stepwire.protocol import paths
-from stepwire.protocol.frames import CancelReason, EngineSection, Execute
+from stepwire.protocol.frames import CancelReason, EngineSection, Execute, Result
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core.books import Commit
 from stepwire_engine.core.entries import (
@@ -25,6 +25,7 @@ from stepwire_engine.core.entries import (
     RunStopping,
     UndoPlanned,
 )
+from stepwire_engine.core.model import Step
 from stepwire_engine.core.units import EventMatched, EventRecord, InboxRow, Receipt
 from tests.simulation.hosts import Execution
 from tests.simulation.programs import GroupOp, Op, SimFlow, places
@@ -37,6 +38,7 @@ class RunFacts:
         outputs: Of steps and undos that succeeded.
         over: Paths of steps and undos with a final outcome.
         late: Steps that failed by their deadline.
+        attempts: Number of the present attempt, of steps that were tried again.
         planned_at: Index of the unit that planned a step.
     """
 
@@ -48,6 +50,7 @@ class RunFacts:
         self.outputs: dict[str, Payload] = {}
         self.over: set[str] = set()
         self.late: set[str] = set()
+        self.attempts: dict[str, int] = {}
         self.planned_at: dict[str, int] = {}
         self.stopping: RunStopping | None = None
         self.undo_order: tuple[str, ...] | None = None
@@ -80,8 +83,6 @@ class Truth:
         self.delivered: set[int] = set()
         self.inbox: dict[int, InboxRow] = {}
         self.executions: list[Execution] = []
-        self.acked: set[tuple[str, str]] = set()
-        """Run and path of successes that some host was told are settled."""
         self.running: dict[str, list[Execution]] = defaultdict(list)
         self.flows_stored_at: float | None = None
         self._index = 0
@@ -140,6 +141,8 @@ class Truth:
                     facts.outputs[entry.path] = entry.output
                 elif entry.failure is not None and entry.failure.type == "StepTimeout":
                     facts.late.add(entry.path)
+            case AttemptEnded():
+                facts.attempts[entry.path] = entry.attempt + 1
             case RunStopping():
                 facts.stopping = entry
             case UndoPlanned():
@@ -181,7 +184,6 @@ class Truth:
         if not started:
             assert facts is not None, where
             assert execution.path not in facts.outputs, f"{where}: its success is durable"
-            assert (execution.run_id, execution.path) not in self.acked, f"{where}: its success was acked"
         others = [e for e in self.running[execution.run_id] if e.known and execution.known]
         same = [e for e in others if e.path == execution.path]
         assert not same, f"{where}: attempt {same[0].attempt} is still executing on {same[0].host.instance}"
@@ -225,6 +227,22 @@ class Truth:
             assert len(inside) < op.limit, f"{where}: limit {op.limit} of {group}, executing: {inside}"
             if len(inside) + 1 == op.limit:
                 self._note("limit of a group reached")
+
+    def acked(self, execution: Execution, result: Result, step: Step | None) -> None:
+        """A host was told that it may forget a success. Raises AssertionError if nobody else knows of it.
+
+        Args:
+            step: As the engine has it, if its run is in memory.
+        """
+        facts = self.runs.get(execution.run_id)
+        if facts is None or facts.ended is not None or execution.path in facts.over:
+            return
+        if execution.path not in facts.planned_at and not execution.undo:
+            return  # The plan that began it was dropped with its body.
+        given_away = step is not None and step.fence is not None and step.fence > result.fence
+        tried_again = execution.attempt < facts.attempts.get(execution.path, 1)
+        where = f"{execution.run_id} {execution.path} attempt {execution.attempt} on {execution.host.instance}"
+        assert given_away or tried_again, f"{where}: its success was acked and is nowhere"
 
     def ended(self, execution: Execution) -> None:
         """A host told the outcome, or was lost with it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from stepwire_engine.core import machine
+from stepwire_engine.core import ending, machine
 from stepwire_engine.core.books import Books, arm_deadline
 from stepwire_engine.core.commits import Commits
 from stepwire_engine.core.dispatch import Dispatcher
@@ -41,10 +41,12 @@ class Journals:
         run = rebuild(number, rows)
         run.uncertain = True
         self._into_memory(run)
+        undo = ending.present_undo(run)
         for step in run.open_steps():
-            # A retry that is not due yet was not dispatched by anybody.
-            dispatched = step.retry_at_ms is None or step.retry_at_ms <= self._books.now.unix_ms
-            step.uncertain = dispatched and step.kind not in PERFORMED
+            # Nobody was given a retry that is not due yet, or an undo whose turn has not come.
+            due = step.retry_at_ms is None or step.retry_at_ms <= self._books.now.unix_ms
+            has_turn = step.undo_of is None or step is undo
+            step.uncertain = due and has_turn and step.kind not in PERFORMED
             self._dispatcher.enqueue(step)
 
     def loaded(self, run: Run, rows: Rows) -> None:

@@ -308,8 +308,14 @@ class HostRuntime:
             self._start_closure(body, execute)
 
     def body_failed(self, body: LiveBody, failure: Failure) -> None:
-        """The body cannot go on; the engine pauses the run."""
+        """The body cannot go on; the engine pauses the run.
+
+        What the body decided before still counts: its steps may have been started already.
+        """
         logger.warning("run %s of flow %s cannot go on: %s", body.run_id, body.flow.name, failure.message)
+        self._submit_plans(body)
+        if body.over:
+            return
         self._port.fail_body(body.run_id, BodyFailed(body.journal.fence, failure))
         for execute in self._take_undos(body):
             self._refuse(body.run_id, execute, unreachable(execute.path, failure.message))
