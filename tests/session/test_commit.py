@@ -12,12 +12,14 @@ from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BranchEnded,
     BranchOutcome,
+    Event,
     FailPolicy,
     GroupEnded,
     GroupOpened,
     ParallelMode,
     Plan,
     RetryPolicy,
+    SendEvent,
     StepKind,
     StepPlanned,
     Undo,
@@ -117,6 +119,24 @@ def test_the_losers_of_a_race_are_cancelled_with_the_commit_of_its_end_not_with_
     desk.commit()
     desk.settle()
     assert [(c.path, c.reason) for s in host.take() for c in s.cancels] == [("g/[1]/b", CancelReason.RACE_LOST)]
+
+
+def test_what_ends_in_the_frame_in_which_its_branch_loses_is_not_released() -> None:
+    """The core performs the step with its plan; a later plan of the same frame ends the race without it."""
+    desk, host = running("g/[0]/a", "g/[1]/b", groups=(RACING,), start=("g/[0]/a", "g/[1]/b"))
+    host.ok("g/[0]/a")
+    host.ok("g/[1]/b")
+    desk.settle()
+    released = len(host.releases())
+    host.plan(StepPlanned("g/[1]/tell", StepKind.SEND_EVENT, spec=SendEvent((Event("done"),))))
+    host.plan(
+        branches_ended=(BranchEnded("g/[0]", BranchOutcome.OK),), groups_ended=(GroupEnded("g", Verdict.OK, 1, (1,)),)
+    )
+    desk.settle()
+    assert released and host.releases() == []
+    host.end()
+    desk.settle()
+    assert desk.run_state() == "SUCCEEDED"
 
 
 def test_an_abandoned_attempt_is_told_that_it_was_abandoned() -> None:

@@ -308,6 +308,8 @@ class ProgramBody:
         scope.ended = True
         for path in scope.steps:
             self.steps.pop(path, None)
+            if self.journal.is_unsaid(path):
+                self.undos.discard(path)
         for group in list(scope.groups.values()):
             group.withdraw()
         line = scope.line

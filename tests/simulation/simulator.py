@@ -414,9 +414,12 @@ class World:
         """A host may forget a success."""
         if self.core is None or self.reached["commit refused"]:
             return  # An engine that has read a run again does not know any more who had it.
-        run = self.core.runs.get(run_id)
+        facts = self.truth.runs.get(run_id)
+        if facts is None or facts.ended is not None:
+            return
+        run = self.core.runs.get(run_id) or rebuild(facts.number, facts.rows)
         execution = self._executions[host.instance, run_id, result.path, result.attempt]
-        self.truth.acked(execution, result, None if run is None else run.steps.get(result.path))
+        self.truth.acked(execution, result, run.steps.get(result.path))
 
     def note_entered(self, host: SimHost, run_id: str, advance: Advance) -> None:
         """A host enters a body."""

@@ -38,7 +38,6 @@ class RunFacts:
         outputs: Of steps and undos that succeeded.
         over: Paths of steps and undos with a final outcome.
         late: Steps that failed by their deadline.
-        attempts: Number of the present attempt, of steps that were tried again.
         planned_at: Index of the unit that planned a step.
     """
 
@@ -50,7 +49,6 @@ class RunFacts:
         self.outputs: dict[str, Payload] = {}
         self.over: set[str] = set()
         self.late: set[str] = set()
-        self.attempts: dict[str, int] = {}
         self.planned_at: dict[str, int] = {}
         self.stopping: RunStopping | None = None
         self.undo_order: tuple[str, ...] | None = None
@@ -141,8 +139,6 @@ class Truth:
                     facts.outputs[entry.path] = entry.output
                 elif entry.failure is not None and entry.failure.type == "StepTimeout":
                     facts.late.add(entry.path)
-            case AttemptEnded():
-                facts.attempts[entry.path] = entry.attempt + 1
             case RunStopping():
                 facts.stopping = entry
             case UndoPlanned():
@@ -229,20 +225,16 @@ class Truth:
                 self._note("limit of a group reached")
 
     def acked(self, execution: Execution, result: Result, step: Step | None) -> None:
-        """A host was told that it may forget a success. Raises AssertionError if nobody else knows of it.
+        """A host was told that it may forget a success. Raises AssertionError if that is lost.
 
         Args:
-            step: As the engine has it, if its run is in memory.
+            step: As the engine has it; None: the plan that began it was dropped with its body.
         """
-        facts = self.runs.get(execution.run_id)
-        if facts is None or facts.ended is not None or execution.path in facts.over:
+        if step is None or step.state.final or execution.attempt < step.attempt:
             return
-        if execution.path not in facts.planned_at and not execution.undo:
-            return  # The plan that began it was dropped with its body.
-        given_away = step is not None and step.fence is not None and step.fence > result.fence
-        tried_again = execution.attempt < facts.attempts.get(execution.path, 1)
         where = f"{execution.run_id} {execution.path} attempt {execution.attempt} on {execution.host.instance}"
-        assert given_away or tried_again, f"{where}: its success was acked and is nowhere"
+        given_away = step.fence is not None and step.fence > result.fence
+        assert given_away, f"{where}: its success was acked and is nowhere"
 
     def ended(self, execution: Execution) -> None:
         """A host told the outcome, or was lost with it."""

@@ -95,9 +95,11 @@ class Inbox:
 
     def release(self, run: Run) -> None:
         """The run left memory for good, or was read again."""
-        held = self._held.pop(run.number, None)
-        if held is not None:
-            self.again(held)
+        held = self._held.pop(run.number, ())
+        pending = self._pending.get(run.number, ())
+        if held or pending:
+            # Whatever else they wait for: what came before the time that woke the run counts before it.
+            self.again(sorted({*held, *pending}))
 
     def drop(self, numbers: Iterable[int]) -> None:
         """Nothing can be done about these facts in this engine's life; they stay in the store."""
@@ -186,9 +188,8 @@ class Inbox:
             self._unknown.append(row.number)
         elif run.broken or run.state.terminal:
             self._held.setdefault(run.number, []).append(row.number)
-        else:
-            rows = turns.setdefault(run.number, (run, []))[1]
-            rows.extend([self._rows[number] for number in self._due_with(row)])
+        elif due := self._due_with(row):
+            turns.setdefault(run.number, (run, []))[1].extend([self._rows[number] for number in due])
 
     def _due_with(self, row: InboxRow) -> Sequence[int]:
         """What is acted on together with this fact: all there is about its run; nothing if that has been done."""

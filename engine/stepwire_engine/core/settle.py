@@ -38,7 +38,8 @@ def _release(turn: Turn) -> None:
         elif wave_closed(group) and not group.closing:
             run.fresh.extend(_wave(group))
     run.dirty.clear()
-    released = run.fresh
+    # A later plan of the same turn may have let go what ended in it.
+    released = [item for item in run.fresh if not (isinstance(item, Step) and item.released)]
     run.fresh = []
     if not released:
         return

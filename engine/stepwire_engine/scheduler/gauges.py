@@ -8,6 +8,7 @@ from stepwire_engine.clock import Clock
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.reasons import Serves, WaitReason, run_reason
+from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
 from stepwire_engine.telemetry import Telemetry
 
 _COMMITS_KEPT = 100_000
@@ -48,7 +49,8 @@ class Gauges:
         connected = dict.fromkeys(telemetry.sessions_connected, 0)
         slots = dict.fromkeys(telemetry.session_slots, 0)
         for session in self._core.sessions.values():
-            if session.connected:
+            if session.connected and session.instance_id != ENGINE_INSTANCE:
+                # The built-in host is part of the engine: who counts hosts counts those that people run.
                 service = telemetry.service(session.service)
                 busy = len(session.leases)
                 connected[service] = connected.get(service, 0) + 1

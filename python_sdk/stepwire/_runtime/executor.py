@@ -144,10 +144,10 @@ class HostRuntime:
                     self._drop(body)
             if section.advance is not None:
                 self._advance(run_id, section.advance)
-            for cancel in section.cancels:
-                self._cancel(run_id, cancel)
             for execute in section.executes:
                 self._execute(run_id, execute)
+            for cancel in section.cancels:
+                self._cancel(run_id, cancel)
         self._schedule()
 
     def _advance(self, run_id: str, advance: Advance) -> None:

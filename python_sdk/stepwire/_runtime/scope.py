@@ -95,6 +95,8 @@ class Scope(Occurrences):
         self.ended = True
         for step in self.steps:
             self.body.steps.pop(step.path, None)
+            if self.body.journal.is_unsaid(step.path):
+                self.body.undos.pop(step.path, None)  # It never happened, so no body is kept for its undo.
             step.withdraw()
         if self.groups:
             for group in list(self.groups.values()):
