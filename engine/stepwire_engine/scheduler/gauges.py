@@ -49,11 +49,12 @@ class Gauges:
         connected = dict.fromkeys(telemetry.sessions_connected, 0)
         slots = dict.fromkeys(telemetry.session_slots, 0)
         for session in self._core.sessions.values():
-            if session.connected and session.instance_id != ENGINE_INSTANCE:
-                # The built-in host is part of the engine: who counts hosts counts those that people run.
+            if session.connected:
                 service = telemetry.service(session.service)
                 busy = len(session.leases)
-                connected[service] = connected.get(service, 0) + 1
+                if session.instance_id != ENGINE_INSTANCE:
+                    # Who counts hosts counts those that people run; the slots of the engine's own are of interest.
+                    connected[service] = connected.get(service, 0) + 1
                 slots[service, "busy"] = slots.get((service, "busy"), 0) + busy
                 slots[service, "free"] = slots.get((service, "free"), 0) + max(0, session.slots - busy)
         telemetry.sessions_connected.update(connected)
