@@ -80,6 +80,17 @@ def test_histories_with_every_fault_reach_every_rare_branch() -> None:
     assert RARE - set(reached) == set(), f"never reached: {RARE - set(reached)}"
 
 
+@pytest.mark.parametrize(
+    "seed",
+    [
+        # A future event became due between two questions to the store, and nobody looked for it again.
+        747,
+    ],
+)
+def test_a_history_that_once_failed(seed: int) -> None:
+    World(seed).run()
+
+
 def test_the_same_seed_is_the_same_history() -> None:
     def trace(seed: int) -> list[tuple[Any, ...]]:
         world = World(seed)

@@ -76,14 +76,12 @@ class Intake:
             if not plan_check.is_repeat(run, plan):
                 self._disown(session, run, plan.fence, f"plan {plan.plan_seq} contradicts the journal")
             return
-        if body is None or body.session_id != session.id or body.fence != plan.fence:
-            reason = CancelReason.LEASE_LOST if run.stopping is None else CancelReason.RUN_CANCELLED
-            self._stop_started(session, run.run_id, plan, reason)
-            self._disown(session, run, plan.fence, "")
-            return
+        mine = body is not None and body.session_id == session.id and body.fence == plan.fence
         over = run.state.terminal or run.body_ended is not None or run.stopping is not None
-        if over or run.state is RunState.PAUSED:
-            self._stop_started(session, run.run_id, plan, CancelReason.RUN_CANCELLED)
+        if not mine or over or run.state is RunState.PAUSED:
+            self._stop_started(
+                session, run.run_id, plan, CancelReason.RUN_CANCELLED if over else CancelReason.LEASE_LOST
+            )
             self._disown(session, run, plan.fence, "")
             return
         if plan.plan_seq != run.plan_seq + 1 or plan.after_release > run.release_seq:

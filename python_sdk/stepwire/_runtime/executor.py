@@ -32,6 +32,7 @@ from stepwire.protocol.frames import (
     Advance,
     BodyFailed,
     Cancel,
+    CancelReason,
     EngineSection,
     Execute,
     Purpose,
@@ -405,11 +406,16 @@ class HostRuntime:
                 self._start_undos(body)
             started = self._self_start(body)
             self._unsent[id(body)] = body
+            executes = [self._started(body, path) for path in started]
             if any(not body.steps[path].call.is_async for path in started):
                 # The outcome of a sync step goes to the session from its thread; its plan must be there first.
                 self._submit_plans(body)
-            for path in started:
-                self._run_started(body, path)
+            if body.over:
+                for execute in executes:
+                    self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+                continue
+            for execute in executes:
+                self._run_started(body, execute)
             self._watch_stall(body)
 
     def _submit_plans(self, body: LiveBody) -> None:
@@ -417,6 +423,9 @@ class HostRuntime:
             return
         plans = body.journal.take_plans()
         if plans and not self._port.submit_plans(body.run_id, plans):
+            for path in [step.path for plan in plans for step in plan.steps if step.started]:
+                # Nobody will ever hear of this step.
+                self._attempts.cancel(body.run_id, path, CancelReason.LEASE_LOST)
             self._drop(body)
         elif body.ended and body.journal.caught_up:
             body.outputs.clear()
@@ -441,11 +450,14 @@ class HostRuntime:
             body.journal.mark_started(started)
         return started
 
-    def _run_started(self, body: LiveBody, path: str) -> None:
-        step = body.steps[path]
-        planned, fence = step.planned, body.journal.fence
-        execute = Execute(path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout)
-        if planned.kind is StepKind.TASK:
+    def _started(self, body: LiveBody, path: str) -> Execute:
+        """The first attempt of a step that the host begins by itself, as the engine would give it."""
+        planned = body.steps[path].planned
+        fence = body.journal.fence
+        return Execute(path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout)
+
+    def _run_started(self, body: LiveBody, execute: Execute) -> None:
+        if execute.kind is StepKind.TASK:
             # User code of a registered step always sees arguments decoded from the journaled bytes.
             self._execute_task(body.run_id, execute, body.flow.name)
         else:

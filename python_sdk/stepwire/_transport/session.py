@@ -17,6 +17,7 @@ from stepwire.protocol.frames import (
     AttemptInProgress,
     BodyFailed,
     Cancel,
+    CancelReason,
     Drain,
     EngineFrame,
     EngineSection,
@@ -199,7 +200,7 @@ class HostSession:
     def _section(self, section: EngineSection, now: float) -> EngineSection | None:
         run_id = section.run_id
         if section.evict is not None:
-            self._evict(run_id, section.evict)
+            section.cancels = [*self._evict(run_id, section.evict), *section.cancels]
         if section.advance is not None and not self._advance(run_id, section.advance):
             section.advance = None
         section.executes = [e for e in section.executes if self._execute(run_id, e, now)]
@@ -270,17 +271,22 @@ class HostSession:
         running = self._attempts.get((run_id, cancel.path))
         return running is not None and running.fence <= cancel.fence
 
-    def _evict(self, run_id: str, fence: Fence) -> None:
+    def _evict(self, run_id: str, fence: Fence) -> list[Cancel]:
+        """The body is no more. Returns what must stop: attempts that were begun for plans the engine will never see."""
         body = self._bodies.get(run_id)
-        if body is not None and body.fence <= fence:
-            del self._bodies[run_id]
-            self._drop_plans(run_id)
+        if body is None or body.fence > fence:
+            return []
+        del self._bodies[run_id]
+        void = [step.path for plan in self._drop_plans(run_id) for step in plan.steps if step.started]
+        return [Cancel(path, body.fence, CancelReason.LEASE_LOST) for path in void]
 
-    def _drop_plans(self, run_id: str) -> None:
+    def _drop_plans(self, run_id: str) -> list[Plan]:
         """Plans of an evicted body that were never sent have no right any more."""
         section = self._queue.get(run_id)
-        if section is not None:
-            section.plans = []
+        if section is None:
+            return []
+        void, section.plans = section.plans, []
+        return void
 
     # ---- what user code produced
 
