@@ -1,4 +1,4 @@
-"""One flow that does whatever its input says, with every word there is.
+"""Flows that do whatever their input says, with every word there is.
 
 Runs as `stepwire host tests.e2e.medley_flows:host`.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import stepwire
-from stepwire import Context, Event, ParallelMode
+from stepwire import Context, ContextSync, Event, ParallelMode
 from tests.e2e.bodies import dawdle, enter, refused, told
 from tests.e2e.ledger import HOST_ENV
 
@@ -50,7 +50,7 @@ async def brief(ctx: Context, value: int) -> int:
 
 
 class Player:
-    """Plays lines of one run. Every op has a value, and a line's is their sum."""
+    """Plays lines of one async run. Every op has a value, and a line's is their sum."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
@@ -112,4 +112,62 @@ async def medley(ctx: Context, score: Score) -> int:
     total = await player.line(score.line)
     if score.fails:
         await player.fail()
+    return total
+
+
+class PlayerSync:
+    """The same for plain functions."""
+
+    def __init__(self, ctx: ContextSync) -> None:
+        self.ctx = ctx
+
+    def line(self, ops: Line) -> int:
+        return sum([self.op(op) for op in ops])
+
+    def op(self, op: Any) -> int:
+        step, group = self.ctx.step, self.ctx.group
+        match op:
+            case int():
+                registered = op % 2 == 1
+                return step.run("step", task if registered else dawdle, op, compensate=untask if registered else told)
+            case {"sleep": seconds}:
+                step.sleep("sleep", seconds)
+                return 0
+            case {"child": value}:
+                return int(step.invoke("child", brief, value))
+            case {"news": value}:
+                return self.news(value)
+            case {"parallel": lines, "mode": mode, "limit": limit}:
+                return sum(group.parallel(self.branches(lines), parallel_mode=ParallelMode[mode], limit=limit))
+            case {"race": lines}:
+                group.race(self.branches(lines))
+                return 0
+            case {"settle": lines}:
+                return sum(group.settle([*self.branches(lines), self.fail]).values)
+            case {"map": values, "limit": limit}:
+                return sum(group.map("item-{i}", task, values, limit=limit, compensate=untask))
+        raise AssertionError(f"no op: {op}")
+
+    def news(self, value: int) -> int:
+        ctx = self.ctx
+        (id,) = ctx.step.send_event("send", Event("news", {"value": value, "run": ctx.run_id}))
+        event = ctx.step.wait_event("wait", "news", match={"id": id}, lookback="1h")
+        assert event is not None
+        return int(event.data["value"])
+
+    def fail(self) -> int:
+        self.ctx.step.run("refuse", refused, "as it is written", retries=NO_RETRY, compensate=told)
+        return 0
+
+    def branches(self, lines: list[Line]) -> list[Callable[[], int]]:
+        return [lambda ops=ops: self.line(ops) for ops in lines]
+
+
+@host.flow
+def medley_sync(ctx: ContextSync, score: Score) -> int:
+    enter(ctx)
+    player = PlayerSync(ctx)
+    total = player.line(score.line)
+    if score.fails:
+        player.fail()
     return total

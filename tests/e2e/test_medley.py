@@ -96,7 +96,8 @@ class Piece:
 def begin(client: stepwire.ClientSync, rng: random.Random, number: int) -> Piece:
     """Start a run. With an id, so that the client may ask again if its connection ended with an engine."""
     ops, fate = line(rng), rng.choice(FATES)
-    return Piece(client.start("medley", {"line": ops, "fails": fate == "fails"}, id=f"piece {number}"), ops, fate)
+    flow = rng.choice(("medley", "medley_sync"))
+    return Piece(client.start(flow, {"line": ops, "fails": fate == "fails"}, id=f"piece {number}"), ops, fate)
 
 
 def assert_undone(record: Run) -> None:
