@@ -4,6 +4,8 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
+# Test processes at once. A file's tests stay in one process, because they share engines and hosts. `make test JOBS=0` uses none.
+JOBS ?= 2
 # The stamp names this directory: a copied checkout has an environment that still points at the original.
 STAMP := $(VENV)/.ready-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 DOCS := $(wildcard scripts/docs.py)
@@ -24,7 +26,7 @@ demo: $(STAMP) ## Analyse real Python sources on two hosts, then kill host and e
 	@$(PY) examples/census/demo.py $(ARGS)
 
 test: $(STAMP) ## Run the tests
-	@$(PY) -m pytest -m 'not benchmark' $(ARGS)
+	@$(PY) -m pytest -m 'not benchmark' -n $(JOBS) --dist loadfile $(ARGS)
 
 check: static test ## Everything CI checks: static checks, then the tests
 

@@ -22,6 +22,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" i
 
 BASE_SEED = int(os.environ.get("STEPWIRE_SEED") or (1 if CI else random.SystemRandom().randrange(2**32)))
 """The whole session's randomness follows from this number, which is in the header of the report."""
+os.environ["STEPWIRE_SEED"] = str(BASE_SEED)  # test processes that this one starts use the same
 
 
 def pytest_report_header() -> str:

@@ -9,9 +9,6 @@ import pytest
 
 from tests.e2e.processes import Stage
 
-_figures: list[str] = []
-
-
 @pytest.fixture
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     made = Stage(tmp_path_factory.mktemp("stage"))
@@ -32,15 +29,24 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
     def tell(text: str) -> None:
         print(text)
-        _figures.append(f"{request.node.name}: {text}")
+        request.node.user_properties.append(("figure", text))
 
     return tell
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _figures:
+    """Figures travel in the reports of the tests, so that those of other test processes are there as well."""
+    ended = [report for reports in terminalreporter.stats.values() for report in reports if hasattr(report, "when")]
+    figures = [
+        f"{report.nodeid.rpartition('::')[2]}: {text}"
+        for report in ended
+        if report.when == "call"
+        for kind, text in report.user_properties
+        if kind == "figure"
+    ]
+    if figures:
         terminalreporter.section("end-to-end figures")
-        for line in _figures:
+        for line in figures:
             terminalreporter.write_line(line)
 
 

@@ -212,16 +212,16 @@ async def slow_group(ctx: Context, seconds: float) -> list[str]:
 
 @host.flow
 async def slow_step(ctx: Context, seconds: float) -> str:
-    """A step whose deadline passes while its second attempt waits."""
+    """A step whose deadline passes while one of its attempts waits."""
     enter(ctx)
     try:
-        await ctx.step.run("stuck", gated, 1, timeout=seconds / 2, retries=stepwire.Retry(delay=0), deadline=seconds)
+        await ctx.step.run("stuck", gated, 1, timeout=seconds / 5, retries=stepwire.Retry(delay=0), deadline=seconds)
     except StepTimeout as timeout:
         return timeout.path
     raise AssertionError("the step must not complete")
 
 
-@host.flow(deadline="1s")
+@host.flow(deadline="1.5s")
 async def slow_run(ctx: Context) -> None:
     """Its deadline passes while a step waits."""
     enter(ctx)

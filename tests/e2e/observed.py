@@ -10,8 +10,8 @@ import os
 import signal
 from typing import Any
 
+from stepwire._serving import RunningHost
 from stepwire._transport.session import HostSession
-from stepwire.host import RunningHost
 from stepwire.protocol.frames import EngineFrame, EngineSection, HostSection
 from tests.e2e.ledger import Pen
 

@@ -134,7 +134,7 @@ def test_cancelling_cascades(family: Family, figure: Callable[[str], None]) -> N
 
 
 def test_a_child_that_is_late_is_cancelled(family: Family) -> None:
-    run = family.client.start("asks_in_time", 0.4)
+    run = family.client.start("asks_in_time", 1.0)
     child = family.child_of(run)
     assert run.result(timeout=10) == "late"
     with pytest.raises(RunCancelled):

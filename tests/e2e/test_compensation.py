@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -26,12 +27,11 @@ DELAY_MS_MAX = 8.0
 class Order:
     """A run that has failed and is about to be undone, on two hosts."""
 
-    def __init__(self, stage: Stage, **settings: float) -> None:
+    def __init__(self, stage: Stage, **settings: Any) -> None:
         self.stage = stage
-        self.engine: Engine = stage.engine(**({"reconnect_grace": 0.3, "adoption_grace": 5.0} | settings))
-        self.hosts: dict[str, Process] = {}
-        for name in HOSTS:
-            self.start_host(name)
+        self.engine: Engine = stage.engine(**{"reconnect_grace": 0.3, "adoption_grace": 5.0} | settings)
+        started = stage.hosts(self.engine, *HOSTS, flows="saga_flows")
+        self.hosts: dict[str, Process] = dict(zip(HOSTS, started, strict=True))
         self.client = stage.client(self.engine)
         self.run: RunHandleSync[None] = self.client.start("order")
         stage.gates.arrived(self.run.run_id, A, B, C)

@@ -149,7 +149,7 @@ def test_a_client_with_the_flow_at_hand_starts_nothing(served: Served) -> None:
 
     before = len(list(served.client.list(flow="typed")))
     with pytest.raises(InvalidInput):
-        served.client.start(typed, "seventeen")  # type: ignore[arg-type]
+        served.client.start(typed, "seventeen")
     assert len(list(served.client.list(flow="typed"))) == before
 
 

@@ -167,7 +167,7 @@ def test_a_map_of_a_thousand_items(pair: Pair, figure: Callable[[str], None]) ->
 def test_the_deadline_of_a_group(pair: Pair, killed: bool) -> None:
     """The branch that ended in time counts, the other one is cancelled; its gate stays shut."""
     quick, stuck = "settle/[0]/quick", "settle/[1]/stuck"
-    run = pair.client.start("slow_group", 1.0 if killed else 0.3)
+    run = pair.client.start("slow_group", 1.0)
     pair.stage.gates.arrived(run.run_id, stuck)
     pair.stage.acked(run.run_id, quick)
     if killed:

@@ -130,7 +130,7 @@ def test_every_word_under_random_kills(stage: Stage, rng: random.Random, figure:
     engine: Engine = stage.engine(reconnect_grace=0.4, adoption_grace=1.5, live_idle=0.15)
     hosts: dict[str, Process] = dict(zip(HOSTS, stage.hosts(engine, *HOSTS, flows="medley_flows"), strict=True))
     client = stage.client(engine)
-    pieces = []
+    pieces: list[Piece] = []
     killed = Counter[str]()
     for _ in range(KILLS):
         begun = [begin(client, rng, len(pieces) + number) for number in range(RUNS // KILLS)]
