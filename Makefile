@@ -9,9 +9,12 @@ JOBS ?= 2
 # The stamp names this directory: a copied checkout has an environment that still points at the original.
 STAMP := $(VENV)/.ready-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 DOCS := $(wildcard scripts/docs.py)
+# Tests that run a second time, without live bodies. Those left out compare life and replay by themselves.
+REPLAYED := tests/sdk tests/examples/test_flows.py tests/e2e/test_groups_e2e.py tests/e2e/test_compensation.py \
+	--ignore=tests/sdk/test_programs.py --ignore=tests/sdk/test_group_trees.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check static lint types imports stubs docs docs-check wheel proto format bench lock clean
+.PHONY: help setup demo test replay check static lint types imports stubs docs docs-check wheel proto format soak bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +31,10 @@ demo: $(STAMP) ## Analyse real Python sources on two hosts, then kill host and e
 test: $(STAMP) ## Run the tests
 	@$(PY) -m pytest -m 'not benchmark' -n $(JOBS) --dist loadfile $(ARGS)
 
-check: static test ## Everything CI checks: static checks, then the tests
+replay: $(STAMP) ## Run tests of flows with no body kept, so that every release is reached by replay
+	@$(PY) -m pytest -m 'not benchmark' -n $(JOBS) --dist loadfile --always-evict $(REPLAYED) $(ARGS)
+
+check: static replay test ## Everything CI checks: static checks, then the tests
 
 static: lint types imports stubs docs-check ## All checks that run no tests
 
@@ -60,6 +66,9 @@ docs: $(STAMP) ## Generate docs/reference from the code
 format: $(STAMP) ## Format the code and apply the safe fixes
 	@$(PY) -m ruff check --fix-only .
 	@$(PY) -m ruff format .
+
+soak: $(STAMP) ## Play random histories of the simulator; ARGS says for how many seconds (default 600)
+	@$(PY) -m tests.simulation --soak $(if $(ARGS),$(ARGS),600)
 
 bench: $(STAMP) ## Measure throughput and latency
 	@$(PY) -m benchmarks $(ARGS)

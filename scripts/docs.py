@@ -25,6 +25,7 @@ import stepwire
 from stepwire import errors
 from stepwire._runtime import telemetry as host_telemetry
 from stepwire._transport.run_calls import error_from_rpc
+from stepwire.metrics import Open
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire_engine import cli, config, telemetry
 from stepwire_engine.cli.engine import ALIASES
@@ -97,7 +98,7 @@ def _labels(definition: Any) -> str:
 
 
 def _values(values: object) -> str:
-    if isinstance(values, telemetry.Open):
+    if isinstance(values, Open):
         return "*open*"
     assert isinstance(values, tuple)
     return ", ".join(values) or "one value"

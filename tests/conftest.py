@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
+
+from tests import evicting
 
 CI = bool(os.environ.get("CI"))
 
@@ -25,9 +28,44 @@ BASE_SEED = int(os.environ.get("STEPWIRE_SEED") or (1 if CI else random.SystemRa
 os.environ["STEPWIRE_SEED"] = str(BASE_SEED)  # test processes that this one starts use the same
 
 
+ALARM_AGAIN_SECONDS = 1.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--always-evict", action="store_true", help="hosts keep no live body: every release is a replay")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--always-evict"):
+        os.environ[evicting.EVICT_ENV] = "always"
+    if evicting.always():
+        evicting.keep_no_bodies()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if evicting.always():
+        evicting.skip_marked(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer() -> Generator[None, object, object]:
+    """The alarm of a test that takes too long rings until it is heard.
+
+    It raises wherever the main thread is. In a callback of an event loop that is logged and forgotten, and the test,
+    which has lost that callback, would wait for ever.
+    """
+    answer = yield
+    left, _ = signal.getitimer(signal.ITIMER_REAL)
+    if left:
+        signal.setitimer(signal.ITIMER_REAL, left, ALARM_AGAIN_SECONDS)
+    return answer
+
+
 def pytest_report_header() -> str:
     profile = hypothesis.settings.get_current_profile_name()
-    return f"seed: {BASE_SEED} (repeat with STEPWIRE_SEED={BASE_SEED}), hypothesis profile: {profile}"
+    bodies = "every release is a replay" if evicting.always() else "live"
+    seed = f"{BASE_SEED} (repeat with STEPWIRE_SEED={BASE_SEED})"
+    return f"seed: {seed}, hypothesis profile: {profile}, bodies: {bodies}"
 
 
 @pytest.fixture

@@ -7,16 +7,12 @@ given back, last words to hosts, store, ports. Every way to end leaves durable s
 from __future__ import annotations
 
 import asyncio
-import gc
-import json
 import logging
-import os
-import signal
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
 from stepwire_engine.calls.host import CallHost, CallSettings
 from stepwire_engine.clock import SystemClock
@@ -28,15 +24,16 @@ from stepwire_engine.store.memory import MemoryStore
 from stepwire_engine.store.sqlite import SqliteStore
 from stepwire_engine.telemetry import Telemetry, metrics_registry
 from stepwire_engine.transport import host_service, run_service
-from stepwire_engine.transport.server import GrpcServer, ListenError, authority
+from stepwire_engine.transport.server import GrpcServer, authority
 from stepwire_engine.web.health import Health
-from stepwire_engine.web.server import AddressUnavailable, HttpServer
+from stepwire_engine.web.server import HttpServer
 
 MEMORY = ":memory:"
 """As `db`: keep everything in memory and forget it at the end."""
 _GRACE_SECONDS = 0.5
-_GC_ALLOCATIONS = 20_000
 """For calls in progress when the ports close; streams of hosts have ended by then."""
+_PART_SECONDS = 0.5
+"""What one part of a stopping engine may take beyond that; what it has not finished, the end of the process does."""
 _REF_LENGTH = 12
 _log = logging.getLogger("stepwire.engine")
 
@@ -77,14 +74,25 @@ class Engine:
             store = MemoryStore(notify=notify)
         else:
             store = SqliteStore(
-                config.db, notify=notify, on_failed=self._store_failed, observe_commit=self._observe_commit
+                config.db,
+                notify=notify,
+                on_failed=self._store_failed,
+                observe_commit=self._observe_commit,
+                check_seconds=config.db_check_timeout,
             )
+            telemetry.refresh.append(self._measure_storage)
         self.driver = Driver(
             config.core,
             store,
             clock,
             telemetry,
-            bounds=RunBounds(runs_in_memory_max=config.runs_in_memory_max, payload_bytes_max=config.payload_bytes_max),
+            bounds=RunBounds(
+                runs_in_memory_max=config.runs_in_memory_max,
+                starts_pending_max=config.starts_pending_max,
+                reads_pending_max=config.reads_pending_max,
+                units_waiting_max=config.units_waiting_max,
+                payload_bytes_max=config.payload_bytes_max,
+            ),
             sessions_max=config.sessions_max,
             on_failed=on_failed,
         )
@@ -100,11 +108,25 @@ class Engine:
     def _observe_commit(self, seconds: float, units: int, size: int) -> None:
         self.driver.commits.observe(seconds, units, size)
 
+    def _count_rpc(self, method: str, code: str) -> None:
+        self._telemetry.rpcs[method, code] += 1
+
+    def _measure_storage(self) -> None:
+        files = [Path(f"{self._config.db}{suffix}") for suffix in ("", "-wal")]
+        self._telemetry.storage_bytes = sum([file.stat().st_size for file in files if file.exists()])
+
     def health(self) -> Health:
         """For probes."""
         failure = self.driver.store_failure
-        reason = "the outcome of a commit is unknown" if failure else "" if self.driver.accepting else "no space left"
-        return Health(self._version, self._started, self.driver.draining, reason if self._started else "")
+        full = self._started and failure is None and not self.driver.accepting
+        return Health(
+            self._version,
+            self._started,
+            self.driver.draining,
+            "the outcome of a commit is unknown" if failure else "",
+            store_full=full,
+            quarantined_runs=len(self.driver.core.unreadable) if self._started else 0,
+        )
 
     async def start(self) -> Addresses:
         """Returns when hosts and clients are served. Raises StoreError, ListenError, AddressUnavailable."""
@@ -112,13 +134,22 @@ class Engine:
         await driver.start()
         try:
             calls = run_service.RunService(
-                driver.runs, payload_bytes_max=config.payload_bytes_max, new_ref=self._new_ref
+                driver.runs,
+                payload_bytes_max=config.payload_bytes_max,
+                new_ref=self._new_ref,
+                answered=self._count_rpc,
             )
             hosts = host_service.HostService(
                 driver,
                 self._telemetry,
                 new_ref=self._new_ref,
-                bounds=host_service.StreamBounds(payload_bytes_max=config.payload_bytes_max),
+                bounds=host_service.StreamBounds(
+                    write_timeout=config.write_timeout,
+                    frames_queued_max=config.queue_frames_max,
+                    bytes_queued_max=config.queue_bytes_max,
+                    faults_per_minute_max=config.faults_per_minute_max,
+                    faults_backoff=config.faults_backoff,
+                ),
             )
             self._grpc = GrpcServer(
                 config.grpc_host,
@@ -154,12 +185,22 @@ class Engine:
     async def stop(self) -> None:
         """End at once and in order."""
         if self._calls is not None:
-            await self._calls.stop()
+            await _within(_PART_SECONDS, self._calls.stop(), "calls of steps")
         await self.driver.stop()
         if self._grpc is not None:
-            await self._grpc.stop(_GRACE_SECONDS if self._started else 0.0)
+            grace = _GRACE_SECONDS if self._started else 0.0
+            await _within(grace + _PART_SECONDS, self._grpc.stop(grace), "streams and calls")
         if self._http is not None and self._started:
-            await self._http.stop()
+            await _within(_PART_SECONDS, self._http.stop(), "requests for metrics and health")
+
+
+async def _within(seconds: float, ending: Coroutine[Any, Any, None], what: str) -> None:
+    """Every part has a deadline of its own: a peer that does not answer must not keep the engine."""
+    try:
+        async with asyncio.timeout(seconds):
+            await ending
+    except TimeoutError:
+        _log.warning("%s did not end within %g s and were cut", what, seconds)
 
 
 def _call_settings(config: Config) -> CallSettings:
@@ -172,110 +213,6 @@ def _call_settings(config: Config) -> CallSettings:
     )
 
 
-# ---- the process
-
-
-def run_engine(
-    config: Config, *, insecure_listen: bool = False, on_ready: Callable[[Addresses], None] | None = None
-) -> int:
-    """Run an engine until SIGTERM or SIGINT; the exit code.
-
-    The first signal drains, the second ends the wait, the third ends the process.
-
-    Args:
-        insecure_listen: Allow the gRPC port on an address that other machines reach.
-        on_ready: Called on the engine's loop when hosts and clients are served.
-    """
-    set_up_logging(config)
-    # What is loaded stays: leave it out of every collection, and collect after more allocations.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_run(config, insecure_listen, on_ready))
-
-
-class _Ending:
-    """Why and when the process ends."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.at_once = asyncio.Event()
-        self.failure: StoreError | None = None
-
-    def signalled(self, name: str) -> None:
-        if self.at_once.is_set():
-            os._exit(1)
-        (self.at_once if self.asked.is_set() else self.asked).set()
-        _log.info("%s: %s", name, "ending now" if self.at_once.is_set() else "draining; once more ends now")
-
-    def failed(self, error: StoreError) -> None:
-        self.failure = error
-        self.asked.set()
-        self.at_once.set()
-
-
-async def _run(config: Config, insecure_listen: bool, on_ready: Callable[[Addresses], None] | None) -> int:
-    ending = _Ending()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ending.signalled, number.name)
-    engine = Engine(config, on_failed=ending.failed, insecure_listen=insecure_listen)
-    try:
-        addresses = await engine.start()
-    except (StoreError, ListenError, AddressUnavailable) as error:
-        return _refused_to_start(error)
-    database = config.db if config.db == MEMORY or os.path.isabs(config.db) else os.path.join(".", config.db)
-    _log.info("stepwire engine ready  grpc %s  http %s  db %s", addresses.grpc, addresses.http, database)
-    if on_ready is not None:
-        on_ready(addresses)
-    await ending.asked.wait()
-    if ending.failure is None:
-        await _drain_unless(ending.at_once, engine, config.drain_timeout)
-    await engine.stop()
-    # `on_failed` may have been called meanwhile.
-    failure: StoreError | None = ending.failure
-    if failure is not None:
-        return _failed(failure)
-    _log.info("stepwire engine stopped")
-    return 0
-
-
-async def _drain_unless(at_once: asyncio.Event, engine: Engine, deadline: float) -> None:
-    draining = asyncio.create_task(engine.drain(deadline))
-    hurry = asyncio.create_task(at_once.wait())
-    await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
-    for task in (draining, hurry):
-        task.cancel()
-    await asyncio.gather(draining, hurry, return_exceptions=True)
-
-
-def _refused_to_start(error: StoreError | ListenError | AddressUnavailable) -> int:
-    print(f"error: {error}", file=sys.stderr, flush=True)
-    return error.exit_code
-
-
-def _failed(error: StoreError) -> int:
-    print(
-        f"error: {error}\n"
-        "  why: after this error it is unknown what the database holds, so nothing may go on from memory\n"
-        "  next: start the engine again; it reads what was committed, and hosts send the rest again",
-        file=sys.stderr,
-        flush=True,
-    )
-    return error.exit_code
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's if it is installed; nothing depends on it."""
-    try:
-        import uvloop  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
-
-
 def _is_installed() -> bool:
     """False in a source tree that was never installed."""
     try:
@@ -283,43 +220,3 @@ def _is_installed() -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-# ---- logging
-
-
-class _Lines(logging.Formatter):
-    """One line per event for people."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = f"{at}.{int(record.msecs):03d} {record.levelname.lower():<8} {record.getMessage()}"
-        return text + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
-
-
-class _Json(logging.Formatter):
-    """One JSON object per event."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        event = {
-            "at": f"{at}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False)
-
-
-def set_up_logging(config: Config) -> None:
-    """Send the process's log to stderr: text on a terminal, JSON otherwise, or as the configuration says."""
-    text = sys.stderr.isatty() if config.log_format == "auto" else config.log_format == "text"
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines() if text else _Json())
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(config.log.upper())
-    # At level debug it would log every header of a call, and these hold secrets of users.
-    logging.getLogger("httpcore").setLevel(logging.INFO)

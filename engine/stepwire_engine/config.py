@@ -89,6 +89,7 @@ class Config:
     """How this engine runs. Bounds and meaning of each field stand in SETTINGS; times in seconds, sizes in bytes."""
 
     db: str = "stepwire.db"
+    db_check_timeout: float = 2.0
     grpc_host: str = "127.0.0.1"
     grpc_port: int = 7380
     http_host: str = "127.0.0.1"
@@ -103,12 +104,24 @@ class Config:
     branches_per_group_max: int = _CORE.branches_per_group_max
     group_depth_max: int = _CORE.group_depth_max
     attempts_lost_max: int = _CORE.attempts_lost_max
+    suspect_after: int = _CORE.suspect_after
     live_idle: float = _CORE.live_idle
     stop_grace: float = _CORE.stop_grace
     event_window: float = _CORE.event_window
+    loop_lag_max: float = _CORE.loop_lag_max
+    reconcile_interval: float = _CORE.reconcile_interval
+    reconcile_portion: int = _CORE.reconcile_portion
     invoke_depth_max: int = _CORE.invoke_depth_max
     runs_in_memory_max: int = 100_000
+    starts_pending_max: int = 10_000
+    reads_pending_max: int = 1_000
+    units_waiting_max: int = 50_000
     sessions_max: int = 1000
+    write_timeout: float = 10.0
+    queue_frames_max: int = 1000
+    queue_bytes_max: int = 4 * 1024 * 1024
+    faults_per_minute_max: int = 100
+    faults_backoff: float = 30.0
     call_allow: tuple[str, ...] = ()
     call_slots: int = 256
     call_response_bytes_max: int = 1024 * 1024
@@ -167,7 +180,63 @@ SETTINGS: tuple[Setting, ...] = (
         0,
         600,
     ),
+    Setting(
+        "loop_lag_max",
+        "sessions.loop_lag_max",
+        Unit.SECONDS,
+        "A host whose event loop is blocked for longer gets nothing new until it is not.",
+        0.01,
+        3600,
+    ),
     Setting("sessions_max", "sessions.max", Unit.COUNT, "Hosts connected at once.", 1, 100_000),
+    Setting(
+        "write_timeout",
+        "sessions.write_timeout",
+        Unit.SECONDS,
+        "How long a message may wait for its host to read before the stream is closed as a slow consumer's.",
+        0.1,
+        600,
+    ),
+    Setting(
+        "queue_frames_max",
+        "sessions.queue_frames_max",
+        Unit.COUNT,
+        "Frames that may wait for a host that reads slowly; a quarter of it, and the host gets nothing new.",
+        4,
+        1_000_000,
+    ),
+    Setting(
+        "queue_bytes_max",
+        "sessions.queue_bytes_max",
+        Unit.BYTES,
+        "Payloads in these frames; a quarter of it, and the host gets nothing new.",
+        64 * 1024,
+        1024 * _MIB,
+    ),
+    Setting(
+        "faults_per_minute_max",
+        "sessions.faults_per_minute_max",
+        Unit.COUNT,
+        "How often in a minute a host may break the protocol before it is refused for a while.",
+        1,
+        1_000_000,
+    ),
+    Setting(
+        "faults_backoff",
+        "sessions.faults_backoff",
+        Unit.SECONDS,
+        "How long such a host is refused; 0: it never is.",
+        0,
+        _DAY,
+    ),
+    Setting(
+        "db_check_timeout",
+        "db_check_timeout",
+        Unit.SECONDS,
+        "How long a database of more than 64 MiB is checked at the start; smaller ones are checked whole.",
+        0,
+        _DAY,
+    ),
     Setting(
         "drain_timeout",
         "drain_timeout",
@@ -187,6 +256,14 @@ SETTINGS: tuple[Setting, ...] = (
         "limits.attempts_lost_max",
         Unit.COUNT,
         "Hosts a step may lose in a row before its run fails with poison_step.",
+        1,
+        1000,
+    ),
+    Setting(
+        "suspect_after",
+        "limits.suspect_after",
+        Unit.COUNT,
+        "From so many lost hosts on, a host executes only one such step at a time.",
         1,
         1000,
     ),
@@ -215,6 +292,22 @@ SETTINGS: tuple[Setting, ...] = (
         366 * _DAY,
     ),
     Setting(
+        "reconcile_interval",
+        "reconcile.interval",
+        Unit.SECONDS,
+        "How often the engine looks whether every open run has exactly one owner, at the most.",
+        0.05,
+        _DAY,
+    ),
+    Setting(
+        "reconcile_portion",
+        "reconcile.portion",
+        Unit.COUNT,
+        "Runs and steps that are looked at in one go, 0.25 s apart.",
+        1,
+        1_000_000,
+    ),
+    Setting(
         "invoke_depth_max",
         "limits.invoke_depth_max",
         Unit.COUNT,
@@ -227,6 +320,30 @@ SETTINGS: tuple[Setting, ...] = (
         "limits.runs_in_memory_max",
         Unit.COUNT,
         "Runs in progress that are accepted at once.",
+        1,
+        10_000_000,
+    ),
+    Setting(
+        "starts_pending_max",
+        "limits.starts_pending_max",
+        Unit.COUNT,
+        "Calls that write and wait for their commit, at once.",
+        1,
+        1_000_000,
+    ),
+    Setting(
+        "reads_pending_max",
+        "limits.reads_pending_max",
+        Unit.COUNT,
+        "Calls that wait for a read of the database, at once.",
+        1,
+        1_000_000,
+    ),
+    Setting(
+        "units_waiting_max",
+        "limits.units_waiting_max",
+        Unit.COUNT,
+        "Commits on their way to the database; while there are more, calls that write are refused.",
         1,
         10_000_000,
     ),

@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 import time
 from typing import Any, Protocol
 
+from stepwire._runtime import keeping as bodies
 from stepwire._runtime.executor import HostRuntime
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._transport.grpc_link import GrpcLink
@@ -25,8 +27,13 @@ from stepwire.protocol.plan import ParallelMode
 
 logger = logging.getLogger("stepwire.host")
 
-_LAG_INTERVAL = 0.5
+_LAG_INTERVAL = 0.1
 _LAG_TOO_LONG = 1.0
+_DRAIN_POLL = 0.02
+STOP_SECONDS = 0.5
+"""What attempts get to stop once they were told to, at the end of a drain."""
+LEAVE_SECONDS = 0.75
+"""What the Goodbye gets to reach the engine."""
 
 
 class Served(Protocol):
@@ -39,6 +46,9 @@ class Served(Protocol):
     codec: Codec
     parallel_mode: ParallelMode
     branch_threads: int
+    bodies: int
+    body_bytes: int
+    body_idle: float
     body_stall_timeout: float
     telemetry: HostTelemetry
 
@@ -46,8 +56,14 @@ class Served(Protocol):
         """A fresh greeting; each is of another instance."""
 
 
-def runtime_of(host: Served, port: SessionPort, loop: asyncio.AbstractEventLoop) -> HostRuntime:
-    """The bodies and attempts of one connection."""
+def runtime_of(
+    host: Served, port: SessionPort, loop: asyncio.AbstractEventLoop, keeping: bodies.Keeping | None = None
+) -> HostRuntime:
+    """The bodies and attempts of one connection.
+
+    Args:
+        keeping: Which bodies stay in memory; None: as many as the host's bounds allow.
+    """
     return HostRuntime(
         port,
         host.flows,
@@ -59,6 +75,7 @@ def runtime_of(host: Served, port: SessionPort, loop: asyncio.AbstractEventLoop)
         body_stall_timeout=host.body_stall_timeout,
         telemetry=host.telemetry,
         context_of=context_of,
+        keeping=keeping or bodies.bounded(host.bodies, host.body_bytes, host.body_idle),
         hooks=host.hooks,
     )
 
@@ -79,33 +96,102 @@ class RunningHost:
         self.runtime = runtime_of(host, self.port, self.loop)
         self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect)
         self._lag: asyncio.TimerHandle | None = None
+        self._hurried = False
+        self._answered = asyncio.Event()
         host.telemetry.refresh.append(self._gauges)
 
     def start(self) -> None:
         self._link.start()
-        self._watch_lag(self.loop.time())
+        self._watch_lag(self.port.clock())
+
+    async def first_answer(self, seconds: float) -> None:
+        """Wait until the engine welcomed this host, or the first dial failed; at most so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._answered.wait()
+        except TimeoutError:
+            logger.info("engine %s has not answered host %s yet", self._link.address, self.host.name)
 
     def wait_refused(self, stop: asyncio.Event) -> None:
         """Block until the engine refused this host for good, or `stop` is set."""
         while not stop.is_set() and not self._link.refused.wait(0.2):
             pass
 
-    async def stop(self, drain_timeout: float) -> None:
-        """Drain, say goodbye, and end the session's threads."""
+    # ---- the end
+
+    def begin_drain(self, seconds: float) -> None:
+        """Take no new work from now on, and tell the engine so. From any thread; idempotent."""
         with self.port.lock:
-            self.port.session.drain(drain_timeout)
+            if self.port.session.draining:
+                return
+            self.port.session.drain(seconds)
         self.port.ring()
+
+    def hurry(self) -> None:
+        """Do not wait for attempts any more. From any thread."""
+        self._hurried = True
+
+    async def stop(self, drain_timeout: float) -> None:
+        """Drain, hand back what is left, say goodbye, and end the session's threads.
+
+        It takes `drain_timeout` and at most STOP_SECONDS + LEAVE_SECONDS more, whatever user code does.
+        """
         deadline = self.loop.time() + drain_timeout
-        while self.loop.time() < deadline and not (self.runtime.handed_over and self.port.session.settled):
-            if self.runtime.handed_over and not self.port.session.connected:
-                break  # Nobody is there to take what is left; it is safe with the engine's journal.
-            await asyncio.sleep(0.02)
-        await self._hooks_drained(deadline)
+        try:
+            self.begin_drain(drain_timeout)
+            self.runtime.drain()
+            await self._wait_drained(deadline, hurry=True)
+            await self._hooks_drained(deadline)
+            if not self._drained():
+                await self._give_up()
+        finally:
+            await self._left()
+            self._close()
+
+    async def _left(self) -> None:
+        """`leave`, on a thread of its own: user code may hold all those of the loop's executor."""
+        left = asyncio.Event()
+
+        def leave() -> None:
+            self.leave(LEAVE_SECONDS)
+            self.loop.call_soon_threadsafe(left.set)
+
+        threading.Thread(target=leave, name="stepwire-leave", daemon=True).start()
+        await left.wait()
+
+    def leave(self, seconds: float) -> None:
+        """Say goodbye, which hands back whatever is left, and end the stream. Blocks; from any thread; idempotent."""
         self._link.leave()
         with self.port.lock:
             self.port.session.say_goodbye("drained")
         self.port.ring()
-        await self.loop.run_in_executor(None, self._link.stop, 2.0)
+        self._link.stop(seconds)
+
+    def _drained(self) -> bool:
+        """Nothing runs, and nothing that ran could still be told to the engine."""
+        with self.port.lock:
+            session = self.port.session
+            if session.attempts or not self.runtime.handed_over:
+                return False
+            # Without an engine only outcomes are worth waiting: bodies are made again from its journal.
+            nobody = self._link.refused.is_set() or not (session.connected or session.owes_outcomes)
+            return session.settled or nobody
+
+    async def _wait_drained(self, deadline: float, *, hurry: bool) -> None:
+        while not self._drained() and self.loop.time() < deadline:
+            if hurry and self._hurried:
+                return
+            await asyncio.sleep(_DRAIN_POLL)
+
+    async def _give_up(self) -> None:
+        """The time is over. What stops when it is told to does not run on beside its next attempt elsewhere."""
+        left = self.port.session.attempts
+        if left:
+            logger.warning("host %s hands back %d attempts that are not finished", self.host.name, left)
+        self.runtime.stop_attempts()
+        await self._wait_drained(self.loop.time() + STOP_SECONDS, hurry=False)
+
+    def _close(self) -> None:
         self.runtime.close()
         if self._lag is not None:
             self._lag.cancel()
@@ -113,7 +199,7 @@ class RunningHost:
             self.host.telemetry.refresh.remove(self._gauges)
 
     async def _hooks_drained(self, deadline: float) -> None:
-        if not self.runtime.hooks:
+        if not self.runtime.hooks or self._hurried:
             return
         try:
             async with asyncio.timeout(max(0.0, deadline - self.loop.time())):
@@ -132,22 +218,28 @@ class RunningHost:
     def _handle(self, frame: EngineFrame, sections: list[Any]) -> None:
         if frame.welcome is not None:
             self.runtime.welcome(frame.welcome)
+            self._answered.set()
             logger.info("host %s connected to engine %s", self.host.name, self._link.address)
         if sections:
             self.runtime.handle(sections)
 
     def _on_reconnect(self) -> None:
         self.host.telemetry.reconnects += 1
+        if not self._answered.is_set():
+            self.loop.call_soon_threadsafe(self._answered.set)
 
     # ---- loop lag
 
     def _watch_lag(self, due: float) -> None:
-        lag = max(0.0, self.loop.time() - due)
+        now = self.port.clock()
+        lag = max(0.0, now - due)
         self.host.telemetry.loop_lag_seconds.observe(lag)
         if lag > _LAG_TOO_LONG:
             logger.warning("the event loop of host %s was blocked for %.1f s", self.host.name, lag)
-        self.port.session.loop_lag = lag
-        self._lag = self.loop.call_later(_LAG_INTERVAL, self._watch_lag, self.loop.time() + _LAG_INTERVAL)
+        with self.port.lock:
+            # Reports are made by the session's own threads: they see that a tick is overdue while the loop is blocked.
+            self.port.session.loop_ticked(now, now + _LAG_INTERVAL)
+        self._lag = self.loop.call_later(_LAG_INTERVAL, self._watch_lag, now + _LAG_INTERVAL)
 
     def _gauges(self) -> None:
         session = self.port.session

@@ -12,6 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar, overload
 
+from stepwire._transport.explanation import Explanation, Holder, OpenStep, ServiceStatus
 from stepwire._transport.run_calls import RunCalls
 from stepwire._transport.run_handle import RunHandle, RunHandleSync
 from stepwire._transport.run_record import (
@@ -54,6 +55,10 @@ __all__ = (
     "AttemptRecord",
     "GroupRecord",
     "WaitReason",
+    "Explanation",
+    "Holder",
+    "OpenStep",
+    "ServiceStatus",
     "ADDRESS_DEFAULT",
 )
 
@@ -152,6 +157,10 @@ class ClientSync(_ClientBase):
     def get(self, run_id: str, steps: bool = False) -> Run:
         """The record of a run now. Raises RunNotFound, EngineUnavailable."""
         return self._calls.get(run_id, steps).result()
+
+    def explain(self, run_id: str) -> Explanation:
+        """Why a run does not move at this moment, with its record and steps. Raises RunNotFound, EngineUnavailable."""
+        return self._calls.explain(run_id).result()
 
     def list(
         self, *, flow: str = "", states: Iterable[RunState | str] = (), limit: int | None = None
@@ -302,6 +311,10 @@ class Client(_ClientBase):
     async def get(self, run_id: str, steps: bool = False) -> Run:
         """The record of a run now. Raises RunNotFound, EngineUnavailable."""
         return await self._calls.get(run_id, steps).wait()
+
+    async def explain(self, run_id: str) -> Explanation:
+        """Why a run does not move at this moment; everything as of ClientSync.explain."""
+        return await self._calls.explain(run_id).wait()
 
     async def list(
         self, *, flow: str = "", states: Iterable[RunState | str] = (), limit: int | None = None

@@ -40,10 +40,15 @@ class StepwireError(Exception):
         message: What happened, one line.
         why: What caused it, if the message does not say so.
         hint: What to do next; the class has a default.
+
+    Attributes:
+        code: The stable cause.
+        retry_after: When it is worth trying again, in seconds, as the engine says; None: it does not say.
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
     hint: str = ""
+    retry_after: float | None = None
 
     def __init__(self, message: str = "", *, why: str = "", hint: str = "") -> None:
         super().__init__(message)
@@ -78,6 +83,13 @@ class EngineUnavailable(StepwireError):
 
     code = ErrorCode.STORE_UNAVAILABLE
     hint = "start it with `stepwire dev` or `stepwire engine`, or check STEPWIRE_ENGINE"
+
+
+class EngineBusy(EngineUnavailable):
+    """Too much is in progress: the engine did nothing of what was asked, also not after some tries."""
+
+    code = ErrorCode.LIMIT_EXCEEDED
+    hint = "try again later, or raise the limit of the engine that the message names"
 
 
 class ProtocolError(StepwireError):

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import platform
+import re
 import secrets
-import signal
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar, overload
 
 from prometheus_client import CollectorRegistry
 
-from stepwire._runtime.telemetry import HostTelemetry, host_registry
+from stepwire._exposition import Exposition
+from stepwire._process import HostProcess
+from stepwire._runtime.telemetry import HostTelemetry, export
 from stepwire._serving import RunningHost
 from stepwire.codec import JSON_CODEC, Codec
 from stepwire.declarative import Flow
@@ -32,6 +32,10 @@ T = TypeVar("T")
 F = TypeVar("F", bound=HookFunction)
 
 DEFAULT_ENGINE = "127.0.0.1:7380"
+DRAIN_TIMEOUT_ENV = "STEPWIRE_DRAIN_TIMEOUT"
+FIRST_ANSWER_SECONDS = 1.0
+"""What the start of a service waits, so that its first requests find an engine that knows its flows."""
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 SDK_VERSION = "0.1.0"
 GC_ALLOCATIONS = 20_000
 """Allocations of containers between two collections of the youngest generation, in `Host.run`."""
@@ -43,14 +47,28 @@ class Host:
     Args:
         name: Name of the service, 1..256 bytes; shown everywhere, an identity nowhere.
         slots: Attempts that run at once, 1..10000; sync steps get as many threads.
-        bodies: Live bodies at once, 1..100000.
+        bodies: Live bodies at once, 1..100000. At that number, those that waited longest, and at least for
+            `body_idle`, are given back to the engine until a tenth is free. A body that was given back is entered
+            again, by replay, when its run goes on.
+        body_bytes: What live bodies may hold, 1 MiB..1 TiB: their inputs, the journals they were entered with, the
+            outputs of their steps since then, and 16 KiB for each, 48 KiB for those of plain functions. Beyond it
+            bodies that wait are given back, however short they have waited; while none does, no body is taken.
+        body_idle: See `bodies`.
         parallel_mode: Of groups whose call and flow name none.
         codec: How inputs and outputs are encoded.
         build_id: Names this build of the code, for the record.
         branch_threads: Threads for the branches of sync flows, 1..20000.
-        body_stall_timeout: How long a replaying body may stay in user code without progress. Time limits of the
-            flow's own (`asyncio.timeout`) that passed in its first life pass again in replay, and count here;
-            `timeout=` and `deadline=` of a step need no such time.
+        body_stall_timeout: How long a replaying body may stay in user code without progress; then its run is
+            PAUSED as BODY_STALLED. Time limits of the flow's own (`asyncio.timeout`) that passed in its first life
+            pass again in replay; for those of up to an hour the body has that time as well. `timeout=` and
+            `deadline=` of a step need no such time.
+        drain_timeout: How long attempts in progress may go on when the host is stopped. What is not finished then is
+            handed back and begun elsewhere. The environment's STEPWIRE_DRAIN_TIMEOUT wins over it.
+        registry: Exports the host's metrics, for example the service's own `prometheus_client.REGISTRY`; several
+            hosts may share one. None: a registry of its own, see `Host.registry`.
+        metrics_port: Show the metrics at /metrics on this port, 1..65535, or a free one for 0. If it is in use the next
+            is tried, up to 15 further on: of several workers each shows its own. None: on no port.
+        metrics_address: Where that port listens. One that other machines reach shows them the names of flows.
 
     Raises:
         ConfigurationError: an argument outside its bounds.
@@ -62,30 +80,44 @@ class Host:
         *,
         slots: int = 256,
         bodies: int = 1000,
+        body_bytes: int = 512 * 1024**2,
+        body_idle: Duration = 1.0,
         parallel_mode: ParallelMode = ParallelMode.WAIT,
         codec: Codec = JSON_CODEC,
         build_id: str = "",
         branch_threads: int = 2048,
         body_stall_timeout: Duration = 60.0,
+        drain_timeout: Duration = 30.0,
+        registry: CollectorRegistry | None = None,
+        metrics_port: int | None = None,
+        metrics_address: str = "127.0.0.1",
     ) -> None:
         _check_bound("slots", slots, 10_000)
         _check_bound("bodies", bodies, 100_000)
+        _check_bound("body_bytes", body_bytes, 1024**4, bottom=1024**2)
         _check_bound("branch_threads", branch_threads, 20_000)
         if not 0 < len(name.encode()) <= 256:
             raise ConfigurationError("a host needs a name of 1..256 bytes")
         self.name = name
         self.slots = slots
         self.bodies = bodies
+        self.body_bytes = body_bytes
+        self.body_idle = duration(body_idle)
         self.parallel_mode = parallel_mode
         self.codec = codec
         self.build_id = build_id
         self.branch_threads = branch_threads
         self.body_stall_timeout = duration(body_stall_timeout)
+        self.drain_timeout = duration(drain_timeout)
         self.flows: dict[str, FlowFunction[..., Any]] = {}
         self.steps: dict[str, StepFunction[..., Any]] = {}
         self.hooks: list[Hook] = []
-        self.telemetry = HostTelemetry()
-        self.registry: CollectorRegistry = host_registry(self.telemetry)
+        self.telemetry = HostTelemetry(name, SDK_VERSION)
+        self.registry = CollectorRegistry() if registry is None else registry
+        export(self.telemetry, self.registry)
+        if metrics_port is not None:
+            _check_bound("metrics_port", metrics_port, 65_535, bottom=0)
+        self._exposition = None if metrics_port is None else Exposition(self.registry, metrics_address, metrics_port)
         self._running: RunningHost | None = None
 
     # ---- registering
@@ -252,67 +284,88 @@ class Host:
             engine: host:port; None: STEPWIRE_ENGINE, then 127.0.0.1:7380.
 
         Raises:
-            ConfigurationError: it is running already, or nothing is registered.
+            ConfigurationError: it is running already, here or in the process that this one was forked from; nothing is
+                registered; or STEPWIRE_DRAIN_TIMEOUT is bad.
         """
         if self._running is not None:
+            if self._forked:
+                raise ConfigurationError(
+                    f"host {self.name!r} was started before this process was forked, and gRPC does not outlive a fork\n"
+                    "  next: make the host before the fork, and start it in each process afterwards"
+                )
             raise ConfigurationError(f"host {self.name!r} is running already")
         if not self.flows and not self.steps:
             raise ConfigurationError(f"host {self.name!r} has neither flows nor steps to serve")
+        self._drain_seconds(None)  # A mistake there must not show only when the host is stopped.
         running = RunningHost(self, engine or os.environ.get("STEPWIRE_ENGINE") or DEFAULT_ENGINE)
         running.start()
         self._running = running
+        if self._exposition is not None:
+            self._exposition.start(self.name)
         return running
 
-    async def stop(self, drain_timeout: float = 30.0) -> None:
-        """Take no new work, finish what runs within `drain_timeout` seconds, say goodbye."""
+    @property
+    def _forked(self) -> bool:
+        """What runs is a copy of the parent's, without its threads: its session is the parent's."""
+        return self._running is not None and self._running.pid != os.getpid()
+
+    async def stop(self, drain_timeout: Duration | None = None) -> None:
+        """Take no new work, finish what runs, hand back what does not end in time, say goodbye.
+
+        It returns at most 1.25 s after the drain timeout, whatever code still runs.
+
+        Args:
+            drain_timeout: None: STEPWIRE_DRAIN_TIMEOUT, then what the host was made with.
+        """
+        if self._forked:
+            return
         running, self._running = self._running, None
         if running is not None:
-            await running.stop(drain_timeout)
+            await running.stop(self._drain_seconds(drain_timeout))
+        if self._exposition is not None:
+            self._exposition.stop()
 
     @asynccontextmanager
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
-        """For ASGI: `FastAPI(lifespan=host.lifespan)`. Installs no signal handlers."""
-        await self.start()
+        """For ASGI: `FastAPI(lifespan=host.lifespan)`, or inside a lifespan of the service's own.
+
+        The service starts whether or not an engine answers; it waits for a first answer, at most 1 s. It installs no
+        signal handlers: the server does, and ends the lifespan on SIGTERM; then the host drains.
+        """
+        running = await self.start()
         try:
+            await running.first_answer(FIRST_ANSWER_SECONDS)
             yield
         finally:
             await self.stop()
 
-    def run(self, engine: str | None = None, drain_timeout: float | None = None) -> int:
-        """Serve until SIGTERM or SIGINT, then drain (default 30 s). A second signal ends at once.
+    def run(self, engine: str | None = None, drain_timeout: Duration | None = None) -> int:
+        """Serve until SIGTERM or SIGINT, then drain as `stop` does. A second signal hands everything back at once.
 
-        It owns the process, so it also tunes the garbage collector: what is loaded by now is left out of every
-        collection, and collections come after more allocations. A step costs a quarter less that way.
+        It owns the process: that ends within 2 s of the drain timeout, by force if code does not let go. It also
+        tunes the garbage collector: what is loaded by now is left out of every collection, and collections come
+        after more allocations. A step costs a quarter less that way.
 
         Returns:
-            An exit code: 0 after a clean stop, 4 if the engine refused this host.
+            An exit code: 0 everything finished or handed back, 4 the engine refused this host, 130 a second signal.
+            The process ends with 1 if it was ended by force.
         """
+        seconds = self._drain_seconds(drain_timeout)
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS, 20, 20)
-        return asyncio.run(self._serve(engine, 30.0 if drain_timeout is None else drain_timeout))
+        process = HostProcess(
+            self.name, start=lambda: self.start(engine), stop=lambda: self.stop(seconds), drain_seconds=seconds
+        )
+        return process.run()
 
-    async def _serve(self, engine: str | None, drain_timeout: float) -> int:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-
-        def on_signal() -> None:
-            if stop.is_set():
-                os._exit(130)
-            stop.set()
-
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, on_signal)
-        running = await self.start(engine)
-        refused: asyncio.Future[Any] = loop.run_in_executor(None, running.wait_refused, stop)
-        waiting: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-        await asyncio.wait({refused, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        was_refused = not stop.is_set()
-        stop.set()
-        await self.stop(drain_timeout)
-        waiting.cancel()
-        return 4 if was_refused else 0
+    def _drain_seconds(self, given: Duration | None) -> float:
+        if given is not None:
+            return duration(given)
+        text = os.environ.get(DRAIN_TIMEOUT_ENV, "").strip()
+        if not text:
+            return self.drain_timeout
+        return duration(float(text) if _NUMBER.fullmatch(text) else text)
 
 
 def _features(options: Iterable[FlowOptions]) -> tuple[int, ...]:
@@ -322,6 +375,6 @@ def _features(options: Iterable[FlowOptions]) -> tuple[int, ...]:
     return tuple(sorted(needed))
 
 
-def _check_bound(name: str, value: int, top: int) -> None:
-    if not 1 <= value <= top:
-        raise ConfigurationError(f"{name} is a whole number from 1 to {top}, not {value!r}")
+def _check_bound(name: str, value: int, top: int, *, bottom: int = 1) -> None:
+    if not bottom <= value <= top:
+        raise ConfigurationError(f"{name} is a whole number from {bottom} to {top}, not {value!r}")

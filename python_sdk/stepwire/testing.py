@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from stepwire._runtime.keeping import NoBodies
 from stepwire._serving import runtime_of
 from stepwire._transport.local import LocalLink
 from stepwire._transport.port import SessionPort
@@ -28,8 +29,7 @@ from stepwire.events import Event, planned_event
 from stepwire.flow import FlowFunction
 from stepwire.host import Host
 from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.frames import EngineFrame, EngineSection
-from stepwire.protocol.plan import StepKind
+from stepwire.protocol.frames import EngineFrame
 from stepwire_engine.clock import SystemClock, VirtualClock
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import AttemptEnded, Entry, RunState
@@ -97,7 +97,7 @@ class _LocalHost:
         self._env = env
         loop = asyncio.get_running_loop()
         self.port = SessionPort(HostSession(host.hello()), time.monotonic)
-        self.runtime = runtime_of(host, self.port, loop)
+        self.runtime = runtime_of(host, self.port, loop, NoBodies() if env.replay else None)
         self.runtime.stubs = env.stubs
         self.link = self._new_link()
 
@@ -122,21 +122,8 @@ class _LocalHost:
     def _on_frame(self, frame: EngineFrame, sections: list[Any]) -> None:
         if frame.welcome is not None:
             self.runtime.welcome(frame.welcome)
-        if self._env.replay:
-            sections = [s for s in sections if not self._thrown_away(s)]
         if sections:
             self.runtime.handle(sections)
-
-    def _thrown_away(self, section: EngineSection) -> bool:
-        """Forced replay: a live body that gets a release, or is to undo something, is given back instead."""
-        if any(execute.undo is not None and execute.kind is StepKind.RUN for execute in section.executes):
-            self.runtime.throw_away(section.run_id)
-        advance = section.advance
-        if advance is None or advance.start is not None:
-            return False
-        self.runtime.throw_away(section.run_id)
-        section.advance = None
-        return not (section.executes or section.cancels or section.evict)
 
 
 class Environment:

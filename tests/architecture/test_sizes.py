@@ -13,6 +13,9 @@ PRODUCT = tuple(folder for folder in ALL_CODE if folder != "tests")
 
 REASONS: dict[str, str] = {
     "engine/stepwire_engine/config.py": "the table of every setting, and the one loader that checks values against it",
+    "engine/stepwire_engine/core/engine.py": "the face of the core: every input, and everything the shell takes",
+    "engine/stepwire_engine/core/dispatch.py": "who gets what: bodies, steps and closures wait for the same sessions",
+    "engine/stepwire_engine/core/model.py": "one run as a value: what folds, and what hosts hold of it",
     "engine/stepwire_engine/core/history.py": "the record people read, its value types and its one fold, side by side",
     "python_sdk/stepwire/_runtime/body.py": "one live body: its decisions, lines of control and end share state",
     "python_sdk/stepwire/_runtime/executor.py": "one tick of a host: what a frame says, what leaves",

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from stepwire_engine.app import Engine, set_up_logging
+from stepwire_engine.app import Engine
 from stepwire_engine.calls.destinations import LOCAL_NETWORKS, Destinations
 from stepwire_engine.cli.dev import _engine_command
 from stepwire_engine.config import Config, load
 from stepwire_engine.core.config import CoreConfig
+from stepwire_engine.process import set_up_logging
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
 from tests.calls.desk import play
 
@@ -51,10 +52,10 @@ def test_dev_reaches_this_machine_and_private_networks_and_what_is_configured(
     monkeypatch.chdir(tmp_path)
     for name in ("STEPWIRE_COLOR", "STEPWIRE_OUTPUT"):
         monkeypatch.setenv(name, "auto")
-    allow = load({"call_allow": flag(_engine_command(":memory:", 1, 2), "--call-allow")}).call_allow
+    allow = load({"call_allow": flag(_engine_command(":memory:", 1, 2, 5.0), "--call-allow")}).call_allow
     assert allow == LOCAL_NETWORKS
     (tmp_path / "stepwire.toml").write_text('[calls]\nallow = ["100.64.0.0/10", "orders.internal"]\n')
-    allow = load({"call_allow": flag(_engine_command(":memory:", 1, 2), "--call-allow")}).call_allow
+    allow = load({"call_allow": flag(_engine_command(":memory:", 1, 2, 5.0), "--call-allow")}).call_allow
     assert allow == (*LOCAL_NETWORKS, "100.64.0.0/10", "orders.internal")
     assert Destinations(allow).refusal("metadata", "169.254.169.254")
 

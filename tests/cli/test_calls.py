@@ -208,3 +208,22 @@ def test_one_run_or_all_of_a_flow(
     assert (done.returncode, done.stdout) == (2, "")
     three_lines(done)
     assert port.asked == []
+
+
+# ---- runs why
+
+
+def test_why_tells_people_in_sentences_and_scripts_in_json(
+    engine: LoopbackEngine, port: TablePort, directory: Path
+) -> None:
+    port.put(open_run())
+    done = run(engine, directory, "runs", "why", "r1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("run r1 of flow orders is RUNNING for 3.00s: ") and "\nnext: " in done.stdout
+    found = json.loads(run(engine, directory, "runs", "why", "r1", "-o", "json").stdout)
+    assert (found["schema"], found["run"]["run_id"], found["open_steps"]) == ("stepwire.why/v1", "r1", [])
+
+
+def test_why_of_a_run_that_does_not_exist(engine: LoopbackEngine, port: TablePort, directory: Path) -> None:
+    done = run(engine, directory, "runs", "why", "r1")
+    assert done.returncode == 3 and three_lines(done)[0].startswith("there is no run")

@@ -71,6 +71,17 @@ async def counts_down(ctx: stepwire.Context, n: int) -> str:
     return "zero"
 """
 
+WAITS_AT_A_GATE = """
+@host.flow
+async def by_version(ctx: stepwire.Context, path: str) -> list[int]:
+    def wait() -> int:
+        os.mkfifo(path) if not os.path.exists(path) else None
+        print("at the gate")
+        open(path).close()          # until somebody opens it for writing
+        return VERSION
+    return [await ctx.step.run("wait", wait), await ctx.step.run("after", lambda: VERSION)]
+"""
+
 
 @dataclass
 class Dev:
@@ -322,6 +333,49 @@ def test_reload_then_a_mistake_then_its_correction(tmp_path: Path) -> None:
         assert terminal.interrupt() == 0
     assert (tmp_path / ".stepwire" / "dev.db").exists()
     assert (tmp_path / ".stepwire" / ".gitignore").read_text() == "*\n"
+
+
+@pytest.mark.timeout(60)
+def test_reload_lets_the_step_in_progress_end_and_the_new_code_goes_on(tmp_path: Path) -> None:
+    app, gate = tmp_path / "app.py", tmp_path / "gate"
+    text = APP + WAITS_AT_A_GATE
+    app.write_text(text, encoding="utf-8")
+    terminal, port = started(tmp_path, "--drain-timeout", "15s", "app.py")
+    with terminal:
+        terminal.until("connected to engine")
+        engine = {"STEPWIRE_ENGINE": f"127.0.0.1:{port}"}
+        arguments = ("run", "by_version", "-i", json.dumps(str(gate)), "--id", "one")
+        stepwire(*arguments, "--detach", cwd=tmp_path, env=engine)
+        terminal.until("at the gate")
+        app.write_text(text.replace("VERSION = 1", "VERSION = 2"), encoding="utf-8")
+        terminal.until("drains for at most 15 s")
+        gate.open("w").close()
+        terminal.until("connected to engine")
+        assert json.loads(stepwire(*arguments, cwd=tmp_path, env=engine).stdout) == [1, 2]
+        assert sum("at the gate" in line for line in terminal.lines) == 1
+        assert terminal.interrupt() == 0
+
+
+@pytest.mark.timeout(60)
+def test_ctrl_c_hands_back_what_does_not_stop_and_the_next_dev_goes_on(tmp_path: Path) -> None:
+    app, gate = tmp_path / "app.py", tmp_path / "gate"
+    app.write_text(APP + WAITS_AT_A_GATE, encoding="utf-8")
+    terminal, port = started(tmp_path, "--drain-timeout", "500ms", "app.py")
+    arguments = ("run", "by_version", "-i", json.dumps(str(gate)), "--id", "one")
+    with terminal:
+        terminal.until("connected to engine")
+        engine = {"STEPWIRE_ENGINE": f"127.0.0.1:{port}"}
+        stepwire(*arguments, "--detach", cwd=tmp_path, env=engine)
+        terminal.until("at the gate")
+        assert terminal.interrupt() == 0
+        assert not [line for line in terminal.lines if "was killed" in line or "Traceback" in line]
+    terminal, port = started(tmp_path, "--drain-timeout", "500ms", "app.py")
+    with terminal:
+        terminal.until("at the gate")
+        gate.open("w").close()
+        engine = {"STEPWIRE_ENGINE": f"127.0.0.1:{port}"}
+        assert json.loads(stepwire(*arguments, cwd=tmp_path, env=engine).stdout) == [1, 1]
+        assert terminal.interrupt() == 0
 
 
 def test_runs_survive_dev(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.e2e.processes import Stage
 
+
 @pytest.fixture
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     made = Stage(tmp_path_factory.mktemp("stage"))

@@ -216,6 +216,25 @@ async def blocking_loop(ctx: Context, seconds: float) -> str:
     return await ctx.step.run("block", block_loop, seconds)
 
 
+async def stubborn(seconds: float) -> str:
+    """Takes no hint to stop."""
+    with pen.attempt():
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                await asyncio.sleep(end - time.monotonic())  # gate: a step that goes on is what is tested
+            except asyncio.CancelledError:
+                continue
+    return "stubborn"
+
+
+@host.flow
+async def stays_on(ctx: Context, seconds: float) -> str:
+    """One async step that swallows its cancellation."""
+    enter(ctx)
+    return await ctx.step.run("stay", stubborn, seconds)
+
+
 @host.flow
 async def one_gated_sync(ctx: Context) -> str:
     """One plain step at a gate."""

@@ -1,6 +1,6 @@
 """What the test host process adds to the SDK: it notes Acks and drains in the ledger, and can force replay.
 
-Imported in host processes only. It wraps three private functions and changes nothing of what they do.
+Imported in host processes only. It wraps two private functions and changes nothing of what they do.
 """
 
 from __future__ import annotations
@@ -8,23 +8,24 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-from typing import Any
 
-from stepwire._serving import RunningHost
 from stepwire._transport.session import HostSession
-from stepwire.protocol.frames import EngineFrame, EngineSection, HostSection
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import HostSection
 from tests.e2e.ledger import Pen
+from tests.evicting import keep_no_bodies
 
 REPLAY_ENV = "E2E_REPLAY"
 
 
 def note_acks(pen: Pen) -> None:
-    """Write `acked` for every result that the engine acknowledged."""
+    """Write `acked` for every outcome that the engine acknowledged; an attempt that was stopped has none."""
     forget = HostSession._forget_section
 
     def noted(self: HostSession, section: HostSection) -> None:
         for result in section.results:
-            pen.write("acked", section.run_id, result.path, result.attempt)
+            if result.failure is None or result.failure.code is not ErrorCode.CANCELLED:
+                pen.write("acked", section.run_id, result.path, result.attempt)
         forget(self, section)
 
     HostSession._forget_section = noted  # type: ignore[method-assign]
@@ -41,28 +42,10 @@ def note_drain(pen: Pen) -> None:
     HostSession.drain = noted  # type: ignore[method-assign]
 
 
-def force_replay() -> None:
-    """Give every body back when a release comes, as the test environment of the SDK does with `replay=True`."""
-    handle = RunningHost._handle
-
-    def replaying(self: RunningHost, frame: EngineFrame, sections: list[Any]) -> None:
-        handle(self, frame, [section for section in sections if not _thrown_away(self, section)])
-
-    RunningHost._handle = replaying  # type: ignore[method-assign]
-
-
-def _thrown_away(running: RunningHost, section: EngineSection) -> bool:
-    if section.advance is None or section.advance.start is not None:
-        return False
-    running.runtime.throw_away(section.run_id)
-    section.advance = None
-    return not (section.executes or section.cancels or section.evict)
-
-
 def observe(pen: Pen) -> None:
     # For reports of failures: SIGUSR1 prints the stacks of all threads to the log.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     note_acks(pen)
     note_drain(pen)
     if os.environ.get(REPLAY_ENV):
-        force_replay()
+        keep_no_bodies()

@@ -16,15 +16,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import stepwire
+from tests import evicting
 from tests.e2e import gates, ledger, observed
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"stepwire engine ready  grpc (\S+)  http (\S+)  db ")
+COMMAND = ("-m", "stepwire_engine", "engine")
 START_SECONDS = 15.0
 END_SECONDS = 15.0
 QUICK: dict[str, Any] = {"reconnect_grace": 0.5, "adoption_grace": 3}
@@ -124,11 +127,25 @@ PYTHONPATH = os.pathsep.join(str(path) for path in (ROOT, ROOT / "engine", ROOT 
 
 
 class Engine:
-    """An engine on one database and one pair of ports, over as many processes as the test wants."""
+    """An engine on one database and one pair of ports, over as many processes as the test wants.
 
-    def __init__(self, db: Path, log: Path, **settings: Any) -> None:
+    Args:
+        command: What python is to run instead of `-m stepwire_engine engine`; it gets the same flags.
+        environment: Variables of the processes.
+    """
+
+    def __init__(
+        self,
+        db: Path,
+        log: Path,
+        command: Sequence[str] = COMMAND,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        **settings: Any,
+    ) -> None:
         self.db = db
         self.log = log
+        self.command = list(command)
+        self.environment = dict(environment)
         self.port, self.http_port = free_port(), free_port()
         self.settings = settings
         self.process: Process | None = None
@@ -143,7 +160,7 @@ class Engine:
         ports = {"port": self.port, "http_port": self.http_port}
         given = {"db": self.db, "log_format": "text"} | ports | self.settings | settings
         flags = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        return Process(["-m", "stepwire_engine", "engine", *flags], self.log)
+        return Process([*self.command, *flags], self.log, **self.environment)
 
     def start(self) -> Engine:
         """Returns when the engine says that it is ready."""
@@ -194,9 +211,9 @@ class Stage:
         self._closing: list[Callable[[], None]] = []
         Stage.alive.append(self)
 
-    def engine(self, name: str = "engine", **settings: Any) -> Engine:
-        """An engine that is ready."""
-        engine = Engine(self.directory / f"{name}.db", self._log(name), **settings)
+    def engine(self, name: str = "engine", *, db: Path | None = None, **settings: Any) -> Engine:
+        """An engine that is ready, with its database in this directory unless told otherwise. Settings as of Engine."""
+        engine = Engine(db or self.directory / f"{name}.db", self._log(name), **settings)
         self._closing.append(engine.kill)
         return engine.start()
 
@@ -238,7 +255,7 @@ class Stage:
                     ledger.FILE_ENV: str(self.ledger.path),
                     ledger.HOST_ENV: name,
                     gates.ADDRESS_ENV: self.gates.address,
-                    observed.REPLAY_ENV: "1" if replay else "",
+                    observed.REPLAY_ENV: "1" if replay or evicting.always() else "",
                 },
                 **environment,
             )

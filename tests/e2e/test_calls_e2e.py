@@ -13,6 +13,7 @@ import stepwire
 from stepwire.client import RunHandleSync, StepState
 from tests.e2e.processes import QUICK, Engine, Stage, wait_for
 from tests.e2e.sites import Site
+from tests.evicting import Entries
 
 HOST = "only"
 SLOTS = 8
@@ -100,7 +101,7 @@ def test_a_kill_of_the_engine_in_the_middle_of_everything(served: Served, mode: 
     assert served.stage.ledger.count("before", run.run_id) == {"parallel/[1]/run": 1, "after": 1}
     child = next(step.child_run_id for step in record.steps if step.kind == "invoke")
     assert served.stage.ledger.count("before", child) == {"step": 1}
-    assert len(served.stage.ledger.of(run.run_id, "body")) == 1, "the live body was kept"
+    assert len(served.stage.ledger.of(run.run_id, "body")) == Entries(1), "the live body was kept"
 
 
 def test_a_call_holds_no_slot(served: Served) -> None:

@@ -15,6 +15,7 @@ import stepwire
 from stepwire.client import RunHandleSync, RunState
 from stepwire.errors import RunCancelled
 from tests.e2e.processes import QUICK, Engine, Process, Stage, wait_for
+from tests.evicting import Entries
 
 LIVE_IDLE = 0.1
 NAP_SECONDS = 2.0
@@ -80,7 +81,7 @@ def test_sleeps_over_a_kill_of_the_engine(stage: Stage, figure: Callable[[str], 
     for seconds, run in runs.items():
         assert run.result(timeout=15) == "rested"
         assert stage.ledger.count("before", run.run_id) == {"first": 1, "last": 1}
-        assert served.entered(run) == 1
+        assert served.entered(run) == Entries(1)
         assert seconds <= slept(run) < seconds + LATE_SECONDS_MAX
         figure(f"a sleep of {seconds:g} s over a kill of the engine took {slept(run):.3f} s")
 

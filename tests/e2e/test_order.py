@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from stepwire.client import RunHandleSync
+from tests import evicting
 from tests.e2e.processes import Stage, wait_for
 
 REPETITIONS = 50
@@ -22,7 +23,7 @@ class Road:
 
     def __init__(self, stage: Stage, replay: bool) -> None:
         self.stage = stage
-        self.replay = replay
+        self.replay = replay or evicting.always()
         name = "replaying" if replay else "live"
         engine = stage.engine(f"engine-{name}")
         stage.host(engine, name, replay=replay)

@@ -18,7 +18,8 @@ U64 = st.integers(0, 2**64 - 1)
 COUNT = st.integers(1, 2**32 - 1)
 NUMBER = st.integers(1, 2**64 - 1)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+ID = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=20)
+NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
 SECONDS = st.one_of(st.just(0.0), st.integers(1, 10**15).map(lambda nanos: nanos / 1e9))
 TIMEOUT = st.none() | st.integers(1, 10**15).map(lambda nanos: nanos / 1e9)
 TIME_MS = st.integers(0, 253_402_300_799_999)
@@ -64,9 +65,9 @@ WAITS = st.builds(plan.WaitEvent, event=NAME, match=TEXT, timeout=st.none() | SE
 EVENT_DATA = st.sampled_from([b"null", b"17", b'{"a":["\xc3\xa9"]}']).map(Payload) | st.builds(
     Payload, st.binary(max_size=40), st.sampled_from(["cbor", "x-sealed"])
 )
-EVENTS = st.builds(plan.Event, name=NAME, data=EVENT_DATA, id=TEXT, at_ms=st.none() | TIME_MS)
+EVENTS = st.builds(plan.Event, name=NAME, data=EVENT_DATA, id=ID, at_ms=st.none() | TIME_MS)
 SENDS = st.builds(plan.SendEvent, st.lists(EVENTS, min_size=1, max_size=2).map(tuple))
-INVOKES = st.builds(plan.Invoke, flow=NAME, id=TEXT)
+INVOKES = st.builds(plan.Invoke, flow=NAME, id=ID)
 CALLS = st.builds(
     plan.Call,
     url=NAME,
@@ -204,7 +205,7 @@ HOST_SECTIONS = st.builds(
     plans=st.lists(PLANS, max_size=2),
     results=st.lists(RESULTS, max_size=3),
     rejects=st.lists(st.builds(frames.Reject, NAME, COUNT, FENCES, st.sampled_from(frames.RejectReason)), max_size=2),
-    need_snapshot=st.none() | FENCES,
+    need_snapshot=st.none() | st.builds(frames.NeedSnapshot, FENCES, st.none() | U64, st.booleans()),
     body_failed=st.none() | st.builds(frames.BodyFailed, FENCES, FAILURES),
 )
 DRAINS = st.none() | st.builds(frames.Drain, SECONDS)

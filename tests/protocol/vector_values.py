@@ -21,6 +21,7 @@ from stepwire.protocol.frames import (
     HostFrame,
     HostSection,
     LiveBody,
+    NeedSnapshot,
     Purpose,
     Reject,
     RejectReason,
@@ -206,7 +207,7 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
                     Result("empty", 1, Fence(1, 14), Payload(b"")),
                 ],
                 rejects=[Reject("label", 1, Fence(1, 15), RejectReason.NO_SLOT)],
-                need_snapshot=Fence(1, 3),
+                need_snapshot=NeedSnapshot(Fence(1, 3)),
             ),
             HostSection(
                 "run-2",
@@ -214,6 +215,13 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
                     Fence(1, 4), Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", "expected a, got b")
                 ),
             ),
+        ],
+    ),
+    "host-bodies-given-back": HostFrame(
+        7,
+        runs=[
+            HostSection("run-1", need_snapshot=NeedSnapshot(Fence(1, 3), waits_after=0)),
+            HostSection("run-2", need_snapshot=NeedSnapshot(Fence(1, 4), no_room=True)),
         ],
     ),
     "host-report": HostFrame(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.frames import Fault, HostFrame, HostSection, Result
+from stepwire.protocol.frames import Fault, HostFrame, HostSection, NeedSnapshot, Result
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import RetryPolicy, StepKind
 from stepwire_engine.clock import VirtualClock
@@ -232,12 +232,12 @@ def test_a_damaged_journal_keeps_its_run_from_going_on_and_nothing_else() -> Non
         run_id = await desk.start()
         fence = host.advances(run_id)[-1].fence
         desk.store.damaged = True
-        host.say(HostSection(run_id, need_snapshot=fence))
+        host.say(HostSection(run_id, need_snapshot=NeedSnapshot(fence)))
         await desk.driver.settled()
         assert len(host.advances(run_id)) == 1
         with pytest.raises(CallRefused) as refused:
             await desk.driver.runs.view(run_id, include_steps=True)
-        assert refused.value.code is ErrorCode.STORE_UNAVAILABLE and "CRC" not in refused.value.message
+        assert refused.value.code is ErrorCode.RUN_UNREADABLE and "CRC" not in refused.value.message
         assert host.advances(await desk.start())
 
     play(scenario)

@@ -51,7 +51,7 @@ def test_starts_that_are_refused() -> None:
         desk.store.accepting = False
         with pytest.raises(CallRefused) as no_space:
             await runs.start("checkout", INPUT, "")
-        assert no_space.value.code is ErrorCode.STORE_UNAVAILABLE
+        assert no_space.value.code is ErrorCode.STORE_FULL and no_space.value.retry_after == 1.0
 
     play(scenario, RunBounds(payload_bytes_max=10, runs_in_memory_max=1))
 
@@ -204,7 +204,7 @@ def test_events_keep_to_the_limits_of_inputs() -> None:
         for call in (runs.send_event(Event("paid")), runs.cancel("r1", None)):
             with pytest.raises(CallRefused) as no_space:
                 await call
-            assert no_space.value.code is ErrorCode.STORE_UNAVAILABLE
+            assert no_space.value.code is ErrorCode.STORE_FULL and no_space.value.retry_after == 1.0
 
     play(scenario, RunBounds(payload_bytes_max=10))
 

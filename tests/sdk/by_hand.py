@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import stepwire
+from stepwire._runtime.keeping import BoundedBodies
 from stepwire._serving import runtime_of
 from stepwire._transport.local import LocalLink
 from stepwire._transport.port import SessionPort
@@ -64,7 +65,8 @@ class EngineByHand:
         self._frames = 0
         loop = asyncio.get_running_loop()
         port = SessionPort(HostSession(self.hello), time.monotonic)
-        self.runtime = runtime_of(host, port, loop)
+        bounds = BoundedBodies(host.bodies, host.body_bytes, host.body_idle)
+        self.runtime = runtime_of(host, port, loop, bounds)
         self.link = LocalLink(self, port, loop, self._on_frame)
 
     # ---- as the link sees it

@@ -13,6 +13,7 @@ from typing import Any
 
 import stepwire
 from stepwire._runtime.executor import HostRuntime
+from stepwire._runtime.keeping import BoundedBodies
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.context import context_of
@@ -63,6 +64,7 @@ class HostDesk:
             body_stall_timeout=host.body_stall_timeout,
             telemetry=host.telemetry,
             context_of=context_of,
+            keeping=BoundedBodies(host.bodies, host.body_bytes, host.body_idle),
             hooks=host.hooks,
         )
         self.plans: list[Plan] = []

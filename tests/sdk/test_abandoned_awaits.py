@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 import stepwire
+from stepwire._runtime import patience
 from stepwire.protocol.failure import ErrorCode
 from tests.sdk.by_hand import EngineByHand, by_hand
 from tests.sdk.gates import until
@@ -204,8 +205,9 @@ def test_a_task_group_gives_up_the_rest_when_one_fails() -> None:
     asyncio.run(main())
 
 
-def test_a_limit_that_is_gone_from_the_code_is_found() -> None:
-    """The body waits as long as user code may take, then says what is missing."""
+def test_a_limit_that_is_gone_from_the_code_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The body waits as long as such a limit may take, then says what is missing."""
+    monkeypatch.setattr(patience, "OWN_LIMIT_SECONDS_MAX", SHORT)
 
     async def main() -> None:
         limited = [True]

@@ -10,6 +10,8 @@ import stepwire
 from stepwire import ParallelMode, testing
 from stepwire_engine.core.entries import RunStats
 
+pytestmark = pytest.mark.live_bodies
+
 
 def counted(flow_name: str, steps: int, mode: ParallelMode) -> RunStats:
     """Run one flow live; checks that its body was entered once and that each step body ran once."""

@@ -127,6 +127,7 @@ def test_the_last_completed_is_undone_first_whatever_was_declared(order: str, re
     asyncio.run(main())
 
 
+@pytest.mark.live_bodies
 def test_a_kept_body_is_entered_once_and_one_that_is_gone_once_more() -> None:
     async def main() -> None:
         entries = {}

@@ -12,6 +12,7 @@ import stepwire
 from stepwire import ParallelMode, testing
 from stepwire.testing import Environment
 from stepwire_engine.core.entries import AttemptEnded, Released
+from tests.evicting import Entries
 from tests.sdk.gates import Gates, until
 
 STEPS = 10
@@ -72,7 +73,7 @@ def test_accident_while_a_step_runs(at: int, accident: str, is_async: bool) -> N
         assert all(fixture.calls[name] == 1 for name in recorded)
         assert fixture.calls[names[at]] == (2 if accident == "crash" else 1), "a stream that breaks loses no work"
         assert sum(fixture.calls.values()) == STEPS + (accident == "crash")
-        assert run.body_entries == (2 if accident == "crash" else 1)
+        assert run.body_entries == Entries(2 if accident == "crash" else 1)
         assert len(run.record.steps[at].attempts) == 1, "lost work consumes no retry"
 
     asyncio.run(main())
@@ -183,6 +184,7 @@ def test_accident_during_a_backoff(accident: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.live_bodies
 @ASYNC
 def test_evicted_body_is_dead(is_async: bool) -> None:
     """Its code is stopped where it stands, and its context refuses every call (DESIGN 6)."""
@@ -239,7 +241,8 @@ def test_body_given_back_between_the_start_of_a_step_and_its_plan() -> None:
         async def late(run_id: str) -> str:
             calls.append("late")
             if len(calls) == 1:
-                env._hosts[host.name].runtime.throw_away(run_id)
+                runtime = env._hosts[host.name].runtime
+                runtime.body_gone(runtime._bodies[run_id])
             return "late"
 
         @host.flow

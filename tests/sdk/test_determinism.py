@@ -13,6 +13,7 @@ import stepwire
 from stepwire import ParallelMode, testing
 from stepwire.protocol.failure import ErrorCode
 from stepwire_engine.core.entries import Planned, RunState
+from tests.evicting import Entries
 from tests.sdk.gates import Gates, until
 
 Body = Callable[["Versions", stepwire.Context], Any]
@@ -148,7 +149,7 @@ def test_changed_code_pauses_the_run(v2: Body, expected: str, received: str) -> 
             assert expected in before
             assert received in after
             assert versions.calls == {"one": 1, "two": 1}, "nothing ran under the wrong code"
-            assert run.body_entries == 2
+            assert run.body_entries == Entries(2)
 
             restored = versions.host(three)
             await env.crash(second, restored)

@@ -18,6 +18,7 @@ from stepwire.testing import TestRun
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import Planned
 from stepwire_engine.core.history import StepStateView
+from tests.evicting import Entries
 from tests.sdk.gates import Gates, turns, until
 from tests.sdk.group_records import ASYNC, MODES, REPLAY, ended, planned, states
 
@@ -319,5 +320,5 @@ def test_attempts_and_user_code_of_an_expired_group_are_stopped(is_async: bool) 
 
     run = asyncio.run(main())
     assert run.output == [["cancelled", "cancelled"], "after"]
-    assert run.body_entries == 2
+    assert run.body_entries == Entries(2)
     assert ended(run) == [GroupEnded("settle", Verdict.OK, 0, (0, 1))]

@@ -69,6 +69,7 @@ class Loser:
 EXPECTED_LOG = ["cancelled", "refused", "refused", "refused", "finally"]
 
 
+@pytest.mark.live_bodies
 @pytest.mark.parametrize("waits", ["step", "code", "group", "tasks"])
 def test_code_of_a_loser_is_cancelled_where_it_awaits(waits: str) -> None:
     """`except Exception` does not catch it, `finally` runs, and nothing can be decided any more."""
@@ -116,6 +117,7 @@ def test_code_of_a_loser_is_cancelled_where_it_awaits(waits: str) -> None:
     assert loser.log == EXPECTED_LOG
 
 
+@pytest.mark.live_bodies
 @pytest.mark.parametrize("waits", ["step", "code", "group"])
 def test_a_thread_of_a_loser_is_cancelled_in_its_call_or_at_its_next_one(waits: str) -> None:
     loser = Loser()
@@ -168,6 +170,7 @@ def test_a_thread_of_a_loser_is_cancelled_in_its_call_or_at_its_next_one(waits: 
     assert loser.log == EXPECTED_LOG
 
 
+@pytest.mark.live_bodies
 def test_a_loser_that_catches_its_cancellation_changes_nothing() -> None:
     log: list[str] = []
 

@@ -85,6 +85,7 @@ class Lives:
         self.gates.open(*(f"{name} in life {life}" for name in names))
 
 
+@pytest.mark.live_bodies
 @ASYNC
 @pytest.mark.parametrize("quicker", ["nobody", "a", "z", "a and z"])
 def test_a_race_that_was_won_is_won_by_the_same_branch_in_replay(quicker: str, is_async: bool) -> None:
@@ -119,6 +120,7 @@ def test_a_race_that_was_won_is_won_by_the_same_branch_in_replay(quicker: str, i
     assert run.body_entries == 2
 
 
+@pytest.mark.live_bodies
 @ASYNC
 def test_a_body_that_was_lost_before_its_group_ended_may_end_it_differently(is_async: bool) -> None:
     """What was not recorded is decided anew; what was recorded stands before it, also if it is slower now."""
@@ -153,6 +155,7 @@ def recorded_ends(env: Environment, run_id: str) -> list[str]:
     return [b.path for e in env.journal(run_id) if isinstance(e, Planned) for b in e.plan.branches_ended]
 
 
+@pytest.mark.live_bodies
 @ASYNC
 def test_a_decision_that_a_loser_made_is_made_again_before_its_group_ends(is_async: bool) -> None:
     """The loser had planned its step; in the second life the winner is quicker, and the record is the same."""
@@ -243,6 +246,7 @@ def test_a_branch_that_ends_the_run_sooner_in_replay_does_so_only_if_it_has_not_
         assert run.record.state is RunState.CANCELLED and ended(run) == []
 
 
+@pytest.mark.live_bodies
 @ASYNC
 def test_a_loser_that_decides_otherwise_in_replay_is_found(is_async: bool) -> None:
     """Losers are no exception to P12: a recorded step that is not planned again pauses the run."""

@@ -283,6 +283,7 @@ def test_what_a_loser_had_planned_and_nobody_was_told_is_not_in_its_result(repla
     assert asyncio.run(main()) == [["", "cancelled", 0], ["", "completed", 0]]
 
 
+@pytest.mark.live_bodies
 @pytest.mark.parametrize("options", [{}, {"fail": "never"}, {"cancel_siblings": True}], ids=str)
 def test_verdict_and_results_cost_no_more_than_the_width(options: Any) -> None:
     """Lines that run per branch do not grow with the width."""

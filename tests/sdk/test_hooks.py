@@ -24,7 +24,7 @@ FAILURE = Failure(ErrorCode.USER_ERROR, "ValueError", "no")
 
 
 def hooks_of(*hooks: Hook, telemetry: HostTelemetry | None = None) -> Hooks:
-    return Hooks(asyncio.get_running_loop(), hooks, {}, telemetry or HostTelemetry())
+    return Hooks(asyncio.get_running_loop(), hooks, {}, telemetry or HostTelemetry("test"))
 
 
 def everything(host: stepwire.Host) -> list[HookCall]:
@@ -319,7 +319,7 @@ def test_a_hook_that_raises_is_counted_and_the_run_goes_on() -> None:
 def test_a_hook_that_never_ends_costs_bounded_memory() -> None:
     async def main() -> None:
         gates = Gates()
-        telemetry = HostTelemetry()
+        telemetry = HostTelemetry("test")
         told: list[int] = []
 
         async def stuck(call: HookCall) -> None:
@@ -365,7 +365,7 @@ def test_after_the_end_of_the_host_nothing_is_told() -> None:
 
 def test_a_closed_loop_is_no_error() -> None:
     async def main() -> tuple[Hooks, HostTelemetry]:
-        telemetry = HostTelemetry()
+        telemetry = HostTelemetry("test")
         return hooks_of(Hook("run_failed", lambda call: None), telemetry=telemetry), telemetry
 
     hooks, telemetry = asyncio.run(main())

@@ -15,6 +15,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.testing import TestRun
 from stepwire_engine.core.entries import Planned, RunState
 from stepwire_engine.core.history import StepStateView
+from tests.evicting import Entries
 from tests.sdk.gates import PATIENCE_SECONDS, Gates, recorded, until
 
 REPLAY = pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
@@ -320,7 +321,7 @@ def test_abandoned_step_is_replayed() -> None:
         assert_cancelled(run, "slow")
 
     asyncio.run(main())
-    assert len(entered) == 2
+    assert len(entered) == Entries(2)
 
 
 def test_cancelled_group_await() -> None:
@@ -420,9 +421,10 @@ def test_context_variables_in_a_lambda_around_async_code(is_async: bool) -> None
 
 
 def test_current_attempt() -> None:
-    async def flow(ctx: stepwire.Context) -> list[Any]:
+    keys: list[str] = []
+
+    async def flow(ctx: stepwire.Context) -> str:
         assert stepwire.current_attempt() is None
-        keys: list[str] = []
 
         def step() -> str:
             attempt = stepwire.current_attempt()
@@ -432,10 +434,10 @@ def test_current_attempt() -> None:
                 raise ValueError
             return f"{attempt.path} {attempt.attempt} {attempt.run_id == ctx.run_id}"
 
-        found = await ctx.step.run("step", step)
-        return [found, len(keys), len(set(keys))]
+        return await ctx.step.run("step", step)
 
-    assert flow_run(flow).output == ["step 2 True", 2, 1]
+    assert flow_run(flow).output == "step 2 True"
+    assert (len(keys), len(set(keys))) == (2, 1)
 
 
 # ---- replay of code that is too slow or wrong
@@ -472,3 +474,30 @@ def test_stalled_replay_pauses() -> None:
         assert "step 'one'" in run.failure.message
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["next release known", "nothing released since"])
+def test_a_time_limit_longer_than_the_stall_timeout_passes_again(known: bool) -> None:
+    """All of the flow waits in a step that it is known to give up: that takes as long as it took, and is no stall."""
+
+    async def main() -> TestRun:
+        gates = Gates()
+        host = stepwire.Host("ordinary", body_stall_timeout=0.05)
+
+        @host.flow
+        async def flow(ctx: stepwire.Context) -> list[str]:
+            found = await with_asyncio(ctx, asyncio.Event().wait, 0.3)
+            after = await ctx.step.run("after", gates.wait, "after")
+            return [found, after, await ctx.step.run("held", gates.wait, "held")]
+
+        async with testing.environment(host, virtual_clock=False) as env:
+            run_id = await env.start(flow)
+            if known:
+                gates.open("after")
+            await gates.until_reached("held" if known else "after")
+            await env.crash(host)
+            gates.open("after", "held")
+            return await env.finish(flow, run_id)
+
+    run = asyncio.run(main())
+    assert run.output == ["timed out", "after", "held"]

@@ -24,6 +24,7 @@ from stepwire.protocol.plan import (
 from stepwire_engine.core import causes
 from stepwire_engine.core.entries import AttemptEnded, GroupExpired, Planned, RunCreated, RunState
 from stepwire_engine.core.model import Run
+from stepwire_engine.core.reads import DormantRuns
 from stepwire_engine.core.units import RunRecord, Unit
 from tests.core.given import group
 from tests.session.desk import INPUT, REFUSED, Desk, Host, advances, running, task
@@ -382,7 +383,7 @@ def test_a_journal_that_cannot_be_read_is_told_to_whoever_asks_and_does_not_stop
     (run,) = desk.core.take_loads()
     desk.core.journal_unreadable(run, desk.now)
     desk.settle()
-    assert desk.replies[-1].code is ErrorCode.STORE_UNAVAILABLE
+    assert desk.replies[-1].code is ErrorCode.RUN_UNREADABLE
     desk.pass_time(60.0)
     assert "r" not in desk.core.runs and ends(desk, "nap") == []
 
@@ -505,8 +506,8 @@ def test_runs_are_woken_a_portion_at_a_time() -> None:
     desk.settle()
     desk.mono += 100.0
     desk.core.tick(desk.now)
-    (read,) = desk.core.take_reads()
-    desk.core.read_done(read, desk.rows.store.due_runs(2**62, read.limit), desk.now)  # type: ignore[union-attr]
+    (read,) = [read for read in desk.core.take_reads() if isinstance(read, DormantRuns)]
+    desk.core.read_done(read, desk.rows.store.due_runs(2**62, read.limit), desk.now)
     assert len(desk.core.take_loads()) == 200 and desk.core.take_reads() == []
 
 

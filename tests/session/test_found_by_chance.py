@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from stepwire._replay.journal import BodyJournal, Kind
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.frames import Advance, BodyStart, EngineFrame, EngineSection
+from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BodyEnded,
     BranchEnded,
@@ -222,3 +225,55 @@ def test_an_event_that_becomes_due_while_the_store_is_asked_is_delivered() -> No
     desk.core.read_done(future, answer_of(desk.rows.store, future), desk.now)
     desk.settle()
     assert outcome(desk, "w").output is not None
+
+
+@pytest.mark.parametrize("started", [(), ("old",)])
+def test_the_plan_of_a_body_that_was_lost_is_no_breach_of_the_protocol(started: tuple[str, ...]) -> None:
+    """It never arrived, and another host's body decided something else in its place."""
+    desk, first = running()
+    first.plan("old", start=started)
+    lost = first.session.take_frame(desk.mono)
+    assert lost is not None and lost.runs
+    first.cut(told=False)
+    desk.pass_time(CONFIG.silence_timeout + CONFIG.reconnect_grace + 1.0)
+    second = desk.host("h2")
+    desk.settle()
+    second.plan("new")
+    desk.settle()
+    first.connect()
+    desk.settle()
+    assert first.faults == []
+    assert first.session.bodies == 0 and first.session.settled
+    assert desk.core.runs["r"].steps.keys() == {"new"}
+
+
+def test_no_closure_is_begun_for_a_body_that_is_gone_or_beside_an_attempt_of_the_same_step() -> None:
+    """The loop was blocked: it still works on a body that the session was told to evict meanwhile."""
+    desk, host = running()
+    fence = host.seqs["r"][0]
+    host.session.receive(EngineFrame(9, runs=[EngineSection("r", evict=fence)]), desk.mono)
+    assert not host.session.start("r", "a", fence, desk.mono)
+    newer = Fence(fence.claim_epoch, fence.n + 5)
+    start = BodyStart("flow", Payload(b"1"), 1, 1)
+    host.session.receive(EngineFrame(10, runs=[EngineSection("r", advance=Advance(newer, (), start))]), desk.mono)
+    assert not host.session.start("r", "a", fence, desk.mono)
+    assert host.session.start("r", "a", newer, desk.mono)
+    assert not host.session.start("r", "a", newer, desk.mono)
+
+
+def test_a_group_that_is_late_by_far_has_its_grace_like_any_other() -> None:
+    """The engine was down when the deadline passed; nobody may say that its timer was lost."""
+    desk, host = running()
+    group = GroupOpened("g", 2, ParallelMode.WAIT, deadline=5.0)
+    host.plan(task("g/[0]/a"), task("g/[1]/b"), groups=(group,))
+    desk.settle()
+    host.ok("g/[0]/a")
+    desk.settle()
+    desk.mono += 60.0
+    desk.restart()
+    host.connect()
+    desk.settle()
+    desk.core.tick(desk.now)
+    desk.settle()
+    assert desk.core.runs["r"].groups["g"].closing
+    assert desk.core.unowned() == []

@@ -12,6 +12,7 @@ from stepwire.protocol.frames import (
     Hello,
     HostFrame,
     HostSection,
+    NeedSnapshot,
     Report,
 )
 from stepwire.protocol.plan import RetryPolicy, StepKind
@@ -28,8 +29,11 @@ from tests.session.desk import REFUSED, Desk, Host, advances, running, task
         (Hello("h", "i", protocol_min=0, protocol_max=0), ErrorCode.VERSION, "upgrade the host"),
         (Hello("h", "i", required_features=(1, 77)), ErrorCode.FEATURE, "feature 77"),
         (Hello("h", "", flows=("flow",)), ErrorCode.INVALID_NAME, "instance_id"),
-        (Hello("", "i"), ErrorCode.INVALID_NAME, "1..256 bytes"),
-        (Hello("x" * 257, "i"), ErrorCode.INVALID_NAME, "1..256 bytes"),
+        (Hello("", "i"), ErrorCode.INVALID_NAME, "service name of Hello has 0 bytes; 1 to 256 are allowed"),
+        (Hello("x" * 257, "i"), ErrorCode.INVALID_NAME, "has 257 bytes; 1 to 256 are allowed"),
+        (Hello("h", "i" * 513), ErrorCode.INVALID_NAME, "instance_id of Hello has 513 bytes"),
+        (Hello("h", "i", flows=("a", "")), ErrorCode.INVALID_NAME, "name of a flow has 0 bytes"),
+        (Hello("h", "i", steps=("a", "b\n")), ErrorCode.INVALID_NAME, "name of a step has control characters"),
     ],
 )
 def test_a_hello_is_refused_and_leaves_nothing(hello: Hello, code: ErrorCode, text: str) -> None:
@@ -64,7 +68,7 @@ def test_a_second_hello_on_a_stream_is_a_fault() -> None:
 
 def test_a_gap_in_positions_is_a_fault_and_the_frame_has_no_effect() -> None:
     desk, host = running("a")
-    host.raw(HostFrame(position=7, runs=[HostSection("r", need_snapshot=host.seqs["r"][0])]))
+    host.raw(HostFrame(position=7, runs=[HostSection("r", need_snapshot=NeedSnapshot(host.seqs["r"][0]))]))
     desk.settle()
     assert [f.code for f in host.faults] == [ErrorCode.PROTOCOL]
     assert desk.core.runs["r"].body is not None
@@ -78,7 +82,7 @@ def test_frames_of_a_replaced_stream_are_ignored() -> None:
     host.connect()
     desk.settle()
     assert old is not None
-    desk.core.receive(old, stream, HostFrame(runs=[HostSection("r", need_snapshot=fence)]), desk.now)
+    desk.core.receive(old, stream, HostFrame(runs=[HostSection("r", need_snapshot=NeedSnapshot(fence))]), desk.now)
     desk.core.close_stream(old, stream, desk.now)
     desk.settle()
     assert host.session.connected and desk.core.runs["r"].body is not None

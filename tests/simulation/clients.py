@@ -25,6 +25,7 @@ Answer = Callable[[Reply | None], None]
 """Told the reply, or None if the engine was lost with it."""
 CLIENT_KEY = "key-"
 _AGAIN = 0.3
+_AGAIN_LATER = (ErrorCode.STORE_UNAVAILABLE, ErrorCode.STORE_FULL)
 
 
 class Clients:
@@ -66,13 +67,13 @@ class Clients:
 
     def _ask(self, ask: Callable[[int], None], answer: Answer) -> None:
         """Put a question to the engine; `answer` is called once."""
-        if self._world.core is None:
+        if self._world.core is None or self._world.engine.draining:
             self._world.at(_AGAIN, lambda: answer(None))
             return
         token = next(self._numbers)
         self._tokens[token] = answer
         ask(token)
-        self._world.pump()
+        self._world.engine.pump()
 
     def answered(self, replies: Iterable[Reply]) -> None:
         for reply in replies:
@@ -95,10 +96,10 @@ class Clients:
         def answer(reply: Reply | None) -> None:
             if reply is not None and (reply.code is None or reply.key_taken_by):
                 started = reply.key_taken_by or reply.run_id
-                assert started in world.truth.runs, f"start of {started} was answered before its commit"
+                assert started in world.truth.runs, f"I1: start of {started} was answered before its commit"
                 self._pending -= 1
             else:
-                assert reply is None or reply.code in (ErrorCode.STORE_UNAVAILABLE, ErrorCode.UNKNOWN_FLOW), reply
+                assert reply is None or reply.code in (*_AGAIN_LATER, ErrorCode.UNKNOWN_FLOW), reply
                 world.at(_AGAIN, lambda: self._start(index, tries + 1))
 
         def ask(token: int) -> None:
@@ -110,7 +111,7 @@ class Clients:
                 flow=f"main{index}",
                 payload=Payload(json.dumps({"run": index}).encode()),
                 key=f"{CLIENT_KEY}{index}",
-                now=world.present(),
+                now=world.engine.present(),
             )
 
         self._ask(ask, answer)
@@ -131,18 +132,21 @@ class Clients:
             world.note("cancel while undoing")
 
         def answer(reply: Reply | None) -> None:
-            if reply is None or reply.code is ErrorCode.STORE_UNAVAILABLE:
+            if facts.unreadable and reply is not None and reply.code is not None:
+                self._pending -= 1  # Nobody can say anything about this run.
+                return
+            if reply is None or reply.code in _AGAIN_LATER:
                 world.at(_AGAIN, lambda: self._cancel(run_id, undo))
                 return
             assert reply.code in (None, ErrorCode.WRONG_STATE), reply
             if reply.code is None:
                 self.cancelled.add(run_id)
-                assert facts.stopping is not None, f"cancel of {run_id} was answered before its commit"
+                assert facts.stopping is not None, f"I1: cancel of {run_id} was answered before its commit"
             self._pending -= 1
 
         def ask(token: int) -> None:
             assert world.core is not None
-            world.core.cancel_run(token, run_id, undo, world.present())
+            world.core.cancel_run(token, run_id, undo, world.engine.present())
 
         self._ask(ask, answer)
 
@@ -170,13 +174,13 @@ class Clients:
             self._pending -= 1
             self.sent.add(event_id)
             accepted = [event for _, _, event in world.truth.accepted if event.id == event_id]
-            assert accepted, f"event {event_id} was answered before its commit"
+            assert accepted, f"I1: event {event_id} was answered before its commit"
             if reply.existing:
                 world.note("event with a known id")
 
         def ask(token: int) -> None:
             assert world.core is not None
-            now = world.present()
+            now = world.engine.present()
             due_ms = now.unix_ms + round(delay * 1000)
             world.core.send_event(token, EventRecord(event_id, name, event_data(key), due_ms, now.unix_ms), now)
 
@@ -191,7 +195,7 @@ class Clients:
             for run in list(core.runs.values()):
                 if run.state is RunState.PAUSED and (world.rng.random() < 0.5 or world.now > world.horizon):
                     self._ask(lambda token, run_id=run.run_id: self._resume(token, run_id), lambda _: None)
-        if world.now > world.horizon and any(facts.ended is None for facts in world.truth.runs.values()):
+        if world.now > world.horizon and world.is_open:
             for name in EVENTS:
                 for key in range(KEYS):
                     self._send(f"rescue-{world.count('rescue')}", name, key, 0.0)
@@ -199,4 +203,4 @@ class Clients:
 
     def _resume(self, token: int, run_id: str) -> None:
         assert self._world.core is not None
-        self._world.core.resume_run(token, run_id, self._world.present())
+        self._world.core.resume_run(token, run_id, self._world.engine.present())

@@ -10,42 +10,56 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from stepwire.protocol import paths
-from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.failure import ErrorCode, Retryable
 from stepwire.protocol.payload import NULL
 from stepwire.protocol.plan import Invoke, Sleep, StepKind, WaitEvent
 from stepwire_engine.core import causes
-from stepwire_engine.core.entries import AttemptEnded, Planned, Released, RunCreated, RunEnded, RunState
+from stepwire_engine.core.entries import AttemptEnded, Entry, Planned, Released, RunCreated, RunEnded, RunState
 from stepwire_engine.core.fold import rebuild
-from stepwire_engine.core.units import EventRecord
 from tests.simulation.clients import CLIENT_KEY
+from tests.simulation.invariants import guarding
 from tests.simulation.leftovers import check_nothing_left
 from tests.simulation.oracle import Story, body_end
 from tests.simulation.truth import RunFacts
+from tests.simulation.waits import check_waits, wants
 
 if TYPE_CHECKING:
     from tests.simulation.simulator import World
 
 QUIET_SECONDS = 7.0
 """Virtual time after the last run ended, in which attempts stop, frames are acked and sessions are lost."""
-DELIVERY_SECONDS = 1.5
-"""Within this time a healthy engine delivers an event."""
-EPOCH_MS = 1_700_000_000_000
 
 
 def check(world: World) -> None:
     """Every invariant of a history that is over."""
     stories: dict[str, Story] = {}
     for run_id, facts in world.truth.runs.items():
-        story = stories[run_id] = Story([entry for row in facts.rows for entry in row])
+        with guarding("I5"):
+            story = stories[run_id] = Story([entry for row in facts.rows for entry in row])
+        if facts.ended is None and run_id in world.truth.stuck():
+            world.note("run that stays as it is")
+            continue
+        check_attempts(world, run_id, story)
         check_journal(world, facts, story)
-        check_undos(facts, story)
-        check_times(story)
-        _check_outputs(world, run_id, story)
+        with guarding("I8"):
+            check_undos(facts, story)
+        with guarding("I7"):
+            check_times(story)
+        with guarding("I2"):
+            _check_outputs(world, run_id, story)
     for run_id, story in stories.items():
-        _check_children(world, run_id, story, stories)
-        _check_waits(world, run_id, story)
-    _check_causes(world, stories)
-    check_nothing_left(world)
+        if world.truth.runs[run_id].ended is None:
+            continue
+        with guarding("I11"):
+            _check_children(world, run_id, story, stories)
+        with guarding("I10"):
+            check_waits(world, run_id, story)
+    with guarding("I11"):
+        _check_causes(world, stories)
+    calm = not (world.faults or world.refusals)
+    assert not (calm and world.disturbances), f"I9: hosts were given up {world.disturbances} times, and nothing failed"
+    with guarding("I13"):
+        check_nothing_left(world)
 
 
 # ---- one journal
@@ -55,6 +69,23 @@ def check_journal(world: World, facts: RunFacts, story: Story) -> None:
     """The run ended once, as its flow says, and its rows are what was committed."""
     run_id = facts.created.run_id
     entries = [entry for row in facts.rows for entry in row]
+    with guarding("I5"):
+        _check_numbers(world, facts, entries)
+    with guarding("I6"):
+        expected = body_end(world.flows[facts.created.flow], story)
+        if story.body_ended is not None:
+            assert story.body_ended == expected, f"{run_id}: {story.body_ended} instead of {expected}"
+    with guarding("I12", "I5"):
+        final = rebuild(facts.number, facts.rows)
+        assert final.state is _state_of(facts, story), f"{run_id}: {final.state.name}"
+    if run_id in world.clients.cancelled:
+        lost = f"I1: {run_id} was cancelled for its client, yet it is {final.state.name}"
+        assert final.state is RunState.CANCELLED, lost
+
+
+def _check_numbers(world: World, facts: RunFacts, entries: list[Entry]) -> None:
+    """Rows as they were committed, one end, plans and releases without a gap."""
+    run_id = facts.created.run_id
     assert [tuple(row) for row in world.rows(facts.number)] == facts.rows, run_id
     assert isinstance(entries[0], RunCreated) and isinstance(entries[-1], RunEnded)
     assert sum(isinstance(entry, RunEnded) for entry in entries) == 1
@@ -64,13 +95,31 @@ def check_journal(world: World, facts: RunFacts, story: Story) -> None:
     assert release_seqs == list(range(1, len(release_seqs) + 1)), run_id
     codes = {pause.failure.code for pause in facts.pauses}
     assert codes <= {ErrorCode.BODY_STALLED}, f"{run_id} was paused: {facts.pauses}"
-    expected = body_end(world.flows[facts.created.flow], story)
-    if story.body_ended is not None:
-        assert story.body_ended == expected, f"{run_id}: {story.body_ended} instead of {expected}"
-    final = rebuild(facts.number, facts.rows)
-    assert final.state is _state_of(facts, story), f"{run_id}: {final.state.name}"
-    if run_id in world.clients.cancelled:
-        assert final.state is RunState.CANCELLED, f"{run_id} was cancelled for its client, yet it is {final.state.name}"
+
+
+def check_attempts(world: World, run_id: str, story: Story) -> None:
+    """Attempts are counted one by one and not beyond their policy; each was executed, and not more than was lost."""
+    executed = Counter([(e.path, e.attempt) for e in world.executions if e.run_id == run_id])
+    for path, attempts in story.attempts.items():
+        numbers = [ended.attempt for ended in attempts]
+        assert numbers == list(range(1, 1 + len(numbers))), f"I5: {run_id} {path} has attempts {numbers}"
+        final = [a for a in attempts[:-1] if a.failure is not None and a.failure.retryable is Retryable.NO]
+        assert not final, f"I9: {run_id} {path} was tried again after it failed for good: {final}"
+        for ended in attempts:
+            by_host = ended.host and (ended.failure is None or ended.failure.code is ErrorCode.USER_ERROR)
+            where = f"{run_id} {path} attempt {ended.attempt}"
+            assert executed[path, ended.attempt] or not by_host, f"I2: nobody executed {where}"
+        limit = world.config.default_retry.max_attempts
+        planned = story.planned.get(path)
+        if planned is not None and planned[0].retry is not None:
+            limit = planned[0].retry.max_attempts
+        if planned is not None:
+            assert len(numbers) <= limit, f"I9: {run_id} {path} has {len(numbers)} attempts of {limit}"
+    for (path, attempt), times in executed.items():
+        where = f"{run_id} {path} attempt {attempt}"
+        assert times <= 1 + world.disturbances, (
+            f"I9: {where} was executed {times} times, {world.disturbances} disturbances"
+        )
 
 
 def _state_of(facts: RunFacts, story: Story) -> RunState:
@@ -218,22 +267,13 @@ def _runs_by_events(world: World) -> dict[str, str]:
     runs: dict[str, str] = {}
     for _, at, event in world.truth.accepted:
         for flow in world.flows.values():
-            if any(t.event == event.name and _wants(t.match, event) for t in flow.options.triggers):
+            if any(t.event == event.name and wants(t.match, event) for t in flow.options.triggers):
                 run_id = causes.triggered_run_id(event.id, flow.name, event.due_ms)
                 if run_id in world.truth.runs or (ready is not None and at > ready):
                     runs[run_id] = flow.name  # Before hosts say what they serve, an event may find no flow.
     if runs:
         world.note("run started by an event")
     return runs
-
-
-def _wants(match: str, event: EventRecord) -> bool:
-    """Whether an event fits one of the few expressions that programs use."""
-    data = json.loads(event.data.data)
-    if not match:
-        return True
-    left, _, right = match.partition(" == ")
-    return data.get(left.removeprefix("data.")) == json.loads(right.strip("`'") if "`" in right else f'"{right[1:-1]}"')
 
 
 def _check_failures_told(world: World) -> None:
@@ -249,118 +289,3 @@ def _check_failures_told(world: World) -> None:
         if told:
             world.note("failure told")
     assert not sent, sent
-
-
-# ---- waits for events
-
-
-def _check_waits(world: World, run_id: str, story: Story) -> None:
-    facts = world.truth.runs[run_id]
-    for path, (step, planned_ms) in story.planned.items():
-        spec = step.spec
-        ended = story.outcomes.get(path)
-        if not isinstance(spec, WaitEvent) or ended is None or ended.failure is not None:
-            continue
-        assert ended.output is not None
-        index = facts.planned_at[path]
-        fitting = [e for e in world.truth.accepted if e[2].name == spec.event and _wants(spec.match, e[2])]
-        if ended.output == NULL:
-            _check_missed_nothing(world, fitting, index, planned_ms, spec, f"{run_id} {path}")
-        else:
-            _check_taken(world, fitting, index, planned_ms, ended, spec, f"{run_id} {path}")
-
-
-def _check_taken(
-    world: World,
-    fitting: list[tuple[int, float, EventRecord]],
-    index: int,
-    planned_ms: int,
-    ended: AttemptEnded,
-    spec: WaitEvent,
-    where: str,
-) -> None:
-    """The event that ended the wait fits, was not too old, and none that fits came before it."""
-    assert ended.output is not None
-    document = json.loads(ended.output.data)
-    taken = [e for e in fitting if e[2].id == document["id"]]
-    assert len(taken) == 1, f"{where} took {document}"
-    accepted, _, event = taken[0]
-    assert document == {
-        "id": event.id,
-        "name": event.name,
-        "at": event.due_ms / 1000,
-        "data": json.loads(event.data.data),
-    }
-    assert event.due_ms <= ended.at_ms, f"{where}: taken before its time"
-    if accepted < index and event.due_ms < planned_ms:
-        assert spec.lookback and event.due_ms >= planned_ms - spec.lookback * 1000, f"{where} took an older event"
-        world.note("event of the past taken")
-        return
-    before = [e for i, _, e in fitting if index < i < accepted and (e.due_ms, e.number) < (event.due_ms, event.number)]
-    assert not before, f"{where} missed {before[0]}, took {event}"
-
-
-def _check_missed_nothing(
-    world: World,
-    fitting: list[tuple[int, float, EventRecord]],
-    index: int,
-    planned_ms: int,
-    spec: WaitEvent,
-    where: str,
-) -> None:
-    """A wait that timed out had no event in time, if the engine was there to deliver it."""
-    assert spec.timeout is not None
-    until = (planned_ms - EPOCH_MS) / 1000 + spec.timeout
-    for i, at, event in fitting:
-        there = max(at, (event.due_ms - EPOCH_MS) / 1000)
-        disturbed = any(down < until and up > there for down, up in world.outages)
-        if i > index and there + DELIVERY_SECONDS < until and not disturbed:
-            raise AssertionError(f"{where} timed out at {until:.3f} and missed {event} of {at:.3f}")
-
-
-# ---- dormant runs
-
-
-def check_rest(world: World, run_id: str, wake_ms: int | None) -> None:
-    """A run that became dormant has nothing in progress, and goes on when the first of its times has come."""
-    facts = world.truth.runs[run_id]
-    story = Story([entry for row in facts.rows for entry in row])
-    due: list[float] = []
-    created = facts.created
-    if created.deadline is not None:
-        due.append(created.at_ms + created.deadline * 1000)
-    for path, (step, planned_ms) in story.planned.items():
-        if path in story.outcomes or path in story.abandoned or _lost(story, path):
-            continue
-        if step.deadline is not None:
-            due.append(planned_ms + step.deadline * 1000)
-        attempts = story.attempts.get(path, [])
-        spec = step.spec
-        if attempts:
-            assert attempts[-1].retry_at_ms is not None
-            due.append(attempts[-1].retry_at_ms)
-        elif isinstance(spec, Sleep):
-            assert spec.duration is not None
-            due.append(planned_ms + spec.duration * 1000)
-        elif isinstance(spec, WaitEvent):
-            due.extend([] if spec.timeout is None else [planned_ms + spec.timeout * 1000])
-        else:
-            assert isinstance(spec, Invoke), f"{run_id} rests while {path} is to be executed"
-    for path, (group, opened_ms) in story.opened.items():
-        over = path in story.groups or path in story.expired or _lost(story, path)
-        if group.deadline is not None and not over:
-            due.append(opened_ms + group.deadline * 1000)
-    first = min([round(at) for at in due], default=None)
-    assert wake_ms == first, f"{run_id} wakes at {wake_ms}, must at {first}"
-
-
-def _lost(story: Story, path: str) -> bool:
-    """Whether a step or group stands in a branch that lost, at any depth."""
-    above = paths.parent(path)
-    while above:
-        group = paths.parent(above)
-        ended = story.groups.get(group)
-        if ended is not None and paths.branch_index(above) in ended.losers:
-            return True
-        above = paths.parent(group)
-    return False

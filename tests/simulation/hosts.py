@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from stepwire._transport.session import HostSession
 from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import (
@@ -17,24 +16,22 @@ from stepwire.protocol.frames import (
     BodyFailed,
     Cancel,
     CancelReason,
-    EngineFrame,
     EngineSection,
     Execute,
     FlowOptions,
-    Hello,
     RejectReason,
     Result,
 )
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import CALL_STEP, Fence, StepKind
+from stepwire.protocol.plan import Fence, StepKind
 from tests.simulation.body import ProgramBody
-from tests.simulation.programs import TASK, UNDO_TASK, Luck
+from tests.simulation.host_process import HostProcess
+from tests.simulation.process import CALLS as CALLS
+from tests.simulation.process import Gate
+from tests.simulation.programs import Luck
 
 if TYPE_CHECKING:
     from tests.simulation.simulator import World
-
-CALLS = "calls"
-"""The host inside the engine, which executes calls."""
 
 
 class Execution:
@@ -62,56 +59,33 @@ class Execution:
         self.completed = False
 
 
-class Link:
-    """One stream: two FIFO directions. After a cut nothing more arrives."""
-
-    def __init__(self) -> None:
-        self.alive = True
-        self.arrives = {"engine": 0.0, "host": 0.0}
-
-
-class SimHost:
+class SimHost(HostProcess):
     """A host process: session core, bodies and attempts."""
 
-    def __init__(self, world: World, name: str, flows: tuple[str, ...], options: tuple[FlowOptions, ...]) -> None:
-        self.world = world
-        self.name = name
-        self.flows = flows
-        self.options = options
-        born = world.count("born")
-        self.instance = name if name == CALLS else f"{name}/{born}"
-        steps = (CALL_STEP,) if name == CALLS else (TASK, UNDO_TASK)
-        self.session = HostSession(
-            Hello(name, self.instance, flows, steps, slots=world.slots, bodies=1000, flow_options=options)
-        )
-        self.link: Link | None = None
-        self.alive = True
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        flows: tuple[str, ...],
+        options: tuple[FlowOptions, ...],
+        *,
+        instance: str = "",
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(world, name, flows, options, instance=instance, gate=gate)
         self.bodies: dict[str, ProgramBody] = {}
         self.waiting: dict[str, dict[str, Execute]] = {}
         self.running: dict[tuple[str, str], Execution] = {}
-        self.stopped: set[str] = set()
-        """Runs of which it was told that they stop."""
         self._unknown: set[tuple[str, str]] = set()
         """Attempts that wait for their body since a link that was cut."""
 
+    @property
+    def handed_over(self) -> bool:
+        return not (self.running or self.waiting)
+
     # ---- frames
 
-    def receive(self, frame: EngineFrame) -> None:
-        unacked = self._unacked_results()
-        sections = self.session.receive(frame, self.world.now)
-        kept = self._unacked_results()
-        for key, (run_id, result) in unacked.items():
-            if key not in kept and result.failure is None:
-                self.world.acked(self, run_id, result)
-        for section in sections:
-            self._section(section)
-        self.flush()
-
-    def _unacked_results(self) -> dict[int, tuple[str, Result]]:
-        sections = [section for _, kept in self.session._unacked for section in kept]
-        return {id(result): (section.run_id, result) for section in sections for result in section.results}
-
-    def _section(self, section: EngineSection) -> None:
+    def handle(self, section: EngineSection) -> None:
         run_id = section.run_id
         assert not (section.executes and any(not c.path for c in section.cancels)), "proto 2.2"
         if section.evict is not None:
@@ -150,25 +124,23 @@ class SimHost:
         """User code goes on after a while."""
 
         def thought() -> None:
-            if self.alive and not body.over:
+            if not body.over:
                 then()
                 self._go_on(run_id, body)
                 self.flush()
 
-        self.world.at(self.world.rng.choice([0.0, 0.02, 0.3, 1.0]), thought)
+        self.at(self.world.rng.choice([0.0, 0.02, 0.3, 1.0]), thought)
 
     def unknown(self) -> None:
-        """The link was cut: from now on the engine may believe something else of what was given to this host."""
         for execution in self.running.values():
             execution.known = False
         self._unknown = {(run_id, path) for run_id, waiting in self.waiting.items() for path in waiting}
 
-    def knows(self, run_id: str, path: str) -> bool:
-        """Whether an attempt that begins now was given over the present link."""
-        return (run_id, path) not in self._unknown and self.link is not None and self.link.alive
+    def given(self, run_id: str, path: str) -> bool:
+        """Whether an attempt that begins now is this host's for certain."""
+        return (run_id, path) not in self._unknown and self.knows()
 
     def lose_attempts(self) -> None:
-        """The process is gone with everything that it executed."""
         for execution in self.running.values():
             self.world.truth.ended(execution)
         self.running.clear()
@@ -182,7 +154,7 @@ class SimHost:
             self._give_back(run_id, body)
             return
         if not body.ended or body.journal.replaying:
-            assert not body.quiet or body.undoing or body.journal.undelivered == 0, "a blocked body has every release"
+            assert not body.quiet or body.undoing or not body.journal._releases, "a blocked body has every release"
         self._start_undos(run_id, body)
         self._start_steps(run_id, body)
         for path, execute in list(self.waiting.get(run_id, {}).items()):
@@ -192,10 +164,10 @@ class SimHost:
         if self.world.rng.random() < 0.8:
             self._submit_plans(run_id, body)
         else:
-            self.world.at(self.world.rng.uniform(0.0, 0.01), lambda: self._submit_later(run_id, body))
+            self.at(self.world.rng.uniform(0.0, 0.01), lambda: self._submit_later(run_id, body))
 
     def _submit_later(self, run_id: str, body: ProgramBody) -> None:
-        if self.alive and self.bodies.get(run_id) is body:
+        if self.bodies.get(run_id) is body:
             self._submit_plans(run_id, body)
             self.flush()
 
@@ -220,7 +192,7 @@ class SimHost:
             if planned is None or limited or path not in body.steps:
                 continue
             mine = planned.kind is StepKind.RUN or (alone and planned.kind is StepKind.TASK)
-            if mine and self.session.start(run_id, path, fence, self.world.now):
+            if mine and self.session.start(run_id, path, fence, self.mono):
                 body.journal.mark_started([path])
                 execute = Execute(path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout)
                 self.world.execute(self, run_id, execute, started=True)
@@ -238,14 +210,17 @@ class SimHost:
         """The body is thrown away, as if memory had been needed."""
         body = self.bodies[run_id]
         self._submit_plans(run_id, body)
-        self._give_back(run_id, body)
+        in_use = run_id in self.waiting or any(run == run_id for run, _ in self.running)
+        self._give_back(run_id, body, waits=body.quiet and body.journal.caught_up and not in_use)
         self.flush()
 
-    def _give_back(self, run_id: str, body: ProgramBody) -> None:
+    def _give_back(self, run_id: str, body: ProgramBody, *, waits: bool = False) -> None:
         if self.bodies.get(run_id) is body:
             fence = body.journal.fence
             self._drop(run_id, body)
-            self.session.give_back(run_id, fence)
+            if waits:
+                self.world.note("evict of a body that waits")
+            self.session.give_back(run_id, fence, waits_after=body.journal.delivered if waits else None)
 
     def _drop(self, run_id: str, body: ProgramBody) -> None:
         if self.bodies.get(run_id) is body:
@@ -272,6 +247,8 @@ class SimHost:
             self.world.execute(self, run_id, execute)
         else:
             self.waiting.setdefault(run_id, {})[execute.path] = execute
+            if not self.knows():
+                self._unknown.add((run_id, execute.path))
             self._start_undos(run_id, body)
 
     def _take_waiting(self, run_id: str, path: str) -> Execute | None:
@@ -306,7 +283,7 @@ class SimHost:
             running.stop = reason
             self.world.note(f"{reason.name.lower()} while executing")
             if self.world.rng.random() < 0.5:
-                self.world.at(self.world.rng.uniform(0.0, 0.05), lambda: self.finish(running, Luck()))
+                self.at(self.world.rng.uniform(0.0, 0.05), lambda: self.finish(running, Luck()))
 
     def time_out(self, execution: Execution) -> None:
         """The attempt takes longer than it may; this code stops at once."""
@@ -317,7 +294,7 @@ class SimHost:
     def finish(self, execution: Execution, luck: Luck) -> None:
         """The code of an attempt came to its end."""
         key = execution.run_id, execution.path
-        if not self.alive or self.running.get(key) is not execution:
+        if self.running.get(key) is not execution:
             return
         del self.running[key]
         execution.ended = self.world.now
@@ -342,7 +319,8 @@ class SimHost:
         if execution.attempt <= luck.fails:
             return None, Failure(ErrorCode.USER_ERROR, "ValueError", f"attempt {execution.attempt}")
         execution.completed = True
-        return Payload(json.dumps(f"{execution.path}@{execution.number}").encode()), None
+        output = json.dumps(f"{execution.path}@{execution.number}").encode()
+        return Payload(output + b" " * self.world.padding()), None
 
     def fail_body(self, run_id: str) -> None:
         """The body stalls."""
@@ -356,7 +334,3 @@ class SimHost:
         self.session.fail_body(run_id, BodyFailed(body.journal.fence, failure))
         self._drop(run_id, body)
         self.flush()
-
-    def flush(self) -> None:
-        while self.link is not None and (frame := self.session.take_frame(self.world.now)) is not None:
-            self.world.send(self.link, "engine", frame, self)

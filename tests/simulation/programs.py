@@ -304,7 +304,7 @@ class Author:
     def _luck(self, fatal: float) -> Luck:
         rng = self._rng
         if self._failures and rng.random() < fatal:
-            return Luck(fatal=True)
+            return Luck(fatal=True) if rng.random() < 0.7 else Luck(9)
         return Luck(rng.choice([0, 0, 0, 0, 1, 2]))
 
     def _deadline(self, chance: float) -> float | None:

@@ -1,9 +1,9 @@
 """A deterministic world: the real engine core and the real host session and replay cores, one thread, one heap.
 
-Everything that can go wrong comes from one seeded generator: links cut and stay dark, engine and hosts crash at any
-event, a commit in flight survives a crash or not, bodies are given back or stall, clients cancel runs and repeat
-events. Ground truth is what the hosts saw, never the journal. `World(seed).run()` raises on the first broken
-invariant; the same seed replays it.
+Everything that can go wrong comes from one seeded generator: links that break in every way, processes that crash
+between any two steps, are stopped or leave, a disk that loses what was not synced, is full or damaged, clocks that
+drift and jump, clients that cancel runs and repeat events. Ground truth is what the hosts did, never the journal.
+`World(seed).run()` raises on the first broken invariant; the same seed replays it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from typing import Any
 
 import msgspec
 
-from stepwire.protocol.frames import Advance, EngineFrame, Execute, Fault, HostFrame, Purpose, Result
-from stepwire_engine.core.books import Commit, Now
+from stepwire.protocol.frames import Advance, Execute, Purpose, Result
 from stepwire_engine.core.config import CoreConfig
+from stepwire_engine.core.counters import Counters
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.fold import rebuild
-from stepwire_engine.core.model import Run, durable_view
-from stepwire_engine.core.reads import Read
-from stepwire_engine.core.sessions import Session
-from stepwire_engine.core.units import Receipt, UnitOutcome
-from stepwire_engine.scheduler.reader import answer_of
-from stepwire_engine.store.memory import MemoryStore
 from tests.simulation import endings
 from tests.simulation.clients import Clients
-from tests.simulation.hosts import CALLS, Execution, Link, SimHost
+from tests.simulation.clocks import Clock
+from tests.simulation.disk import Disk, SimStore
+from tests.simulation.engine_process import EngineProcess
+from tests.simulation.faults import FAULTS as FAULTS_BY_NAME
+from tests.simulation.hosts import Execution, SimHost
+from tests.simulation.network import Link, Network
 from tests.simulation.programs import Author, Luck, StepOp
 from tests.simulation.truth import Truth
 
@@ -45,12 +44,14 @@ CONFIG = CoreConfig(
     stall_forgiven=1.0,
     live_idle=1.0,
 )
-EPOCH_MS = 1_700_000_000_000
-FAULTS = ("cut", "dark", "engine", "host", "evict", "stall", "refuse", "leave")
+FAULTS = tuple(FAULTS_BY_NAME)
 FEATURES = ("performed", "groups", "failures", "clients")
-_TIME_MAX = 600.0
+CONVERGENCE_SECONDS = 120.0
+"""I14: virtual time after the last fault within which every run has ended and nothing is left."""
 _RECOVERY = 1.5
 """Virtual time within which an engine has done again what the store refused."""
+_WIRED_SHARE = 1 / 8
+_STEP_CRASHES = (0.0, 0.0, 0.0005, 0.002)
 
 
 class World:
@@ -59,12 +60,12 @@ class World:
     Args:
         seed: Everything random follows from it.
         faults: Chance of a fault per second of virtual time; 0 gives a clean history.
-        kinds: Which faults may happen: cut links, dark links, crashes of the engine and of hosts, bodies given back,
-            bodies that stall, commits that the store refuses, hosts that leave.
+        kinds: Which faults may happen, as `faults.py` names them. Of all of them, each history has about half.
         features: What flows and clients do beyond steps and groups: "performed" steps, policies of "groups",
             "failures" for good, "clients" that cancel runs and send events.
         refusals: Chance that the store refuses a batch, beyond the faults.
         live_idle: As in CoreConfig.
+        runs: Runs that clients start.
     """
 
     def __init__(
@@ -82,45 +83,45 @@ class World:
         self.rng = random.Random(seed)
         self.now = 0.0
         self.faults = faults
-        self.kinds = kinds
+        self.asked_for = kinds, features
+        self.kinds = self._mixed(kinds)
         self.features = features
         self.refusals = refusals
         self.horizon = 12.0
         self.slots = self.rng.choice([1, 2, 4, 16])
+        self.step_crashes = self.rng.choice(_STEP_CRASHES)
+        self.wired = self.rng.random() < _WIRED_SHARE
         room = self.rng.choice([100_000, 100_000, 4])
         self.config = msgspec.structs.replace(CONFIG, live_idle=live_idle, runs_in_memory_max=room)
         self.reached: Counter[str] = Counter()
+        self.faults_injected = 0
+        self.disturbances = 0
+        """What may have made the engine give something out again: trouble of links, hosts and engines."""
         self.body_entries: Counter[str] = Counter()
         self._entered: defaultdict[str, set[str]] = defaultdict(set)
         """Instances that had the body of a run."""
-        self.flows = Author(self.rng, frozenset(features)).flows(runs)
-        self.truth = Truth(self.flows, self.config.stop_grace, self.note)
-        self.store = MemoryStore(notify=lambda then: then())
-        self.store.open()
-        self.core: EngineCore | None = None
-        self.generation = 0
-        self.outages: list[tuple[float, float]] = []
-        """From when to when the engine was down, or busy with what the store had refused."""
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._tie = 0
         self._counts: Counter[str] = Counter()
-        self._committing = False
-        self._refuse_next = False
-        self._queue: list[list[Commit]] = []
-        self._batch: list[Commit] = []
-        self._streams: dict[int, tuple[Session, int, SimHost, Link]] = {}
-        self._executions: dict[tuple[str, str, str, int], Execution] = {}
+        self._executions: dict[tuple[int, str, str, int], Execution] = {}
+        self.outages: list[tuple[float, float]] = []
+        """From when to when the engine was down, or busy with what the store had refused."""
+        self.flows = Author(self.rng, frozenset(features)).flows(runs)
+        self.drifts = "clock" in self.kinds and bool(faults)
+        self.clock = Clock(self.rng, drifts=self.drifts)
+        self.truth = Truth(self.flows, self.config.stop_grace, self.note, self.clock)
+        self.disk = Disk(self, SimStore())
+        self.disk.store.open()
+        self.network = Network(self, wired=self.wired)
+        self.engine = EngineProcess(self)
         self.hosts = self._hosts()
-        self.calls = self._calls()
         self.clients = Clients(self, runs)
 
-    @property
-    def executions(self) -> list[Execution]:
-        return self.truth.executions
-
-    @property
-    def executions_by_number(self) -> dict[int, Execution]:
-        return {execution.number: execution for execution in self.truth.executions}
+    def _mixed(self, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        """Of every kind about half: what many faults at once would hide, few of them show."""
+        if kinds != FAULTS:
+            return kinds
+        return tuple([kind for kind in kinds if self.rng.random() < 0.5]) or kinds
 
     def _hosts(self) -> list[SimHost]:
         options = tuple([flow.options for flow in self.flows.values()])
@@ -131,8 +132,50 @@ class World:
             hosts.append(SimHost(self, f"h{index}", flows, options if flows else ()))
         return hosts
 
-    def _calls(self) -> SimHost:
-        return SimHost(self, CALLS, (), ())
+    # ---- reading
+
+    @property
+    def core(self) -> EngineCore | None:
+        """The engine that runs, if one does."""
+        return self.engine.core
+
+    @property
+    def generation(self) -> int:
+        return self.engine.generation
+
+    @property
+    def store(self) -> SimStore:
+        """What is safe."""
+        return self.disk.store
+
+    @property
+    def executions(self) -> list[Execution]:
+        return self.truth.executions
+
+    @property
+    def executions_by_number(self) -> dict[int, Execution]:
+        return {execution.number: execution for execution in self.truth.executions}
+
+    @property
+    def forgetful(self) -> bool:
+        """An engine of this world has read a run again, and does not know who had what of it."""
+        return bool(self.reached["commit refused"] or self.reached["journal damaged"])
+
+    def rows(self, number: int) -> list[Any]:
+        """The journal of a run, as it was written."""
+        return [row.entries for row in self.disk.store.written(number)]
+
+    def every_host(self) -> list[SimHost]:
+        return [*self.hosts, self.engine.calls]
+
+    def any_host(self) -> SimHost:
+        return self.rng.choice(self.hosts)
+
+    def any_link(self) -> Link | None:
+        links = [host.link for host in self.hosts if host.link is not None and host.link.alive]
+        return self.rng.choice(links) if links else None
+
+    # ---- bookkeeping
 
     def count(self, what: str) -> int:
         self._counts[what] += 1
@@ -146,260 +189,36 @@ class World:
         self._tie += 1
         heapq.heappush(self._heap, (self.now + delay, self._tie, action))
 
-    def present(self) -> Now:
-        return Now(self.now, round(self.now * 1000) + EPOCH_MS)
+    def disturbed(self, until: float) -> None:
+        """The engine is not at work until then, or does again what was refused."""
+        self.outages.append((self.now, until + _RECOVERY))
 
-    # ---- engine
+    def counted(self, counters: Counters) -> None:
+        """What one life of the engine counted."""
+        self.reached["attempt adopted"] += counters.attempts_adopted
+        self.reached["body adopted"] += counters.bodies_adopted
+        self.reached["stale result"] += counters.stale_results
+        self.reached["repeated result"] += counters.repeated_results
+        self.reached["attempt lost"] += sum(counters.attempts_lost.values())
 
-    def boot(self) -> None:
-        epoch = self.store.claim()
-        self.generation += 1
-        core = EngineCore(self.config, epoch, self.store.last_run_number(), self.present())
-        core.known_flows.update(self.store.known_flows())
-        inbox = self.store.inbox()
-        if inbox:
-            self.note("fact found in the inbox at start")
-        core.recover(
-            [(record.number, self.rows(record.number)) for record in self.store.open_runs()],
-            self.store.sessions(),
-            self.present(),
-            flow_options=self.store.flow_options(),
-            inbox=inbox,
-        )
-        self.core = core
-        self._committing = False
-        self._queue = []
-        self.calls = self._calls()
-        self.connect(self.calls)
-        self.pump()
-        generation = self.generation
-        self.at(0.1, lambda: self.tick(generation))
-
-    def rows(self, number: int) -> list[Any]:
-        """The journal of a run, as the store has it."""
-        return [row.entries for row in self.store.journal(number)]
-
-    def tick(self, generation: int) -> None:
-        if generation == self.generation and self.core is not None:
-            self.core.tick(self.present())
-            self.pump()
-            self.at(0.1, lambda: self.tick(generation))
-
-    def pump(self) -> None:
-        core = self.core
-        if core is None:
-            return
-        commits = core.take_commits()
-        if commits:
-            self._queue.append(commits)
-        if self._queue and not self._committing:
-            self._submit()
-        for run in core.take_loads():
-            self._later(lambda run=run: self._load(run))
-        for read in core.take_reads():
-            self._later(lambda read=read: self._answer(read))
-        for session, frame in core.take_frames():
-            stream = self._streams.get(id(session))
-            if stream is not None and stream[1] == session.stream:
-                self.send(stream[3], "host", frame, stream[2])
-                if session.closing:
-                    self.cut(stream[3], stream[2])
-        self.clients.answered(core.take_replies())
-        core.take_changed()
-        core.take_ended()
-        for run_id, error in core.take_incidents():
-            raise AssertionError(f"the core failed on run {run_id}") from error
-
-    def _submit(self) -> None:
-        self._batch = [c for commits in self._queue for c in commits]
-        self._queue = []
-        self._committing = True
-        generation, batch = self.generation, self._batch
-        self.at(self.rng.uniform(0.001, 0.05), lambda: self._commit(generation, batch))
-
-    def _later(self, action: Callable[[], None]) -> None:
-        """After a while, if the engine that asks still runs."""
-        generation = self.generation
-
-        def late() -> None:
-            if generation == self.generation and self.core is not None:
-                action()
-                self.pump()
-
-        self.at(self.rng.uniform(0, 0.02 if self.rng.random() < 0.9 else 0.5), late)
-
-    def _load(self, run: Run) -> None:
-        assert self.core is not None
-        rows = self.rows(run.number)
-        if self.rng.random() < 0.5:
-            self.core.journal_loaded(run, rows, self.present())
-        else:
-            core = self.core
-            self._later(lambda: core.journal_loaded(run, rows, self.present()))
-
-    def _answer(self, read: Read) -> None:
-        assert self.core is not None
-        self.core.read_done(read, answer_of(self.store, read), self.present())
-
-    def _commit(self, generation: int, batch: list[Commit]) -> None:
-        if generation != self.generation or self.core is None:
-            return
-        if self._refuse_next or (self.refusals and self.now < self.horizon and self.rng.random() < self.refusals):
-            self._refuse_next = False
-            self.note("commit refused")
-            self.outages.append((self.now, self.now + _RECOVERY))
-            receipts = [Receipt(UnitOutcome.REFUSED, reason="no space left")] * len(batch)
-        else:
-            receipts = self._store_batch(batch)
-        if self.rng.random() < 0.02 and self.armed("engine"):
-            self.note("crash after commit")
-            self.crash_engine(committed=True)
-            return
-        self._committing = False
-        self.core.committed(batch, receipts, self.present())
-        self._check_runs(batch)
-        self.pump()
-
-    def _store_batch(self, batch: list[Commit]) -> list[Receipt]:
-        receipts: list[Receipt] = []
-        self.store.submit([commit.unit for commit in batch], receipts.extend)
-        refused: set[int | None] = set()
-        for commit, receipt in zip(batch, receipts, strict=True):
-            assert receipt.outcome is not UnitOutcome.STALE_CLAIM, "a dead engine commits"
-            if receipt.outcome is UnitOutcome.SEQ_CONFLICT:
-                assert commit.turn is not None
-                assert commit.turn.run.broken or commit.unit.run in refused, commit.unit
-            elif receipt.outcome is not UnitOutcome.COMMITTED:
-                refused.add(commit.unit.run)
-            if receipt.outcome is UnitOutcome.COMMITTED:
-                self.truth.woke(commit)
-                self.truth.committed(commit, receipt, self.now, self.generation)
-            else:
-                self.note(f"unit {receipt.outcome.value}")
-        return receipts
-
-    def _check_runs(self, batch: list[Commit]) -> None:
-        """Rebuild(journal) == live state, for runs with nothing in flight, and those that leave memory (I12)."""
-        core = self.core
-        assert core is not None
-        for run in core.runs.values():
-            if not run.in_flight and self.rng.random() < 0.05:
-                again = rebuild(run.number, self.rows(run.number))
-                assert durable_view(again) == durable_view(run), f"run {run.run_id}"
-        for commit in batch:
-            turn = commit.turn
-            if turn is not None and turn.rests and turn.run.gone:
-                self.note("dormant run")
-                again = rebuild(turn.run.number, self.rows(turn.run.number))
-                assert durable_view(again) == durable_view(turn.run), f"dormant run {turn.run.run_id}"
-                endings.check_rest(self, turn.run.run_id, turn.wake_ms)
-
-    def crash_engine(self, *, committed: bool = False) -> None:
-        if self.core is None:
-            return
-        self.note("engine crash")
-        if self._committing and not committed and not self._refuse_next and self.rng.random() < 0.5:
-            self.note("crash with a commit that survived")
-            self._store_batch(self._batch)
-        self.core = None
-        self.generation += 1
-        self.clients.engine_lost()
-        for _, _, host, link in list(self._streams.values()):
-            self.cut(link, host)
-        self._streams = {}
-        self._lose(self.calls)
-        down = self.rng.uniform(0.05, 1.0)
-        self.outages.append((self.now, self.now + down))
-        self.at(down, self.boot)
-
-    # ---- links
-
-    def send(self, link: Link, to: str, frame: Any, host: SimHost) -> None:
-        arrival = max(link.arrives[to], self.now + self.rng.uniform(0.001, 0.03))
-        link.arrives[to] = arrival
-        told = []
-        if isinstance(frame, EngineFrame):
-            if frame.fault is not None and frame.fault.run_id:
-                # Two hosts may believe that a run is theirs only if the engine forgot to whom it gave it last.
-                assert self.reached["commit refused"], frame.fault
-            told = [section.run_id for section in frame.runs if self.truth.told(section)]
-        self.at(arrival - self.now, lambda: self.arrive(link, to, frame, host, told))
-
-    def arrive(self, link: Link, to: str, frame: Any, host: SimHost, told: list[str]) -> None:
-        if not link.alive:
-            return
-        if to == "host":
-            if host.alive and host.link is link:
-                host.stopped.update(told)
-                host.receive(frame)
-                if host.session.refused is not None:
-                    self.cut(link, host)
-            return
-        core = self.core
-        if core is None:
-            self.cut(link, host)
-            return
-        assert isinstance(frame, HostFrame)
-        if frame.hello is not None:
-            if frame.hello.resume is not None:
-                self.note("resume")
-                if frame.hello.resume.first_unacked:
-                    self.note("resume with an unacked plan or result")
-            session = core.open_session(frame.hello, self.present())
-            assert not isinstance(session, Fault), session
-            self._streams[id(session)] = session, session.stream, host, link
-        else:
-            for session, stream, _, known in list(self._streams.values()):
-                if known is link:
-                    core.receive(session, stream, frame, self.present())
-        self.pump()
-
-    def cut(self, link: Link, host: SimHost, *, told: bool = True) -> None:
-        """The link dies. With `told` both ends see it soon; otherwise the engine only hears silence."""
-        if not link.alive:
-            return
-        link.alive = False
-        host.unknown()
-        self.at(self.rng.uniform(0, 0.05), lambda: self.host_sees_end(host, link))
-        if told:
-            self.at(self.rng.uniform(0, 0.05), lambda: self.engine_sees_end(link))
-
-    def engine_sees_end(self, link: Link) -> None:
-        for session, stream, _, known in list(self._streams.values()):
-            if known is link and self.core is not None:
-                self.core.close_stream(session, stream, self.present())
-                self.pump()
-
-    def host_sees_end(self, host: SimHost, link: Link) -> None:
-        if host.alive and host.link is link:
-            host.session.disconnect()
-            host.link = None
-            self.at(self.rng.uniform(0.01, 0.3), lambda: self.connect(host))
-
-    def connect(self, host: SimHost) -> None:
-        if not host.alive or host.link is not None:
-            return
-        if self.core is None:
-            self.at(0.1, lambda: self.connect(host))
-            return
-        host.link = Link()
-        host.session.connect()
-        host.flush()
+    def padding(self) -> int:
+        """Bytes that make an output too large for one message, sometimes, where there are messages."""
+        return self.rng.randint(60_000, 300_000) if self.wired and self.rng.random() < 0.05 else 0
 
     # ---- what hosts do
 
     def execute(self, host: SimHost, run_id: str, execute: Execute, *, started: bool = False) -> None:
         """A host begins an attempt."""
-        known = host.knows(run_id, execute.path) and not started
+        known = host.given(run_id, execute.path) and not started
         execution = Execution(self.count("execution"), host, run_id, execute, self.now, known=known)
         self.truth.begins(execution, execute, self.generation, started=started)
-        self._executions[host.instance, run_id, execute.path, execute.attempt] = execution
+        self._executions[host.serial, run_id, execute.path, execute.attempt] = execution
         host.running[run_id, execute.path] = execution
         luck = self._luck(run_id, execute, host)
         takes = self.rng.choice([0.0, 0.01, 0.2, 1.5])
         if execute.timeout is not None and takes > execute.timeout:
-            self.at(execute.timeout, lambda: host.time_out(execution))
-        self.at(takes, lambda: host.finish(execution, luck))
+            host.at(execute.timeout, lambda: host.time_out(execution))
+        host.at(takes, lambda: host.finish(execution, luck))
 
     def _luck(self, run_id: str, execute: Execute, host: SimHost) -> Luck:
         flow = self.flows[host.flow_of(run_id, execute)]
@@ -412,14 +231,16 @@ class World:
 
     def acked(self, host: SimHost, run_id: str, result: Result) -> None:
         """A host may forget a success."""
-        if self.core is None or self.reached["commit refused"]:
+        if self.core is None or self.forgetful:
             return  # An engine that has read a run again does not know any more who had it.
         facts = self.truth.runs.get(run_id)
         if facts is None or facts.ended is not None:
             return
+        if facts.dormant and self.clock.jumped:
+            return  # Its host was lost, and its attempt is due again only when the clock says so: the result is stale.
         run = self.core.runs.get(run_id) or rebuild(facts.number, facts.rows)
-        execution = self._executions[host.instance, run_id, result.path, result.attempt]
-        self.truth.acked(execution, result, run.steps.get(result.path))
+        execution = self._executions[host.serial, run_id, result.path, result.attempt]
+        self.truth.acked(execution, result, run)
 
     def note_entered(self, host: SimHost, run_id: str, advance: Advance) -> None:
         """A host enters a body."""
@@ -432,70 +253,46 @@ class World:
 
     # ---- faults
 
-    def _lose(self, host: SimHost) -> None:
-        """A host process is gone."""
-        host.alive = False
-        host.lose_attempts()
-        if host.link is not None:
-            self.cut(host.link, host)
-
-    def _replace(self, host: SimHost) -> None:
-        self._lose(host)
+    def replace(self, host: SimHost) -> None:
+        """The host's process is gone, and another one of its name comes soon."""
+        if host not in self.hosts:
+            return
+        host.lost()
+        if len([other for other in self.hosts if other.name == host.name]) > 1:
+            self.hosts.remove(host)
+            return
         fresh = SimHost(self, host.name, host.flows, host.options)
         self.hosts[self.hosts.index(host)] = fresh
-        self.at(self.rng.uniform(0.1, 2.0), lambda: self.connect(fresh))
-
-    def _evict_body(self) -> None:
-        """A host gives a body back in the middle of its life."""
-        host = self.rng.choice(self.hosts)
-        bodies = [run_id for run_id, body in sorted(host.bodies.items()) if not (body.undoing or body.ended)]
-        if bodies:
-            self.note("evict")
-            host.give_back(self.rng.choice(bodies))
-
-    def _stall(self) -> None:
-        """User code holds up the replay of its body, or does not do again what is recorded."""
-        host = self.rng.choice(self.hosts)
-        bodies = [run_id for run_id, body in sorted(host.bodies.items()) if not body.at_frontier]
-        if bodies:
-            self.note("body stalled")
-            host.fail_body(self.rng.choice(bodies))
+        self.at(self.rng.uniform(0.1, 2.0), fresh.connect)
 
     def armed(self, kind: str) -> bool:
         return kind in self.kinds and self.faults > 0 and self.now < self.horizon
 
-    def fault(self) -> None:
-        if self.now >= self.horizon:
-            return
-        linked = [h for h in self.hosts if h.link is not None]
-        host = self.rng.choice(self.hosts)
-        match self.rng.choice(self.kinds):
-            case "cut" if linked:
-                host = self.rng.choice(linked)
-                self.cut(host.link, host)
-            case "dark" if linked:
-                host = self.rng.choice(linked)
-                self.note("dark link")
-                self.cut(host.link, host, told=False)
-            case "engine":
-                self.crash_engine()
-            case "host":
-                self.note("host crash")
-                self._replace(host)
-            case "evict":
-                self._evict_body()
-            case "stall":
-                self._stall()
-            case "refuse":
-                self._refuse_next = self.core is not None
-            case "leave":
-                self.note("host left")
-                host.session.say_goodbye("leaves")
-                host.flush()
-                self._replace(host)
-        self.at(self.rng.expovariate(self.faults), self.fault)
+    def _fault(self) -> None:
+        if self.now < self.horizon:
+            self.faults_injected += 1
+            FAULTS_BY_NAME[self.rng.choice(self.kinds)](self)
+            self.at(self.rng.expovariate(self.faults), self._fault)
+
+    def _may_crash(self) -> None:
+        """After every event each process may crash, if it is the seed's will."""
+        self.engine.may_crash("engine crash between two events")
+        if self.armed("host") and self.rng.random() < self.step_crashes / 2:
+            self.note("host crash between two events")
+            self.replace(self.any_host())
 
     # ---- history
+
+    @property
+    def replay(self) -> str:
+        """The command that plays this history again."""
+        kinds, features = self.asked_for
+        options = [f"--kinds={','.join(kinds)}"] if kinds != FAULTS else []
+        options += [f"--features={','.join(features)}"] if features != FEATURES else []
+        options += [f"--faults={self.faults:g}"] if self.faults != 0.8 else []
+        options += [f"--refusals={self.refusals:g}"] if self.refusals else []
+        options += [f"--live-idle={self.config.live_idle:g}"] if self.config.live_idle != 1.0 else []
+        return " ".join(["python -m tests.simulation", str(self.seed), *options])
 
     def run(self) -> None:
         """Play the history to its end and check it."""
@@ -503,39 +300,53 @@ class World:
             self._play()
             endings.check(self)
         except Exception as error:
-            error.add_note(f"replay it: python -m tests.simulation {self.seed}  (virtual time {self.now:.3f})")
+            error.add_note(f"replay it: {self.replay}  (virtual time {self.now:.3f})")
             raise
 
     def _play(self) -> None:
-        self.boot()
+        self.engine.boot()
         for host in self.hosts:
-            self.at(self.rng.uniform(0, 0.1), lambda host=host: self.connect(host))
+            self.at(self.rng.uniform(0, 0.1), host.connect)
         self.clients.begin()
         if self.faults:
-            self.at(self.rng.expovariate(self.faults), self.fault)
-        self.at(0.2, self.beat)
+            self.at(self.rng.expovariate(self.faults), self._fault)
+        self.at(0.2, self._beat)
+        self.at(self.horizon, self.clock.settle)
         quiet_since: float | None = None
         while quiet_since is None or self.now < quiet_since + endings.QUIET_SECONDS:
             self.now, _, action = heapq.heappop(self._heap)
-            assert self.now < _TIME_MAX, f"no progress, open: {self.open_runs()}"
+            assert self.now < self.horizon + CONVERGENCE_SECONDS, f"I14: no progress, open: {self.open_runs()}"
             action()
+            if self.step_crashes:
+                self._may_crash()
             if not self._over():
                 quiet_since = None
             elif quiet_since is None:
                 quiet_since = self.now
+        assert self.core is not None
+        self.engine.check_owners()
+        self.counted(self.core.counters)
 
-    def beat(self) -> None:
-        for host in (*self.hosts, self.calls):
-            if host.alive:
-                host.flush()
-        self.at(0.2, self.beat)
+    def _beat(self) -> None:
+        for host in self.every_host():
+            host.beat()
+        self.at(0.2, self._beat)
 
     def open_runs(self) -> list[str]:
         return [f"{run_id} {facts.state.name}" for run_id, facts in self.truth.runs.items() if facts.ended is None]
 
+    @property
+    def is_open(self) -> bool:
+        """Some run that can end has not ended."""
+        stuck = self.truth.stuck()
+        return any(facts.ended is None and run_id not in stuck for run_id, facts in self.truth.runs.items())
+
     def _over(self) -> bool:
-        if self.now < self.horizon or not self.clients.done or self.truth.inbox:
+        if self.now < self.horizon or not self.clients.done or self.core is None:
             return False
-        if any(facts.ended is None for facts in self.truth.runs.values()):
+        if not all(host.settled for host in self.every_host()):
             return False
-        return len(self.truth.accepted) == len(self.truth.delivered)
+        stuck = self.truth.stuck()
+        if any(not self.truth.is_for(row, stuck) for row in self.truth.inbox.values()):
+            return False
+        return not self.is_open and len(self.truth.accepted) == len(self.truth.delivered)

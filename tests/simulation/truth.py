@@ -1,5 +1,9 @@
 """What is durable and what really ran, side by side: the invariants that can be checked while a history is played.
 
+Each message begins with the invariant that is broken: I1 nothing answered is lost, I2 one applied result, I3 nothing is
+given out that is over, I4 one live lease and rising fences, I5 only forward, I7 not early, I8 compensation, I9 bounded
+executions. The others need the whole history, and are in `endings.py`.
+
 Commits are told here when they are in the store, executions when a host begins or ends them. An execution is *known*
 while the engine that gave it runs and its host's link has not been cut since it was given: of others the engine may
 know less than we do, so what it promises of several executions holds for known ones.
@@ -11,52 +15,20 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from stepwire.protocol import paths
-from stepwire.protocol.frames import CancelReason, EngineSection, Execute, Result
-from stepwire.protocol.payload import Payload
+from stepwire.protocol.frames import Execute, Result
+from stepwire.protocol.plan import Fence
 from stepwire_engine.core.books import Commit
-from stepwire_engine.core.entries import (
-    AttemptEnded,
-    Entry,
-    Planned,
-    RunCreated,
-    RunEnded,
-    RunPaused,
-    RunState,
-    RunStopping,
-    UndoPlanned,
-)
-from stepwire_engine.core.model import Step
+from stepwire_engine.core.entries import AttemptEnded, RunCreated, RunState, RunStopping
+from stepwire_engine.core.model import Run
 from stepwire_engine.core.units import EventMatched, EventRecord, InboxRow, Receipt
+from tests.simulation.clocks import DRIFT_MAX, EPOCH_MS, Clock
+from tests.simulation.facts import RunFacts as RunFacts
 from tests.simulation.hosts import Execution
 from tests.simulation.programs import GroupOp, Op, SimFlow, places
+from tests.simulation.rights import Rights
 
-
-class RunFacts:
-    """What the store has of one run, as far as it matters before its end.
-
-    Attributes:
-        outputs: Of steps and undos that succeeded.
-        over: Paths of steps and undos with a final outcome.
-        late: Steps that failed by their deadline.
-        planned_at: Index of the unit that planned a step.
-    """
-
-    def __init__(self, created: RunCreated, number: int) -> None:
-        self.created = created
-        self.number = number
-        self.state = RunState.PENDING
-        self.rows: list[tuple[Entry, ...]] = []
-        self.outputs: dict[str, Payload] = {}
-        self.over: set[str] = set()
-        self.late: set[str] = set()
-        self.planned_at: dict[str, int] = {}
-        self.stopping: RunStopping | None = None
-        self.undo_order: tuple[str, ...] | None = None
-        self.undo_generation = 0
-        self.body_ended = False
-        self.ended: RunEnded | None = None
-        self.pauses: list[RunPaused] = []
-        self.dormant = False
+TOLD_SECONDS = 0.5
+"""Within this time a host is told what it need not execute any more."""
 
 
 class Truth:
@@ -66,9 +38,11 @@ class Truth:
         flows: Of the world.
         stop_grace: Of the engine's configuration.
         note: Told of rare branches that were reached.
+        clock: Of the engine's machine.
     """
 
-    def __init__(self, flows: dict[str, SimFlow], stop_grace: float, note: Callable[[str], None]) -> None:
+    def __init__(self, flows: dict[str, SimFlow], stop_grace: float, note: Callable[[str], None], clock: Clock) -> None:
+        self._clock = clock
         self._note = note
         self._stop_grace = stop_grace
         self.places: dict[str, dict[str, tuple[Op, tuple[str, ...]]]] = {
@@ -83,6 +57,10 @@ class Truth:
         self.executions: list[Execution] = []
         self.running: dict[str, list[Execution]] = defaultdict(list)
         self.flows_stored_at: float | None = None
+        self.rights = Rights(self.runs)
+        self._executed: set[tuple[str, str, int, Fence]] = set()
+        self._unreadable: set[int] = set()
+        self._stuck: set[str] = set()
         self._index = 0
 
     def op(self, run_id: str, path: str) -> Op:
@@ -107,9 +85,10 @@ class Truth:
                 self.accepted.append((self._index, now, stored))
         self.delivered.update(unit.events_delivered)
         if unit.run is not None:
-            self._run_committed(commit, unit.run, generation)
+            self._run_committed(commit, unit.run, now, generation)
 
-    def _run_committed(self, commit: Commit, number: int, generation: int) -> None:
+    def _run_committed(self, commit: Commit, number: int, now: float, generation: int) -> None:
+        """I5: rows follow each other without a gap, and none follows the end."""
         unit = commit.unit
         facts = self.by_number.get(number)
         if facts is None:
@@ -117,39 +96,53 @@ class Truth:
             assert isinstance(created, RunCreated)
             facts = self.by_number[number] = self.runs[created.run_id] = RunFacts(created, number)
         if unit.entries:
-            assert facts.ended is None, f"{facts.created.run_id} goes on after its end"
-            assert len(facts.rows) == unit.expected_seq
+            assert facts.ended is None, f"I5: {facts.created.run_id} goes on after its end"
+            assert len(facts.rows) == unit.expected_seq, f"I5: {facts.created.run_id} has a gap in its rows"
             facts.rows.append(unit.entries)
         for entry in unit.entries:
-            self._entry(facts, entry, generation)
+            facts.add(entry, self._index, now, generation)
+            if isinstance(entry, AttemptEnded):
+                self._check_newest(facts, entry)
         if unit.record is not None:
+            assert not facts.state.terminal, f"I5: {facts.created.run_id} is {facts.state.name} and goes on"
             facts.state = unit.record.state
             facts.dormant = unit.record.state is RunState.WAITING
 
-    def _entry(self, facts: RunFacts, entry: Entry, generation: int) -> None:
-        match entry:
-            case Planned(plan=plan):
-                assert facts.stopping is None, "a plan of a stopping run"
-                facts.planned_at.update(dict.fromkeys([step.path for step in plan.steps], self._index))
-                facts.body_ended = plan.body_ended is not None
-            case AttemptEnded(retry_at_ms=None):
-                assert entry.path not in facts.over, f"{entry.path} has two outcomes"
-                facts.over.add(entry.path)
-                if entry.output is not None:
-                    facts.outputs[entry.path] = entry.output
-                elif entry.failure is not None and entry.failure.type == "StepTimeout":
-                    facts.late.add(entry.path)
-            case RunStopping():
-                facts.stopping = entry
-            case UndoPlanned():
-                facts.undo_order = tuple([paths.undo_path(path) for path in entry.paths])
-                facts.undo_generation = generation
-            case RunPaused():
-                facts.pauses.append(entry)
-            case RunEnded():
-                facts.ended = entry
-            case _:
-                pass
+    # ---- journals that cannot be read
+
+    def unreadable(self, number: int) -> None:
+        """The engine was told that this run's journal cannot be read."""
+        if number in self._unreadable:
+            return
+        self._unreadable.add(number)
+        facts = self.by_number[number]
+        facts.unreadable = True
+        self._stuck = set()
+        waiting: list[RunFacts] = [facts]
+        while waiting:
+            stuck = waiting.pop()
+            self._stuck.add(stuck.created.run_id)
+            parent = stuck.created.parent
+            if parent is not None and parent.run_id not in self._stuck and parent.run_id in self.runs:
+                waiting.append(self.runs[parent.run_id])
+
+    def submitted(self, commits: list[Commit]) -> None:
+        """What the engine wants written: nothing of a run that it could not read."""
+        for commit in commits:
+            known = commit.unit.run in self._unreadable and bool(commit.unit.entries)
+            assert not known, f"I5: run number {commit.unit.run} cannot be read and goes on"
+
+    def stuck(self) -> set[str]:
+        """Runs that need not end: one that cannot be read, and those that invoked it."""
+        return self._stuck
+
+    def is_for(self, row: InboxRow, stuck: set[str]) -> bool:
+        """Whether a fact waits for a run that is stuck."""
+        if not stuck:
+            return False
+        facts = self.by_number.get(row.run)
+        named = getattr(row.fact, "run_id", "")
+        return named in stuck or (facts is not None and facts.created.run_id in stuck)
 
     def woke(self, commit: Commit) -> None:
         """Say what brought a dormant run back; call it before `committed`."""
@@ -178,18 +171,25 @@ class Truth:
         facts = self.runs.get(execution.run_id)
         where = f"{execution.run_id} {execution.path} attempt {execution.attempt} on {execution.host.instance}"
         if not started:
-            assert facts is not None, where
-            assert execution.path not in facts.outputs, f"{where}: its success is durable"
+            assert facts is not None, f"I1: {where}: its run is not on record"
+            over = execution.known and execution.path in facts.outputs
+            assert not over, f"I3: {where}: its success is durable"
+            self._check_due(facts, execution, where)
+            right = execution.run_id, execution.path, execution.attempt, execute.fence
+            assert right not in self._executed, f"I9: {where} executes again under {execute.fence}"
+            self._executed.add(right)
         others = [e for e in self.running[execution.run_id] if e.known and execution.known]
         same = [e for e in others if e.path == execution.path]
-        assert not same, f"{where}: attempt {same[0].attempt} is still executing on {same[0].host.instance}"
+        twice = (execution.run_id, execution.path) in execution.host.running
+        assert not twice, f"I4: {where}: this host is still executing it"
+        assert not same, f"I4: {where}: attempt {same[0].attempt} is still executing on {same[0].host.instance}"
         if execution.undo:
             assert facts is not None
             self._begins_undo(facts, execution, execute, others, where)
             if facts.undo_generation != generation:
                 self._note("undo after engine crash")
         else:
-            assert execution.run_id not in execution.host.stopped, f"{where}: it was told that the run stops"
+            assert execution.run_id not in execution.host.stopped, f"I8: {where}: it was told that the run stops"
             self._check_limits(execution, others, where)
         self.executions.append(execution)
         self.running[execution.run_id].append(execution)
@@ -197,19 +197,37 @@ class Truth:
     def _begins_undo(
         self, facts: RunFacts, execution: Execution, execute: Execute, others: list[Execution], where: str
     ) -> None:
-        assert facts.stopping is not None and facts.undo_order is not None, f"{where}: the run is not stopping"
+        assert facts.stopping is not None and facts.undo_order is not None, f"I8: {where}: the run is not stopping"
         before = facts.undo_order[: facts.undo_order.index(execution.path)]
-        assert facts.over.issuperset(before), f"{where}: {set(before) - facts.over} come first"
-        assert not [e for e in others if e.undo], f"{where}: another undo is executing"
+        assert facts.over.issuperset(before), f"I8: {where}: {set(before) - facts.over} come first"
+        assert not [e for e in others if e.undo], f"I8: {where}: another undo is executing"
         if others:
-            waited = execution.began - (facts.stopping.at_ms - 1_700_000_000_000) / 1000
-            assert waited >= self._stop_grace - 0.001, f"{where}: {others[0].path} has not stopped, {waited:.3f} s"
+            waited = execution.began - facts.stopped_at
+            assert waited >= self._stop_grace * (1 - DRIFT_MAX) - 0.001, (
+                f"I8: {where}: {others[0].path} has not stopped, {waited:.3f} s"
+            )
             self._note("undo while an attempt does not stop")
         undone = paths.undone_path(execution.path)
         assert undone is not None and execute.undo is not None
-        assert execute.undo.output == facts.outputs[undone], f"{where}: called with another output"
+        assert execute.undo.output == facts.outputs[undone], f"I8: {where}: called with another output"
         cancelled = facts.stopping.state is RunState.CANCELLED
-        assert (execute.undo.failure is None) is cancelled, f"{where}: called with {execute.undo.failure}"
+        assert (execute.undo.failure is None) is cancelled, f"I8: {where}: called with {execute.undo.failure}"
+
+    def _check_due(self, facts: RunFacts, execution: Execution, where: str) -> None:
+        """I7: a retry waits for its time. It may have been given out before somebody set the clock back."""
+        attempt, at_ms = facts.retries.get(execution.path, (0, 0))
+        if execution.attempt == attempt and not self._clock.jumped:
+            early = at_ms - EPOCH_MS - execution.began * 1000
+            assert early <= 1, f"I7: {where} began {early:.0f} ms before its time"
+
+    def _check_newest(self, facts: RunFacts, ended: AttemptEnded) -> None:
+        """The outcome is not one of an older holder of the step, while a newer one is known to execute it."""
+        run_id = facts.created.run_id
+        newer = [e for e in self.running[run_id] if e.path == ended.path and e.known and e.attempt == ended.attempt]
+        for execution in newer:
+            number = _made_by(ended)
+            where = f"I2: {run_id} {ended.path} attempt {ended.attempt}"
+            assert number is None or number >= execution.number, f"{where} ended by {number} beside {execution.number}"
 
     def _check_limits(self, execution: Execution, others: list[Execution], where: str) -> None:
         facts = self.runs.get(execution.run_id)
@@ -220,37 +238,43 @@ class Truth:
             op = known[group][0]
             assert isinstance(op, GroupOp)
             inside = [e.path for e in others if group in known.get(e.path, (None, ()))[1]]
-            assert len(inside) < op.limit, f"{where}: limit {op.limit} of {group}, executing: {inside}"
+            assert len(inside) < op.limit, f"I6: {where}: limit {op.limit} of {group}, executing: {inside}"
             if len(inside) + 1 == op.limit:
                 self._note("limit of a group reached")
 
-    def acked(self, execution: Execution, result: Result, step: Step | None) -> None:
+    def acked(self, execution: Execution, result: Result, run: Run) -> None:
         """A host was told that it may forget a success. Raises AssertionError if that is lost.
 
         Args:
-            step: As the engine has it; None: the plan that began it was dropped with its body.
+            run: As the engine has it. It may miss the step, if the plan that began it was dropped with its body.
         """
+        step = run.steps.get(execution.path)
         if step is None or step.state.final or execution.attempt < step.attempt:
             return
         where = f"{execution.run_id} {execution.path} attempt {execution.attempt} on {execution.host.instance}"
+        planned = self.runs[execution.run_id].planned_under.get(execution.path)
         given_away = step.fence is not None and step.fence > result.fence
-        assert given_away, f"{where}: its success was acked and is nowhere"
+        if planned is None:  # It was begun for a plan that never counted, and now another body plans it.
+            given_away = given_away or run.body is None or run.body.fence != result.fence
+        elif planned > result.fence:
+            given_away = True
+        assert given_away, f"I1: {where}: its success was acked and is nowhere"
 
     def ended(self, execution: Execution) -> None:
         """A host told the outcome, or was lost with it."""
         self.running[execution.run_id].remove(execution)
         facts = self.runs.get(execution.run_id)
+        lost = None if facts is None or execution.undo else facts.lost_since(execution.path)
+        if execution.known and execution.stop is None and execution.ended is not None and lost is not None:
+            where = f"{execution.run_id} {execution.path}"
+            assert execution.ended <= lost + TOLD_SECONDS, f"I6: {where} lost at {lost:.3f} and was not told to stop"
         if facts is not None and execution.path in facts.late and execution.stop is None:
             self._note("deadline passed while a result was in flight")
 
-    # ---- frames
 
-    def told(self, section: EngineSection) -> bool:
-        """Whether this section, sent now, tells a host that the run stops."""
-        facts = self.runs.get(section.run_id)
-        if facts is None or facts.stopping is None:
-            return False
-        forward = [execute.path for execute in section.executes if execute.undo is None]
-        assert not forward, f"{section.run_id} is stopping, yet {forward} are given out"
-        cancelled = any(cancel.reason is CancelReason.RUN_CANCELLED for cancel in section.cancels)
-        return bool(section.evict or cancelled or section.executes)
+def _made_by(ended: AttemptEnded) -> int | None:
+    """The number of the execution that an output stems from."""
+    if ended.output is None or b"@" not in ended.output.data:
+        return None
+    number = ended.output.data.strip().rpartition(b"@")[2].rstrip(b'"')
+    return int(number) if number.isdigit() else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core.entries import AttemptEnded, Entry, RunCreated, RunState
 from stepwire_engine.core.units import EventMatched
@@ -21,6 +22,7 @@ from stepwire_engine.store.base import (
     StoreError,
     Unit,
     UnitOutcome,
+    WaitRow,
 )
 from stepwire_engine.store.sqlite import SqliteStore
 
@@ -112,3 +114,15 @@ def event(
 def matched(run: int, n: int = 0) -> InboxRow:
     """A fact for a run; `n` tells it from others."""
     return InboxRow(run, EventMatched(f"wait-{n}", Payload(str(n).encode())))
+
+
+def fill_side_tables(desk: Desk) -> None:
+    """Something in every side table: runs 1 to 3, the events `due` and `done`, a wait, a fact, a key, two flows."""
+    registered = session("host-1", "f", "g", flow_options=(FlowOptions("g", 5.0),))
+    wait = WaitRow(2, "a", "paid", "data.n > `3`")
+    desk.commit(
+        desk.created(1, key="k", sessions=(registered,), inbox=(matched(1),), events=(event("due"), event("done"))),
+        desk.created(2, waits=(wait,)),
+        Unit(desk.epoch, 3, 0, (created(3),), dormant(3, 50)),
+    )
+    desk.commit(Unit(desk.epoch, events_delivered=(2,)))

@@ -17,6 +17,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Event
 from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.explanation import ExplanationView
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import RunRecord
@@ -50,6 +51,7 @@ class TablePort:
     def __init__(self, *views: RunView) -> None:
         self.runs = {view.run_id: view for view in views}
         self.records: list[RunRecord] = []
+        self.unreadable: frozenset[int] = frozenset()
         self.keys: dict[str, str] = {}
         self.event_ids: set[str] = set()
         self.over: set[str] = set()
@@ -85,12 +87,15 @@ class TablePort:
             raise CallRefused(ErrorCode.RUN_NOT_FOUND, f"there is no run {run_id!r}")
         return self.runs[run_id]
 
+    async def explain(self, run_id: str) -> ExplanationView:
+        return ExplanationView(run=await self.view(run_id, include_steps=True), at_ms=1_767_225_603_000)
+
     async def list_runs(self, *, flow: str, states: Sequence[RunState], limit: int, page_token: str) -> RunPage:
         self._ask("list", flow, tuple(states), limit, page_token)
         below = int(page_token[1:]) if page_token else len(self.records) + 1
         page = [record for record in reversed(self.records) if record.number < below][:limit]
         more = bool(page) and page[-1].number > 1
-        return RunPage(tuple(page), f"r{page[-1].number}" if more else "")
+        return RunPage(tuple(page), f"r{page[-1].number}" if more else "", unreadable=self.unreadable)
 
     async def resume(self, run_id: str) -> None:
         self._ask("resume", run_id)

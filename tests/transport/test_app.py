@@ -25,8 +25,8 @@ from tests.transport.bench import Host
 
 CODE = """
 import sys
-from stepwire_engine import app, config
-sys.exit(app.run_engine(config.load(dict(argument.split("=", 1) for argument in sys.argv[1:]))))
+from stepwire_engine import config, process
+sys.exit(process.run_engine(config.load(dict(argument.split("=", 1) for argument in sys.argv[1:]))))
 """
 READY = re.compile(r"stepwire engine ready  grpc (\S+)  http (\S+)  db ([^\s\"]+)")
 

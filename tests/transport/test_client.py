@@ -63,6 +63,7 @@ EXPECTED: dict[ErrorCode, type[StepwireError]] = {
     ErrorCode.PAYLOAD_TOO_LARGE: PayloadTooLarge,
     ErrorCode.INVALID_INPUT: InvalidInput,
     ErrorCode.STORE_UNAVAILABLE: EngineUnavailable,
+    ErrorCode.STORE_FULL: EngineUnavailable,
     ErrorCode.DRAINING: EngineUnavailable,
     ErrorCode.PROTOCOL: ProtocolError,
     ErrorCode.UNDECODABLE: ProtocolError,
@@ -220,7 +221,21 @@ def test_result_survives_a_restart_of_the_engine(
     assert [r.getMessage().partition(" (")[0] for r in caplog.records] == [f"lost the engine at {engine.address}"]
 
 
-@pytest.mark.parametrize("code", [ErrorCode.DRAINING, ErrorCode.STORE_UNAVAILABLE], ids=lambda code: code.slug)
+def test_what_is_refused_for_now_says_when_to_try_again(caller: Caller, port: TablePort) -> None:
+    port.refusal = CallRefused(ErrorCode.STORE_FULL, "the store is full; nothing was accepted", retry_after=1.5)
+    with pytest.raises(EngineUnavailable, match="the store is full") as full:
+        caller.start("orders", id="key")
+    assert (full.value.code, full.value.retry_after) == (ErrorCode.STORE_FULL, 1.5)
+    port.refusal = CallRefused(ErrorCode.RUN_UNREADABLE, "what is stored of run r1 is damaged")
+    with pytest.raises(RunError, match="is damaged") as unreadable:
+        caller.get("r1")
+    assert (unreadable.value.code, unreadable.value.retry_after) == (ErrorCode.RUN_UNREADABLE, None)
+    assert "stepwire doctor" in unreadable.value.hint
+
+
+@pytest.mark.parametrize(
+    "code", [ErrorCode.DRAINING, ErrorCode.STORE_UNAVAILABLE, ErrorCode.STORE_FULL], ids=lambda code: code.slug
+)
 def test_result_waits_for_an_engine_that_cannot_answer_now(
     caller: Caller, port: TablePort, engine: LoopbackEngine, aside: ThreadPoolExecutor, code: ErrorCode
 ) -> None:

@@ -108,6 +108,13 @@ def test_list_asks_for_a_hundred_by_default_and_answers_with_lines(peer: Peer, p
     assert port.asked == [("list", "", (), 100, "")]
 
 
+def test_a_run_whose_record_is_damaged_is_listed_with_the_reason(peer: Peer, port: TablePort) -> None:
+    port.records = [RunRecord(n, f"r{n}", "orders", RunState.RUNNING, 0) for n in (1, 2)]
+    port.unreadable = frozenset({1})
+    answer = pb.ListResponse.FromString(peer.send("List", b""))
+    assert [run.reason for run in answer.runs] == [0, run_pb2.WAIT_REASON_JOURNAL_UNREADABLE]
+
+
 def test_list_passes_filters_on(peer: Peer, port: TablePort) -> None:
     request = pb.ListRequest(flow="f", states=[run_pb2.RUN_STATE_PAUSED], page_size=1000, page_token="r9")
     peer.send("List", request.SerializeToString())
@@ -267,7 +274,7 @@ def test_an_error_of_the_engine_stays_inside(
     with caplog.at_level(logging.ERROR):
         refused = peer.refusal(method, requests.get(method, pb.GetRequest(run_id="r1")))
     assert (refused.status, refused.code) == (grpc.StatusCode.INTERNAL, "internal")
-    assert refused.message == f"the engine failed; its log has the details under ref {refused.ref}"
+    assert refused.message == f"internal error (ref {refused.ref})"
     (record,) = [r for r in caplog.records if r.name == "stepwire.engine.calls"]
     assert refused.ref in record.getMessage()
     assert record.exc_info is not None and "secret" in str(record.exc_info[1])

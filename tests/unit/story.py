@@ -25,6 +25,7 @@ from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import Entry, ParentStep, RunCreated, RunState
 from stepwire_engine.core.history import RunView, StepView, live_view, run_view
 from stepwire_engine.core.model import Lease, Run
+from stepwire_engine.core.reasons import WaitReason, Wanted
 from stepwire_engine.core.sessions import Session
 from stepwire_engine.core.settle import settle
 from stepwire_engine.core.turn import Turn
@@ -148,11 +149,15 @@ class Story:
             now_unix_ms=self.ms,
             include_steps=steps,
             waiting=waiting,
-            serves=lambda kind, name: (kind, name) in self.served,
+            lacks=self._lacks,
         )
 
     def in_memory(self) -> RunView | None:
-        return live_view(self.run, now_unix_ms=self.ms, serves=lambda kind, name: (kind, name) in self.served)
+        return live_view(self.run, now_unix_ms=self.ms, lacks=self._lacks)
+
+    def _lacks(self, wanted: Wanted, name: str) -> WaitReason:
+        kind = {Wanted.BODY: "flow", Wanted.SLOT: "step"}.get(wanted)
+        return WaitReason.NO_SLOT if kind is None or (kind, name) in self.served else WaitReason.NO_HOST
 
     def step(self, path: str, *, live: bool = True) -> StepView:
         return next(step for step in self.view(live=live).steps if step.path == path)

@@ -23,7 +23,7 @@ def test_defaults() -> None:
     config = load()
     assert config == Config()
     assert (config.db, config.grpc_host, config.grpc_port, config.http_port) == ("stepwire.db", "127.0.0.1", 7380, 8380)
-    assert (config.heartbeat_interval, config.reconnect_grace, config.silence_timeout) == (4, 3, 12)
+    assert (config.heartbeat_interval, config.reconnect_grace, config.silence_timeout) == (4, 3, 11.5)
     assert (config.adoption_grace, config.drain_timeout, config.attempts_lost_max) == (10, 30, 20)
     assert config.core == CoreConfig()
 

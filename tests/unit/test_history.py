@@ -38,7 +38,7 @@ def test_a_new_run_is_pending() -> None:
     assert (view.run_id, view.flow, view.id, view.state) == ("r1", "orders", "order-17", RunState.PENDING)
     assert view.input == Payload(b"17")
     assert view.created_at_ms == 1_001_000
-    assert (view.output, view.failure, view.ended_at_ms, view.reason) == (None, None, None, None)
+    assert (view.output, view.failure, view.ended_at_ms, view.reason) == (None, None, None, WaitReason.READING_JOURNAL)
 
 
 def test_a_journal_without_beginning_is_refused() -> None:
@@ -243,7 +243,7 @@ def test_compensations_are_steps_in_the_order_in_which_they_are_made() -> None:
         ("reserve#undo", "reserve", StepKind.TASK, "charge"),
     ]
     assert [step.planned_at_ms for step in undos] == [story.ms, story.ms]
-    assert [step.reason for step in undos] == [WaitReason.NO_SLOT, None], "the second one waits for the first"
+    assert [step.reason for step in undos] == [WaitReason.NO_SLOT, WaitReason.OTHER_UNDO]
     assert view.reason is WaitReason.NO_SLOT
     assert [step.reason for step in view.steps if not step.undoes] == [None, None, None]
 
@@ -335,7 +335,7 @@ def test_memory_never_shows_what_is_not_committed() -> None:
     story.plan(end=BodyEnded(Payload(b"1")))
     view = story.in_memory()
     assert view is not None
-    assert (view.state, view.output, view.reason) == (RunState.RUNNING, None, None)
+    assert (view.state, view.output, view.reason) == (RunState.RUNNING, None, WaitReason.IN_COMMIT)
 
 
 @pytest.mark.parametrize("what", ["not committed", "broken", "paused", "stopping", "ended"])

@@ -43,7 +43,11 @@ def test_an_outcome_that_is_not_committed_is_not_shown() -> None:
     committed = list(story.rows)
     story.result("a")
     view = story.view(rows=committed)
-    assert (view.steps[0].state, view.steps[0].output, view.steps[0].reason) == (StepStateView.RUNNING, None, None)
+    assert (view.steps[0].state, view.steps[0].output, view.steps[0].reason) == (
+        StepStateView.RUNNING,
+        None,
+        WaitReason.IN_COMMIT,
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,11 +71,11 @@ def test_a_closure_waits_for_a_host_of_its_flow() -> None:
     assert story.step("a").reason is WaitReason.NO_HOST
 
 
-def test_a_step_whose_plan_is_being_committed_waits_for_nothing_else() -> None:
+def test_a_step_whose_plan_is_being_committed_waits_for_that() -> None:
     story = Story()
     story.plan(*named("a"))
     story.run.committed_seq -= 1
-    assert (story.step("a").reason, story.view().reason) == (None, None)
+    assert (story.step("a").reason, story.view().reason) == (WaitReason.IN_COMMIT, WaitReason.IN_COMMIT)
 
 
 def test_a_retry_waits_for_its_time_and_then_for_a_slot() -> None:

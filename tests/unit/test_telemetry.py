@@ -11,9 +11,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from stepwire import metrics
 from stepwire._runtime import telemetry as host
 from stepwire_engine import telemetry as engine
-from stepwire_engine.core.counters import Counters
+from stepwire_engine.core.counters import Counters, EndedRun
 
 
 def exposed(registry: CollectorRegistry, accept: str = "") -> str:
@@ -36,8 +37,10 @@ def new_engine() -> tuple[engine.Telemetry, CollectorRegistry]:
 
 
 def new_host() -> tuple[host.HostTelemetry, CollectorRegistry]:
-    telemetry = host.HostTelemetry()
-    return telemetry, host.host_registry(telemetry)
+    telemetry = host.HostTelemetry("shop", "1.2")
+    registry = CollectorRegistry()
+    host.export(telemetry, registry)
+    return telemetry, registry
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_zero_series_are_present_at_start() -> None:
         assert found[name] == 0
     assert found['stepwire_build_info{storage="sqlite",version="1.2"}'] == 1
     assert "process_start_time_seconds" in found
-    assert samples(new_host()[1])['stepwire_host_attempts_total{kind="task",outcome="timeout"}'] == 0
+    assert samples(new_host()[1])['stepwire_host_attempts_total{kind="task",outcome="timeout",service="shop"}'] == 0
 
 
 def test_a_new_flow_and_service_get_all_their_zero_series() -> None:
@@ -162,18 +165,22 @@ def test_what_the_core_counted_is_taken_over_once() -> None:
     counters = Counters()
     counters.runs_started["order"] += 5
     counters.runs_finished["order", "failed"] += 1
-    counters.run_seconds.append(("order", 0.02))
+    counters.runs_ended.append(EndedRun("order", 0.02, 1_700_000_000_000, {"run_id": "r1"}))
+    counters.step_duration_seconds["run"] += [0.001, 0.3]
+    counters.timer_lags.append(0.02)
     counters.retries["order"] += 2
     counters.steps_finished["run", "succeeded"] += 7
     counters.attempts_lost["silence"] += 1
     counters.advances = 4
     for _ in range(2):
         telemetry.absorb(counters)
-    assert counters.run_seconds == []
+    assert counters.runs_ended == [] and counters.timer_lags == [] and not counters.step_duration_seconds["run"]
     found = samples(registry)
     assert found['stepwire_runs_started_total{flow="order"}'] == 5
     assert found['stepwire_runs_finished_total{flow="order",state="failed"}'] == 1
     assert found['stepwire_run_duration_seconds_count{flow="order"}'] == 1
+    assert found['stepwire_step_duration_seconds_count{kind="run"}'] == 2
+    assert found["stepwire_timer_lag_seconds_count"] == 1
     assert found['stepwire_step_retries_total{flow="order"}'] == 2
     assert found['stepwire_steps_finished_total{kind="run",outcome="succeeded"}'] == 7
     assert found['stepwire_attempts_lost_total{cause="silence"}'] == 1
@@ -181,7 +188,12 @@ def test_what_the_core_counted_is_taken_over_once() -> None:
 
 
 def test_every_count_of_the_core_is_exported() -> None:
-    renamed = {"retries": "step_retries", "run_seconds": "run_duration_seconds"}
+    renamed = {
+        "retries": "step_retries",
+        "runs_ended": "run_duration_seconds",
+        "timer_lags": "timer_lag_seconds",
+        "dormant": "runs",
+    }
     slots = {m.slot for m in engine.METRICS}
     assert {renamed.get(name, name) for name in vars(Counters())} <= slots
 
@@ -193,9 +205,44 @@ def test_the_host_counts() -> None:
     telemetry.body_entries += 1
     telemetry.refresh.append(lambda: telemetry.slots.update(busy=3, free=5))
     found = samples(registry)
-    assert found['stepwire_host_attempts_total{kind="run",outcome="ok"}'] == 2
-    assert found['stepwire_host_attempt_seconds_bucket{kind="run",le="0.025"}'] == 1
-    assert found["stepwire_host_body_entries_total"] == 1
-    assert found['stepwire_host_slots{state="free"}'] == 5
+    assert found['stepwire_host_attempts_total{kind="run",outcome="ok",service="shop"}'] == 2
+    assert found['stepwire_host_attempt_seconds_bucket{kind="run",le="0.025",service="shop"}'] == 1
+    assert found['stepwire_host_body_entries_total{service="shop"}'] == 1
+    assert found['stepwire_host_slots{service="shop",state="free"}'] == 5
     with pytest.raises(KeyError):
         telemetry.attempts["run", "great"] += 1
+
+
+def test_hosts_of_one_process_share_a_registry() -> None:
+    registry = CollectorRegistry()
+    for service in ("shop", "billing"):
+        telemetry = host.HostTelemetry(service, "1.2")
+        host.export(telemetry, registry)
+        telemetry.body_entries += len(service)
+    found = samples(registry)
+    assert found['stepwire_host_body_entries_total{service="shop"}'] == 4
+    assert found['stepwire_host_body_entries_total{service="billing"}'] == 7
+
+
+def test_exemplars_are_in_openmetrics_only() -> None:
+    telemetry, registry = new_engine()
+    histogram = telemetry.run_duration_seconds[telemetry.flow("order")]
+    histogram.observe(0.02)
+    histogram.exemplify(0.02, {"run_id": "r1"}, 1_700_000_000.0)
+    assert "r1" not in exposed(registry)
+    opened = exposed(registry, "application/openmetrics-text; version=1.0.0")
+    families = parse_openmetrics(opened)  # type: ignore[no-untyped-call]
+    kept = [s for family in families for s in family.samples if s.exemplar is not None]
+    (sample,) = kept
+    assert sample.labels == {"flow": "order", "le": "0.025"}
+    assert (sample.exemplar.labels, sample.exemplar.value) == ({"run_id": "r1"}, 0.02)
+
+
+def test_observing_many_is_observing_each() -> None:
+    one, many = metrics.Histogram((0.1, 1)), metrics.Histogram((0.1, 1))
+    values = [0.0, 0.1, 0.5, 1.0, 7.0]
+    for value in values:
+        one.observe(value)
+    many.observe_all(values[1:])
+    many.observe_zeros(1)
+    assert (one.counts, one.total) == (many.counts, many.total)

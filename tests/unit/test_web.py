@@ -59,20 +59,26 @@ def test_health_and_readiness() -> None:
                 OK,
                 replace(OK, started=False),
                 replace(OK, draining=True),
-                replace(OK, store_failure="disk full"),
+                replace(OK, store_full=True),
+                replace(OK, store_failure="fsync failed", quarantined_runs=2),
             ):
                 probe.health = health
                 live, ready = await probe.get("/healthz"), await probe.get("/readyz")
                 assert live.json() == ready.json()
                 assert live.headers["cache-control"] == "no-store"
                 seen[live.json()["status"]] = (live.status_code, ready.status_code)
+                if health.store_full:
+                    assert "the disk of the database is full" in live.json()["detail"]
             assert seen == {
                 "ok": (200, 200),
                 "starting": (200, 503),
                 "draining": (503, 503),
+                "store_full": (200, 503),
                 "store_failed": (503, 503),
             }
-            assert live.json() == {"status": "store_failed", "version": "1.2", "detail": "disk full"}
+            assert live.json() == {
+                "status": "store_failed", "version": "1.2", "detail": "fsync failed", "quarantined_runs": 2,
+            }  # fmt: skip
 
     asyncio.run(scenario())
 

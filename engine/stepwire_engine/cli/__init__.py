@@ -15,11 +15,23 @@ from typing import Any
 import click
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "chaos": ("stepwire_engine.cli.chaos:chaos", "Kill an engine and hosts of its own at random; is anything lost?"),
+    "dashboards": (
+        "stepwire_engine.cli.dashboards:dashboards",
+        "Write dashboards for Grafana, rules and alerts for Prometheus.",
+    ),
     "dev": ("stepwire_engine.cli.dev:dev", "Run an engine and hosts in one terminal, with reload."),
+    "doctor": (
+        "stepwire_engine.cli.doctor:doctor",
+        "Check this machine, the configuration, the database and the engine.",
+    ),
     "engine": ("stepwire_engine.cli.engine:engine", "Run the engine."),
     "host": ("stepwire_engine.cli.host:host", "Run a host: it serves the flows and steps of TARGET."),
     "run": ("stepwire_engine.cli.run:run", "Start a run of FLOW and follow it to its end."),
-    "runs": ("stepwire_engine.cli.runs:runs", "List runs, show one, cancel them, let a paused one go on."),
+    "runs": (
+        "stepwire_engine.cli.runs:runs",
+        "List runs, show one, say why it does not move, cancel them, let a paused one go on.",
+    ),
     "send": (
         "stepwire_engine.cli.send:send",
         "Send an event to flows that wait for NAME, or start by it.",

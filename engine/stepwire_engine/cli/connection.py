@@ -44,6 +44,10 @@ class Connection:
         """The run now, with its steps."""
         return run_document(self._client.get(run_id, steps=True))
 
+    def explain(self, run_id: str) -> client.Explanation:
+        """Why the run does not move now."""
+        return self._client.explain(run_id)
+
     def list(self, flow: str, states: Sequence[str], limit: int) -> tuple[tuple[documents.Listed, ...], bool]:
         """The newest runs without their steps, and whether these are all."""
         found = list(itertools.islice(self._client.list(flow=flow, states=states, limit=limit + 1), limit + 1))

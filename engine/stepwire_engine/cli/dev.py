@@ -68,7 +68,7 @@ _NAME_COLOURS = ("green", "magenta", "blue", "yellow", "red")
     metavar="DURATION",
     default=5.0,
     show_default=True,
-    help="How long attempts in progress may go on when a host is stopped.",
+    help="How long attempts in progress may go on when a host or the engine is stopped.",
 )
 @color_option
 def dev(
@@ -97,7 +97,7 @@ def dev(
     changes = None if no_reload or not targets else partial(_changes, _watched(targets, reload_dirs))
     database = _database(ephemeral)
     plan = Plan(
-        engine=_engine_command(database, grpc, http),
+        engine=_engine_command(database, grpc, http, drain_timeout),
         hosts={name: _host_command(target, drain_timeout) for name, target in _names(targets).items()},
         environment=os.environ | {"STEPWIRE_ENGINE": f"{LOOPBACK}:{grpc}", "PYTHONUNBUFFERED": "1"},
         ready=(LOOPBACK, grpc),
@@ -112,13 +112,14 @@ def dev(
     return anyio.run(supervise)
 
 
-def _engine_command(database: str, grpc: int, http: int) -> list[str]:
+def _engine_command(database: str, grpc: int, http: int, drain_timeout: float) -> list[str]:
     settings = {
         "--db": database,
         "--grpc-host": LOOPBACK,
         "--grpc-port": grpc,
         "--http-host": LOOPBACK,
         "--http-port": http,
+        "--drain-timeout": f"{drain_timeout:g}",
         "--call-allow": ",".join((*LOCAL_NETWORKS, *_configured().call_allow)),
     }
     flags = [str(part) for pair in settings.items() for part in pair]

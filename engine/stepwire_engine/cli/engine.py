@@ -1,4 +1,4 @@
-"""`stepwire engine`: flags, environment and file become a configuration, the rest is `stepwire_engine.app`.
+"""`stepwire engine`: flags, environment and file become a configuration, the rest is `stepwire_engine.process`.
 
 Options are made from the table of settings, so that a new setting has its flag, its environment name and its
 help without a line here.
@@ -54,11 +54,12 @@ def _metavar(setting: config.Setting) -> str:
 def engine(file: Path | None, insecure: bool, **flags: str | None) -> int:
     """Run the engine.
 
-    It ends on SIGTERM or Ctrl-C after the attempts in progress, with exit code 0; nothing is lost either way.
+    It ends on SIGTERM or Ctrl-C after the attempts in progress, at most 2 s after its drain timeout, with exit code 0;
+    a second signal ends the wait. Nothing is lost either way: hosts go on with the next engine.
     Flags win over the environment, the environment over the configuration file.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     settings = config.load(flags, environment, file=file, directory=Path.cwd())
-    from stepwire_engine.app import run_engine
+    from stepwire_engine.process import run_engine
 
     return run_engine(settings, insecure_listen=insecure)

@@ -26,7 +26,21 @@ SIBLINGS_MAX = 12
 DRAWING_PAUSE = 10
 """Times as long as drawing takes, nothing is drawn again."""
 
-_REASONS_OF_RUNS = frozenset({"no_host", "no_slot", "paused", "adoption", "attempt_not_stopping"})
+_REASONS_OF_RUNS = frozenset(
+    {
+        "no_host",
+        "no_slot",
+        "paused",
+        "adoption",
+        "attempt_not_stopping",
+        "journal_unreadable",
+        "host_lagging",
+        "host_draining",
+        "host_congested",
+        "no_body_room",
+        "engine_full",
+    }
+)
 
 
 class Screen(Protocol):

@@ -29,7 +29,7 @@ from stepwire_engine.cli.terminal import printable, talk
     metavar="DURATION",
     envvar="STEPWIRE_DRAIN_TIMEOUT",
     show_envvar=True,
-    help="How long attempts in progress may go on after SIGTERM.",
+    help="How long attempts in progress may go on after SIGTERM, instead of what the Host was made with.",
 )
 @click.option(
     "--log-level",
@@ -44,7 +44,11 @@ def host(target: str, address: str, slots: int | None, drain_timeout: float | No
     """Run a host: it serves the flows and steps of TARGET.
 
     TARGET is module:attr or file.py:attr; without attr it is the only stepwire.Host of the module. The host
-    dials the engine for as long as it lives. SIGTERM and Ctrl-C let attempts in progress end first.
+    dials the engine for as long as it lives. SIGTERM and Ctrl-C let attempts in progress end first; what is not
+    finished after the drain timeout is handed back. A second signal hands back at once.
+
+    Exit codes: 0 all finished or handed back, 1 ended by force because code did not stop, 4 refused by the engine,
+    130 second signal.
     """
     from stepwire_engine.cli.target import load_host
 

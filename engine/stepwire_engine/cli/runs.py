@@ -1,4 +1,4 @@
-"""`stepwire runs list|show|resume|cancel`: what the engine has on record, letting a paused run go on, ending runs."""
+"""`stepwire runs list|show|why|resume|cancel`: what the engine has on record, what runs wait for, ending them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADINGS = ("RUN", "FLOW", "STATE", "CREATED", "DURATION", "REMARK")
 
 @click.group()
 def runs() -> None:
-    """List runs, show one, cancel them, let a paused one go on."""
+    """List runs, show one, say why it does not move, cancel them, let a paused one go on."""
 
 
 @runs.command("list")
@@ -105,6 +105,28 @@ def show(run_id: str, address: str, output: Output, color: Color) -> None:
             now = moment(SystemClock().now().unix_ms)
             assert now is not None, "the present is not the epoch"
             data("\n".join(record_lines(found, now)), color=wants_color(color, sys.stdout))
+
+
+@runs.command()
+@click.argument("run_id", metavar="RUN")
+@engine_option
+@output_option
+def why(run_id: str, address: str, output: Output) -> None:
+    """Say why a run does not move: what each open step waits for, who has it, until when, and what to do."""
+    from stepwire_engine.cli.connection import connect
+    from stepwire_engine.cli.documents import line, page
+    from stepwire_engine.cli.why import why_lines
+    from stepwire_engine.cli.why_document import why_document
+
+    with connect(address) as engine:
+        found = why_document(engine.explain(run_id))
+    match output:
+        case Output.JSON:
+            data(page(found))
+        case Output.JSONL:
+            data(line(found))
+        case Output.TABLE:
+            data("\n".join(why_lines(found)))
 
 
 @runs.command()

@@ -17,9 +17,8 @@ import anyio.abc
 from stepwire_engine.cli.children import Child
 
 READY_POLL_SECONDS = 0.05
-ENGINE_STOP_SECONDS = 10.0
 STOP_SECONDS_EXTRA = 3.0
-"""What a host gets beyond its own drain timeout before it is killed."""
+"""What a process gets beyond its own drain timeout before it is killed."""
 
 Changes = AsyncIterator[set[Path]]
 
@@ -33,7 +32,7 @@ class Plan:
         hosts: Command of each host, by the name its lines carry.
         environment: Of all of them.
         ready: Host and port that accept connections once the engine is ready.
-        drain_timeout: Seconds the hosts were told to give their attempts in progress.
+        drain_timeout: Seconds that all of them were told to give attempts in progress.
         changes: Opens the stream of changed files, which ends when the event is set; None: no reload.
     """
 
@@ -99,13 +98,17 @@ class Supervisor:
         async with anyio.create_task_group() as group:
             for child in self._hosts.values():
                 group.start_soon(self._stop_host, child)
-        if not await self._engine.stop(ENGINE_STOP_SECONDS):
-            self._show("", f"the engine did not end within {ENGINE_STOP_SECONDS:g} s and was killed")
+        if not await self._engine.stop(self._grace):
+            self._show("", f"the engine did not end within {self._grace:g} s and was killed")
+
+    @property
+    def _grace(self) -> float:
+        return self._plan.drain_timeout + STOP_SECONDS_EXTRA
 
     async def _stop_host(self, child: Child) -> None:
-        grace = self._plan.drain_timeout + STOP_SECONDS_EXTRA
-        if not await child.stop(grace):
-            self._show("", f"{child.name} did not end within {grace:g} s and was killed; its steps are tried again")
+        if not await child.stop(self._grace):
+            killed = f"{child.name} did not end within {self._grace:g} s and was killed"
+            self._show("", f"{killed}; its steps are tried again")
 
     # ---- what it does meanwhile
 

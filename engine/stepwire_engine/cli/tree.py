@@ -41,12 +41,22 @@ REASONS = {
     "adoption": "the engine restarted and waits for hosts that may be executing it",
     "attempt_not_stopping": "its attempt was told to stop and has not",
     "child_run": "waits for the run it invoked",
+    "in_commit": "what was decided is being written",
+    "reading_journal": "its journal is being read",
+    "host_lagging": "the event loop of every host that serves it is blocked",
+    "host_draining": "every host that serves it is stopping",
+    "host_away": "the host of its body is disconnected and may come back",
+    "no_body_room": "every host that serves it holds as many runs as it takes",
+    "other_undo": "another compensation comes first",
+    "host_congested": "every host that serves it is too slow to read what it is sent",
+    "engine_full": "it is due, and the engine has no room in memory",
+    "journal_unreadable": "what is stored of it is damaged (see: stepwire doctor)",
 }
 PHASES = {
     "CANCELLING": "cancelling: what is in progress is told to stop",
     "UNDOING": "undoing: completed steps are compensated",
 }
-_UNREMARKABLE = frozenset({"lease_of_host", "user_code"})
+_UNREMARKABLE = frozenset({"lease_of_host", "user_code", "in_commit", "reading_journal"})
 _ENDS_OF_BRANCHES = {"OK": "SUCCEEDED", "FAILED": "FAILED", "CANCELLED": "CANCELLED"}
 _UNDO = "#undo"
 """Where an undo stands below its step; no segment of a path."""

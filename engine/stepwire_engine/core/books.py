@@ -55,6 +55,19 @@ class Reply(msgspec.Struct, frozen=True):
     """Of an accepted event; `existing` says that the id was known and nothing was sent again."""
 
 
+class Repair(NamedTuple):
+    """A run or step was found without its one owner, and got it again; for the log.
+
+    Attributes:
+        path: Of the step; empty: the run itself.
+        missing: Of `owners.Missing`.
+    """
+
+    run_id: str
+    path: str
+    missing: str
+
+
 _TIMERS_SWEPT_MIN = 1024
 
 
@@ -111,11 +124,13 @@ class Timers:
         self._sweep_at = max(_TIMERS_SWEPT_MIN, 2 * len(self._heap))
         self._forgotten = 0
 
-    def pop_due(self, now: float) -> list[Timed]:
-        """Everything due at `now`, earliest first."""
+    def pop_due(self, now: float, lags: list[float]) -> list[Timed]:
+        """Everything due at `now`, earliest first; how late that is, in seconds, is added to `lags`."""
         due: list[Timed] = []
         while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap)[2])
+            at, _, what = heapq.heappop(self._heap)
+            due.append(what)
+            lags.append(now - at)
         return due
 
 
@@ -156,6 +171,8 @@ class Books:
         self.by_number: dict[int, Run] = {}
         self.keys: dict[str, Run] = {}
         self.broken: dict[str, Run] = {}
+        self.unreadable: dict[int, str] = {}
+        """Runs that are kept aside, by number, and what of them is damaged in the store."""
         self.last_commit: dict[int, Commit] = {}
         self.sessions: dict[str, Session] = {}
         self.known_flows: set[str] = set()
@@ -164,12 +181,17 @@ class Books:
         """Steps that hold a place within a group's limit and execute no more."""
         self.timers = Timers()
         self.draining = False
+        self.drained_by = 0.0
         self._fence_n = 0
         # Taken by the shell.
         self.commits: list[Commit] = []
         self.replies: list[Reply] = []
         self.loads: list[Run] = []
         self.reads: dict[Read, None] = {}
+        self.repairs: list[Repair] = []
+        # Taken, and not answered yet.
+        self.loading: dict[Run, int] = {}
+        self.reading: set[Read] = set()
         self.changed: set[str] = set()
         self.incidents: list[tuple[str, Exception]] = []
         self.ended: list[tuple[Run, int]] = []
@@ -194,6 +216,10 @@ class Books:
         self._fence_n += 1
         return Fence(self.claim_epoch, self._fence_n)
 
+    def never_given(self, fence: Fence) -> bool:
+        """Whether no engine on this store has given this fence to anybody: a defect of the host, or an old store."""
+        return fence > Fence(self.claim_epoch, self._fence_n)
+
     def fault(self, session: Session, code: ErrorCode, message: str) -> None:
         """End the session's stream with a typed error."""
         session.fault(Fault(code, message))
@@ -211,6 +237,30 @@ class Books:
     def due_mono(self, unix_ms: int) -> float:
         """A wall-clock time on the monotonic clock."""
         return self.now.mono + (unix_ms - self.now.unix_ms) / 1000
+
+    def pop_due(self) -> list[Timed]:
+        """Everything that is due on the monotonic clock, and on the wall clock as well, which may have been set back.
+
+        What is due because that was set forward, the reconciler finds.
+        """
+        due = self.timers.pop_due(self.now.mono, self.counters.timer_lags)
+        return [timed for timed in due if not self._is_early(timed)]
+
+    def _is_early(self, timed: Timed) -> bool:
+        """Whether this is a deadline that has not come, because the clock was set back; then it is armed again."""
+        match timed:
+            case Deadline(step):
+                what: Step | Group | Run = step
+                due_ms = step_due_ms(step)
+            case Group() | Run():
+                what = timed
+                due_ms = group_due_ms(timed) if isinstance(timed, Group) else timed.deadline_ms
+            case _:
+                return False  # Whoever has such a step looks at the clock again.
+        early = due_ms is not None and due_ms > self.now.unix_ms and _awaited(timed)
+        if early:
+            arm_deadline(self, what)
+        return early
 
     @property
     def events_since_ms(self) -> int:

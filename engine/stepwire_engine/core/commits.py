@@ -11,6 +11,8 @@ from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import CancelReason, ResumeState, Welcome
 from stepwire_engine.core import machine
 from stepwire_engine.core.books import Books, Commit, Reply, StopGrace, arm_deadline
+from stepwire_engine.core.counters import EndedRun
+from stepwire_engine.core.counting import count
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.greeting import FEATURES
@@ -21,6 +23,7 @@ from stepwire_engine.core.sessions import AckTicket, Session
 from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.units import InboxRow, Receipt, RunRecord, Unit, UnitOutcome
 
+STORE_FULL = "the store is full; nothing was accepted"
 RESEND = "the store refused a commit; resume and send again"
 
 
@@ -111,11 +114,7 @@ class Commits:
             run = commit.turn.run
             run.in_flight -= 1
             run.moved = self._books.now.mono
-            if commit.unit.entries:
-                run.committed_seq += 1
-            if run.committed_seq == 1 and commit.unit.entries:
-                self._books.counters.runs_started[run.flow] += 1
-                arm_deadline(self._books, run)
+            self._count(commit, commit.turn)
             if not run.in_flight:
                 self._books.last_commit.pop(run.number, None)
             self._books.changed.add(run.run_id)
@@ -134,10 +133,25 @@ class Commits:
             if ticket.release():
                 self._books.speak(ticket.session)
 
+    def _count(self, commit: Commit, turn: Turn) -> None:
+        """What is durable now counts, and the deadline of a run that was accepted begins."""
+        run, counters, record = turn.run, self._books.counters, commit.unit.record
+        if commit.unit.entries:
+            run.committed_seq += 1
+            count(counters, turn)
+            if run.committed_seq == 1:
+                counters.runs_started[run.flow] += 1
+                arm_deadline(self._books, run)
+        if record is not None:
+            rests = record.state is RunState.WAITING
+            counters.dormant += rests - run.resting
+            run.resting = rests
+
     def failed(self, commit: Commit, receipt: Receipt) -> None:
         """Nothing of this commit happened: the run leaves memory and is read again, its hosts start over."""
-        code = ErrorCode.STORE_UNAVAILABLE
-        message = f"nothing was accepted: {receipt.reason or receipt.outcome.value}"
+        full = receipt.outcome is UnitOutcome.NO_SPACE
+        code = ErrorCode.STORE_FULL if full else ErrorCode.STORE_UNAVAILABLE
+        message = STORE_FULL if full else f"nothing was accepted: {receipt.reason or receipt.outcome.value}"
         taken = receipt.existing_run if receipt.outcome is UnitOutcome.KEY_TAKEN else ""
         for reply in commit.replies:
             self._books.replies.append(Reply(reply.token, code=code, message=message, key_taken_by=taken))
@@ -180,18 +194,21 @@ class Commits:
             self._books.loads.append(run)
 
     def forget(self, run: Run) -> None:
-        """Take a run out of memory, and out of the books of the hosts that hold something of it."""
+        """Take a run out of memory, and tell the hosts that hold something of it to let it go."""
         run.broken = True
         self._books.broken.pop(run.run_id, None)
         self._books.remove(run)
-        for session in self._books.sessions.values():
+        self._dispatcher.forget(run)
+        for session in list(self._books.sessions.values()):
             for lease in [lease for lease in session.leases.values() if lease.step.run is run]:
+                self._dispatcher.cancel(lease, CancelReason.LEASE_LOST)
                 session.drop(lease)
             body = run.body
             if body is not None and body.session_id == session.id:
                 session.evict(run.run_id, body.fence)
                 session.drop_body(run)
                 self._books.speak(session)
+            self._dispatcher.pump(session)
 
     def _break(self, run: Run) -> None:
         run.broken = True
@@ -232,6 +249,8 @@ class Commits:
             )
         )
         session.draining = self._books.draining
+        if session.draining:
+            session.drain(max(0.0, self._books.drained_by - self._books.now.mono))
         if stream > 1 or session.hello.resume is not None:
             # Without a resume state this host never saw a Welcome, so it holds nothing of what was given to it.
             session.forget_queued()
@@ -275,15 +294,18 @@ class Commits:
             arm_deadline(self._books, timed)
         for group in turn.closing:
             # Code of a branch that does not come to an end must not keep the group open.
-            self._books.timers.arm(self._books.now.mono + self._books.config.timeout_grace, group)
+            group.close_by = self._books.now.mono + self._books.config.timeout_grace
+            self._books.timers.arm(group.close_by, group)
         if turn.stopping and turn.run.stop_waits:
-            self._books.timers.arm(self._books.now.mono + self._books.config.stop_grace, StopGrace(turn.run))
+            turn.run.stop_due = self._books.now.mono + self._books.config.stop_grace
+            self._books.timers.arm(turn.run.stop_due, StopGrace(turn.run))
 
     def _evict(self, run: Run) -> None:
         if run.body is not None:
             session = self._books.sessions[run.body.session_id]
             session.evict(run.run_id, run.body.fence)
             session.drop_body(run)
+            self._books.counters.body_evictions["engine"] += 1
             self._books.speak(session)
 
     def _finish(self, turn: Turn) -> None:
@@ -291,7 +313,8 @@ class Commits:
         assert turn.ended is not None
         state = turn.ended.state.name.lower()
         self._books.counters.runs_finished[run.flow, state] += 1
-        self._books.counters.run_seconds.append((run.flow, (turn.unix_ms - run.created_at_ms) / 1000))
+        seconds = max(0, turn.unix_ms - run.created_at_ms) / 1000
+        self._books.counters.runs_ended.append(EndedRun(run.flow, seconds, turn.unix_ms, {"run_id": run.run_id}))
         if run.body is not None:
             holder = self._books.sessions.get(run.body.session_id)
             if holder is not None:

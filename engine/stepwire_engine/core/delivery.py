@@ -115,6 +115,8 @@ class Delivery:
         """When the next event of the future is due, as far as is known."""
         self._looks_ahead = True
         """The store may know of an earlier one."""
+        self._latest_ms = 0
+        """What the wall clock showed when it was most ahead; events that were due then need not be due now."""
         self._retry_at: float | None = None
         self._triggers: dict[str, list[tuple[str, str]]] | None = None
 
@@ -166,6 +168,7 @@ class Delivery:
     def tick(self) -> None:
         """Time has passed."""
         now = self._books.now
+        self._latest_ms = max(self._latest_ms, now.unix_ms)
         if self._due_ms is not None and self._due_ms <= now.unix_ms:
             self._due_ms = None
             self._looks_ahead = True
@@ -190,10 +193,13 @@ class Delivery:
         if self._asked:
             return
         in_progress = self._in_progress()
+        now_ms = self._books.now.unix_ms
         if self._wanted and in_progress < EVENTS_AT_ONCE:
             self._wanted = False
             self._asked = True
-            self._books.read(UndeliveredEvents(self._books.now.unix_ms, in_progress + EVENTS_AT_ONCE))
+            self._looks_ahead = self._looks_ahead or now_ms < self._latest_ms
+            self._latest_ms = max(self._latest_ms, now_ms)
+            self._books.read(UndeliveredEvents(now_ms, in_progress + EVENTS_AT_ONCE))
         elif self._looks_ahead and not self._wanted:
             self._looks_ahead = False
             self._asked = True

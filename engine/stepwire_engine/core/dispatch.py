@@ -26,6 +26,7 @@ from stepwire.protocol.plan import Call, Plan, StepKind
 from stepwire_engine.core import ending
 from stepwire_engine.core.admission import Admission
 from stepwire_engine.core.books import Books
+from stepwire_engine.core.counting import schedule_to_start
 from stepwire_engine.core.deadlines import group_timeout
 from stepwire_engine.core.entries import Released, RunState
 from stepwire_engine.core.model import PERFORMED, Body, Lease, Run, Step, StepState
@@ -67,7 +68,7 @@ class Dispatcher:
 
     def want_body(self, run: Run) -> None:
         """The run needs a host for its body."""
-        if run.body is not None or run.body_wanted or run.uncertain or not _needs_body(run):
+        if run.body is not None or run.body_wanted or run.uncertain or not needs_body(run):
             return
         if run.plan_row > run.committed_seq:
             return  # A snapshot needs the plans of the body before; their commit asks again.
@@ -90,15 +91,20 @@ class Dispatcher:
         queue = self._bodies.get(flow)
         while queue:
             run = queue[0]
-            if not run.body_wanted or not _needs_body(run):
+            if not run.body_wanted or not needs_body(run):
                 run.body_wanted = False
                 queue.popleft()
                 continue
-            takers = [s for s in self._books.sessions.values() if s.takes_bodies and flow in s.flows]
-            if not takers:
+            taker = self.taker_of(flow)
+            if taker is None:
                 return
             queue.popleft()
-            self._assign(run, min(takers, key=lambda s: len(s.bodies)))
+            self._assign(run, taker)
+
+    def taker_of(self, flow: str) -> Session | None:
+        """The session that would get the next body of this flow."""
+        takers = [s for s in self._books.sessions.values() if s.takes_bodies and flow in s.flows]
+        return min(takers, key=lambda s: len(s.bodies), default=None)
 
     def _assign(self, run: Run, session: Session) -> None:
         body = session.take_body(run, self._books.next_fence())
@@ -115,6 +121,8 @@ class Dispatcher:
         body.last_release = _last_release(entries)
         run.stats.body_entries += 1
         self._books.counters.body_entries += 1
+        if entries:
+            self._books.counters.live_body_misses += 1
         start = BodyStart(run.flow, run.input, run.seed, run.created_at_ms)
         purpose = Purpose.UNDO if run.compensates else Purpose.RUN
         self._advance(run, session, Advance(body.fence, tuple(entries), start, hold, purpose=purpose))
@@ -157,6 +165,7 @@ class Dispatcher:
             else:
                 outcomes.append(StepOutcome(path, ended.output, None, False, ended.attempt, took_ms))
         body.last_release = released.release_seq
+        self._books.counters.live_body_hits += 1
         release = Release(released.release_seq, released.at_ms, tuple(outcomes))
         self._advance(run, self._books.sessions[body.session_id], Advance(body.fence, (release,), None, body.hold))
 
@@ -210,6 +219,13 @@ class Dispatcher:
             run.asleep = False
             self.want_body(run)
         return False
+
+    def has_closure_due(self, run: Run) -> bool:
+        """Whether a closure waits for nothing but the live body to execute it."""
+        return any(
+            step.kind is StepKind.RUN and step.lease is None and not step.uncertain and self._due(step)
+            for step in run.open_steps()
+        )
 
     def _undo_ready(self, step: Step) -> bool:
         """Whether this compensation may be executed now; if only the output it needs is missing, that is read."""
@@ -284,21 +300,39 @@ class Dispatcher:
 
     def pump_tasks(self, name: str) -> None:
         queue = self._tasks.get(name)
+        aside: list[Step] = []
         while queue:
             if not _still_ready(queue[0]):
                 queue.popleft()
                 continue
-            session = self._roomiest(name)
-            if session is None:
-                return
-            self._execute(session, queue.popleft())
-        self._tasks.pop(name, None)
+            session = self._roomiest(queue[0])
+            if session is not None:
+                self._execute(session, queue.popleft())
+            elif self._suspect(queue[0]):
+                aside.append(queue.popleft())
+            else:
+                break
+        if aside:
+            self._tasks[name].extendleft(reversed(aside))
+        elif not queue:
+            self._tasks.pop(name, None)
 
     def pump_closures(self, session: Session) -> None:
+        aside: list[Step] = []
         while session.closures and session.free_slots > 0:
             step = session.closures.popleft()
-            if _still_ready(step):
+            if not _still_ready(step):
+                continue
+            if self._suspect(step) and session.executes_suspect:
+                aside.append(step)
+            else:
                 self._execute(session, step)
+        if aside:
+            session.closures.extendleft(reversed(aside))
+
+    def _suspect(self, step: Step) -> bool:
+        """Whether the step has lost so many hosts that it may be what kills them."""
+        return len(step.lost_on) >= self._books.config.suspect_after
 
     def pump(self, session: Session) -> None:
         """The session has room: give it what waits."""
@@ -311,11 +345,20 @@ class Dispatcher:
             for flow in [f for f, queue in self._bodies.items() if queue and f in session.flows]:
                 self.pump_bodies(flow)
 
-    def _roomiest(self, name: str) -> Session | None:
+    def has_room_for(self, step: Step) -> bool:
+        """Whether a session has a slot for this step, which is ready."""
+        if step.kind is not StepKind.RUN:
+            return self._roomiest(step) is not None
+        body = step.run.body
+        session = None if body is None else self._books.sessions[body.session_id]
+        return session is not None and session.free_slots > 0 and not (self._suspect(step) and session.executes_suspect)
+
+    def _roomiest(self, step: Step) -> Session | None:
         best: Session | None = None
         room = 0
+        alone = self._suspect(step)
         for session in self._books.sessions.values():
-            if name in session.steps and session.free_slots > room:
+            if step.name in session.steps and session.free_slots > room and not (alone and session.executes_suspect):
                 best, room = session, session.free_slots
         return best
 
@@ -325,8 +368,12 @@ class Dispatcher:
         step.queued = False
         lease = Lease(step, session.id, books.next_fence(), books.now.mono)
         session.hold(lease)
+        if step.lost_on and self._suspect(step):
+            session.suspects.add(step)
         run.stats.executes += 1
         books.counters.executes += 1
+        due_ms = step.planned_ms if step.retry_at_ms is None else step.retry_at_ms
+        schedule_to_start(books.counters, step.kind, max(0, books.now.unix_ms - due_ms) / 1000)
         if step.timeout:
             books.timers.arm(books.now.mono + step.timeout + books.config.timeout_grace, lease)
         session.execute(run.run_id, _execute(step, lease))
@@ -380,7 +427,7 @@ def _still_ready(step: Step) -> bool:
     return False
 
 
-def _needs_body(run: Run) -> bool:
+def needs_body(run: Run) -> bool:
     """Whether some host must hold the body: to decide, or for a compensation that is one of its closures."""
     if run.broken or run.asleep or run.state not in (RunState.PENDING, RunState.RUNNING):
         return False

@@ -8,18 +8,20 @@ is known.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from stepwire.protocol.failure import ErrorCode
-from stepwire_engine.core import deadlines
+from stepwire.protocol.plan import Invoke, WaitEvent
+from stepwire_engine.core import children, deadlines
 from stepwire_engine.core.books import Books, Reply
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.model import PERFORMED, Run, StepState
-from stepwire_engine.core.reads import DormantRun, DormantRuns
+from stepwire_engine.core.reads import DormantRun, DormantRuns, Unreadable
+from stepwire_engine.core.refusal import unreadable_message
 from stepwire_engine.core.turn import Turn
-from stepwire_engine.core.units import RunRecord
+from stepwire_engine.core.units import RunRecord, WaitRow
 
 RUNS_AT_ONCE = 200
 """Runs that become dormant in one tick, and that are woken by time before others have their turn."""
@@ -37,15 +39,17 @@ class Waking:
         facts: Numbers of inbox rows.
         cancels: Tokens of clients that cancel it, with what they say about compensation.
         enter: Its body decided something when it was evicted, so it has to be entered.
+        forgotten: Nothing in the store would have woken it.
     """
 
     def __init__(self, record: RunRecord) -> None:
         self.run = Run(record.number)
         self.run.run_id = record.run_id
-        self.run.broken = self.run.waking = True
+        self.run.broken = self.run.waking = self.run.resting = True
         self.facts: list[int] = []
         self.cancels: list[tuple[object, bool | None]] = []
         self.enter = False
+        self.forgotten = False
 
 
 class Dormancy:
@@ -67,7 +71,6 @@ class Dormancy:
         """When to look at a run, its number, and the pause before."""
         self._waking: dict[int, Waking] = {}
         self._asked_for: dict[str, Waking] = {}
-        self._unreadable: set[int] = set()
         self._wake_ms: int | None = None
         self._wanted = False
         self._asked = False
@@ -123,6 +126,7 @@ class Dormancy:
         if run.body is not None:
             session = self._books.sessions[run.body.session_id]
             session.evict(run.run_id, run.body.fence)
+            self._books.counters.body_evictions["engine"] += 1
             session.drop_body(run)
             self._books.speak(session)
             self._dispatcher.pump(session)
@@ -181,7 +185,7 @@ class Dormancy:
             self._room_at = self._books.now.mono + ROOM_SECONDS
             return
         self._asked = True
-        self._books.read(DormantRuns(RUNS_AT_ONCE + len(self._waking) + len(self._unreadable)))
+        self._books.read(DormantRuns(RUNS_AT_ONCE + len(self._waking) + len(self._books.unreadable)))
 
     def due(self, read: DormantRuns, records: Sequence[RunRecord]) -> None:
         """What the store has of dormant runs that go on by themselves, soonest first."""
@@ -194,7 +198,7 @@ class Dormancy:
                     self._wake_ms = record.wake_ms
                 break
             known = record.run_id in self._books.runs or record.run_id in self._books.broken
-            if not known and record.number not in self._unreadable:
+            if not known and record.number not in self._books.unreadable:
                 self.wake(record)
         else:
             if len(records) >= read.limit:
@@ -203,6 +207,29 @@ class Dormancy:
         self._ask()
 
     # ---- waking
+
+    def waking(self) -> Iterator[Run]:
+        """What stands for the runs that are being read."""
+        return iter([waking.run for waking in self._waking.values()])
+
+    def wake_if_forgotten(self, record: RunRecord) -> bool:
+        """Wake a run that nothing in the store would wake in time, if there is room and it is not about to be woken."""
+        known = record.run_id in self._books.runs or record.run_id in self._books.broken
+        if known or record.number in self._waking or record.number in self._books.unreadable:
+            return False
+        if record.wake_ms is not None and self._looks_at_due:
+            return False
+        if len(self._books.runs) >= self._books.config.runs_in_memory_max:
+            return False
+        self.wake(record).forgotten = True
+        return True
+
+    @property
+    def _looks_at_due(self) -> bool:
+        """Those that are due are looked at now, or as soon as there is room."""
+        due = self._wake_ms is not None and self._wake_ms <= self._books.now.unix_ms
+        busy = self._asked or self._wanted or bool(self._waking)
+        return busy or due or self._room_at is not None
 
     def wake(self, record: RunRecord) -> Waking:
         """Read a dormant run; what it is woken for is added to what this returns."""
@@ -230,11 +257,13 @@ class Dormancy:
             self._books.read(DormantRun(run_id))
         return asked
 
-    def found(self, read: DormantRun, record: RunRecord | None) -> None:
+    def found(self, read: DormantRun, record: RunRecord | Unreadable | None) -> None:
         """What is on record of a run that somebody asks for."""
         asked = self._asked_for.pop(read.run_id)
         if read.run_id in self._books.runs:
             self._cancel(read.run_id, asked)
+        elif isinstance(record, Unreadable) or (record is not None and record.number in self._books.unreadable):
+            self._refuse(read.run_id, asked, ErrorCode.RUN_UNREADABLE, unreadable_message(read.run_id))
         elif record is not None and record.state is RunState.WAITING and read.run_id not in self._books.broken:
             waking = self.wake(record)
             waking.cancels.extend(asked.cancels)
@@ -263,6 +292,8 @@ class Dormancy:
         waking = self._waking.pop(run.number, None)
         if waking is None:
             return ()
+        if waking.forgotten:
+            self._decisions.alone(run, _ask_again)
         self._cancel(run.run_id, waking)
         self._ask()
         return waking.facts
@@ -279,10 +310,18 @@ class Dormancy:
         waking = self._waking.pop(run.number, None)
         if waking is None:
             return ()
-        self._unreadable.add(run.number)
-        message = "the run cannot be read; the engine's log says why"
-        self._refuse(run.run_id, waking, ErrorCode.STORE_UNAVAILABLE, message)
+        self._refuse(run.run_id, waking, ErrorCode.RUN_UNREADABLE, unreadable_message(run.run_id))
         return waking.facts
+
+
+def _ask_again(turn: Turn) -> None:
+    """What an open step of this run waits for may be unknown to the store: say it once more."""
+    for step in turn.run.open_steps():
+        match step.spec:
+            case WaitEvent(event=event, match=match):
+                turn.waits.append(WaitRow(turn.run.number, step.path, event, match))
+            case Invoke() if step.state is not StepState.BACKOFF:
+                children.start(turn, step)
 
 
 def waits(run: Run) -> bool:

@@ -7,7 +7,7 @@ or host may rely on leaves before its commit: effects are performed in `committe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -15,7 +15,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, FlowOptions, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import deadlines, ending
-from stepwire_engine.core.books import Books, Commit, Deadline, Now, Reply, StopGrace
+from stepwire_engine.core.books import Books, Commit, Deadline, Now, Repair, Reply, StopGrace
 from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
@@ -29,6 +29,7 @@ from stepwire_engine.core.liveness import Liveness
 from stepwire_engine.core.model import PERFORMED, Group, Lease, Run, Step
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.reads import Read
+from stepwire_engine.core.reconciler import Reconciler
 from stepwire_engine.core.requests import Requests
 from stepwire_engine.core.sessions import AckTicket, Session
 from stepwire_engine.core.units import EventRecord, InboxRow, Receipt, SessionRecord, Unit, UnitOutcome
@@ -55,6 +56,7 @@ class EngineCore:
         self._intake = Intake(self._books, self._dispatcher, self._performed)
         self._commits = Commits(self._books, self._dispatcher, self._liveness, self._performed)
         self._journals = Journals(self._books, self._dispatcher, self._liveness, self._performed, self._commits)
+        self._reconciler = Reconciler(self._books, self._dispatcher, self._decisions, self._liveness, self._performed)
         self._decisions.queue = self._commits.queue
         self._decisions.quarantine = self._commits.quarantine
 
@@ -64,6 +66,11 @@ class EngineCore:
     def runs(self) -> dict[str, Run]:
         """Runs in memory by run_id. Read only."""
         return self._books.runs
+
+    @property
+    def numbers(self) -> Mapping[int, Run]:
+        """Runs in memory by number. Read only."""
+        return self._books.by_number
 
     @property
     def sessions(self) -> dict[str, Session]:
@@ -103,6 +110,9 @@ class EngineCore:
         *,
         flow_options: Mapping[str, FlowOptions] = MappingProxyType({}),
         inbox: Iterable[InboxRow] = (),
+        unreadable: Mapping[int, str] = MappingProxyType({}),
+        unrecorded: Container[int] = (),
+        dormant: int = 0,
     ) -> None:
         """Take over the open runs of the store. What its sessions may still execute is adopted, not repeated.
 
@@ -110,15 +120,20 @@ class EngineCore:
             runs: Number and committed rows of every run that is neither over nor dormant.
             flow_options: As flows were last registered.
             inbox: Facts that were not acted on.
+            unreadable: Numbers of open runs that are kept aside, and what of them is damaged.
+            unrecorded: Numbers of runs whose record is damaged and whose journal is not.
+            dormant: How many runs are.
         """
         self._books.now = now
+        self._books.counters.dormant = dormant
+        self._books.unreadable.update(unreadable)
         self._books.flow_options.update(flow_options)
         instances = []
         for record in sessions:
             instances.append(record.instance_id)
             self._books.known_flows.update(record.flows)
         for number, rows in runs:
-            self._journals.take_over(number, rows)
+            self._journals.take_over(number, rows, recorded=number not in unrecorded)
         self._performed.recover(inbox)
         self._liveness.await_instances(instances, now.mono)
         self._liveness.end_adoption()
@@ -157,7 +172,15 @@ class EngineCore:
         if session.stream == stream and session.connected:
             session.connected = False
             session.open = False
-            session.lost_at = now.mono
+            if session.lost_at is None:  # One that had been silent has no more time because its stream ends as well.
+                session.lost_at = now.mono
+
+    def congestion(self, session: Session, stream: int, congested: bool, now: Now) -> None:
+        """Much waits to be written to a host, or no longer. Others get its share of new work meanwhile."""
+        self._books.now = now
+        if session.stream == stream:
+            session.congested = congested
+            self._dispatcher.pump(session)
 
     def receive(self, session: Session, stream: int, frame: HostFrame, now: Now) -> None:
         """A frame of a session's stream; frames of replaced streams are ignored."""
@@ -178,6 +201,8 @@ class EngineCore:
         if frame.hello is not None:
             self._books.fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
             return
+        if frame.drain is not None:
+            session.draining = True  # First: what this very frame gives back must not be given to the same host.
         for section in frame.runs:
             self._decide(session, section, ticket)
         self._hear(session, frame)
@@ -203,8 +228,6 @@ class EngineCore:
         """What a frame says about the host itself."""
         if frame.report is not None:
             self._liveness.report(session, frame.report)
-        if frame.drain is not None:
-            session.draining = True
         if frame.goodbye is not None:
             self._lose(session, "goodbye")
         elif frame.fault is not None and not frame.fault.run_id:
@@ -255,7 +278,7 @@ class EngineCore:
         for session in self._liveness.silent():
             self._lose(session, "silence" if session.connected else "stream_end")
         late: dict[Run, list[Step]] = {}
-        for due in self._books.timers.pop_due(now.mono):
+        for due in self._books.pop_due():
             if isinstance(due, Deadline):
                 late.setdefault(due.step.run, []).append(due.step)
             else:
@@ -265,6 +288,7 @@ class EngineCore:
         self._performed.tick()
         self._liveness.end_adoption()
         self._dispatcher.retire_freed()
+        self._reconciler.tick()
 
     def _due(self, due: Step | Lease | StopGrace | Group | Run) -> None:
         match due:
@@ -288,6 +312,7 @@ class EngineCore:
         """The engine stops: hosts are told, nothing new is dispatched, what is in flight may finish."""
         self._books.now = now
         self._books.draining = True
+        self._books.drained_by = now.mono + deadline
         for session in self._books.sessions.values():
             session.draining = True
             session.drain(deadline)
@@ -316,32 +341,63 @@ class EngineCore:
     def take_loads(self) -> list[Run]:
         """Runs whose journal the shell must read; it answers with `journal_loaded`."""
         loads, self._books.loads = self._books.loads, []
+        for run in loads:
+            self._books.loading[run] = self._books.loading.get(run, 0) + 1
         return loads
+
+    def _loaded(self, run: Run) -> None:
+        left = self._books.loading.pop(run, 1) - 1
+        if left:
+            self._books.loading[run] = left
 
     def journal_loaded(self, run: Run, rows: Sequence[Iterable[Entry]], now: Now) -> None:
         """The committed rows of a run: for a snapshot, for a resumed body, or after a refused commit."""
         self._books.now = now
+        self._loaded(run)
         self._journals.loaded(run, rows)
 
     def take_reads(self) -> list[Read]:
         """Questions for the store; each is answered with `read_done`."""
         reads, self._books.reads = self._books.reads, {}
+        self._books.reading.update(reads)
         return list(reads)
 
     def read_done(self, read: Read, answer: object, now: Now) -> None:
         """The answer to a question, as `reads.py` says which."""
         self._books.now = now
-        self._performed.answer(read, answer)
+        self._books.reading.discard(read)
+        if not self._reconciler.answer(read, answer):
+            self._performed.answer(read, answer)
         self._dispatcher.retire_freed()
 
-    def journal_unreadable(self, run: Run, now: Now) -> None:
+    @property
+    def unreadable(self) -> Mapping[int, str]:
+        """Runs that are kept aside, by number, and what of them is damaged in the store."""
+        return self._books.unreadable
+
+    def journal_unreadable(self, run: Run, now: Now, what: str = "") -> None:
         """The store cannot give the run's journal: the run leaves memory, so that nobody waits for it.
 
-        It stays open in the store; the shell says what is wrong with it.
+        It stays open in the store and is kept aside until another engine reads it; the shell says what is wrong.
         """
         self._books.now = now
+        self._loaded(run)
+        self._set_aside(run, what)
+
+    def set_aside(self, number: int, what: str, now: Now) -> None:
+        """A row is damaged that a run cannot go on without: it is kept aside, wherever it is."""
+        self._books.now = now
+        run = self._books.by_number.get(number)
+        if run is None:
+            self._books.unreadable.setdefault(number, what)
+        else:
+            self._set_aside(run, what)
+
+    def _set_aside(self, run: Run, what: str) -> None:
+        self._books.unreadable.setdefault(run.number, what)
         self._commits.forget(run)
         self._performed.unreadable(run)
+        self._books.changed.add(run.run_id)
 
     # ---- taken by the shell
 
@@ -349,6 +405,15 @@ class EngineCore:
         """Runs that were quarantined, with the exception of the core; for the log."""
         incidents, self._books.incidents = self._books.incidents, []
         return incidents
+
+    def take_repairs(self) -> list[Repair]:
+        """Runs and steps that had not exactly one owner and were given one: defects, for the log."""
+        repairs, self._books.repairs = self._books.repairs, []
+        return repairs
+
+    def unowned(self) -> list[Repair]:
+        """Every run and step that has not exactly one owner at this moment: none. It looks at everything at once."""
+        return self._reconciler.unowned()
 
     def take_commits(self) -> list[Commit]:
         """What to submit to the store now, in order."""

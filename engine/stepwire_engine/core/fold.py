@@ -100,8 +100,8 @@ def _decisions(run: Run, plan: Plan, at_ms: int) -> None:
         _open_group(run, group, at_ms)
     for step in plan.steps:
         _plan_step(run, step, at_ms)
-    for path in plan.abandoned:
-        _abandon(run, path)
+    if plan.abandoned:
+        _abandon(run, plan.abandoned)
     for branch in plan.branches_ended:
         _end_branch(run, branch)
     for ended in plan.groups_ended:
@@ -152,14 +152,19 @@ def _plan_step(run: Run, planned: StepPlanned, at_ms: int) -> None:
     _refresh(run, scope)
 
 
-def _abandon(run: Run, path: str) -> None:
-    step = run.steps[path]
-    if not step.released:
+def _abandon(run: Run, abandoned: Iterable[str]) -> None:
+    waves: dict[str, Group] = {}
+    for path in abandoned:
+        step = run.steps[path]
+        if step.released:
+            continue
         group = step.scope.group
-        if group is not None and step in group.finished:
-            group.finished.remove(step)
+        if group is not None and group.finished:
+            waves[group.path] = group
         _let_go(run, step, CancelReason.ABANDONED)
         _refresh(run, step.scope)
+    for group in waves.values():
+        group.finished = [step for step in group.finished if not step.released]
 
 
 def _end_branch(run: Run, ended: BranchEnded) -> None:
@@ -220,6 +225,7 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
         step.state = StepState.BACKOFF
         step.attempt += 1
         step.retry_at_ms = entry.retry_at_ms
+        step.lost_on = ()  # A host outlived it.
         return
     step.state = StepState.SUCCEEDED if entry.failure is None else StepState.FAILED
     step.retry_at_ms = None
@@ -246,6 +252,7 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
 
 def _attempt_lost(run: Run, entry: AttemptLost) -> None:
     run.steps[entry.path].losses += 1
+    run.steps[entry.path].lost_on += (entry.host,)
 
 
 def _released(run: Run, entry: Released) -> None:

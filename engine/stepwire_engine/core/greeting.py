@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stepwire.protocol import limits
+from stepwire.protocol.bounds import name_problem
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import Fault, Hello
 from stepwire_engine.core import matching
@@ -23,8 +24,14 @@ def hello_refusal(hello: Hello) -> Fault | None:
     for feature in hello.required_features:
         if feature not in FEATURES:
             return Fault(ErrorCode.FEATURE, f"feature {feature} required by the host is not supported by this engine")
-    if not hello.instance_id or not 0 < len(hello.service.encode()) <= limits.NAME_BYTES_MAX:
-        return Fault(ErrorCode.INVALID_NAME, "Hello needs an instance_id and a service name of 1..256 bytes")
+    problem = (
+        name_problem("the instance_id of Hello", hello.instance_id, most=limits.INSTANCE_ID_BYTES_MAX)
+        or name_problem("the service name of Hello", hello.service)
+        or next(filter(None, (name_problem("the name of a flow", flow) for flow in hello.flows)), None)
+        or next(filter(None, (name_problem("the name of a step", step) for step in hello.steps)), None)
+    )
+    if problem is not None:
+        return Fault(ErrorCode.INVALID_NAME, problem)
     for options in hello.flow_options:
         for trigger in options.triggers:
             try:

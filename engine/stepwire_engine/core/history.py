@@ -46,7 +46,7 @@ from stepwire_engine.core.entries import (
 )
 from stepwire_engine.core.fold import apply
 from stepwire_engine.core.model import Group, Run, RunPhase, Step, StepState
-from stepwire_engine.core.reasons import Serves, WaitReason, dormant_reason, present_undo, run_reason, step_reason
+from stepwire_engine.core.reasons import Lack, WaitReason, dormant_reason, present_undo, run_reason, step_reason
 
 
 class StepStateView(enum.IntEnum):
@@ -125,7 +125,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         failure: Of a FAILED run, or why a PAUSED one was paused.
-        reason: Why it does not move at this moment; None if it has ended, or if nobody can say.
+        reason: Why it does not move at this moment; None if it has ended.
         live_body: A host holds its body.
         steps: In order of planning; empty unless asked for, like `groups`.
         phase: What it is doing; None if it has ended.
@@ -161,7 +161,7 @@ def run_view(
     live: Run | None,
     now_unix_ms: int,
     include_steps: bool,
-    serves: Serves,
+    lacks: Lack,
     waiting: bool = False,
 ) -> RunView:
     """The record of a run.
@@ -172,7 +172,7 @@ def run_view(
         live: The run in memory, or None.
         now_unix_ms: The present, to tell a backoff from a retry that is due.
         include_steps: Whether steps and groups are wanted; they cost a fold of the whole journal.
-        serves: See Serves.
+        lacks: See Lack.
         waiting: The store lists it as WAITING: it is dormant, unless it is in memory.
 
     Raises:
@@ -201,9 +201,9 @@ def run_view(
         failure=journal.failure,
         ended_at_ms=journal.ended_at_ms,
         stats=journal.stats if live is None else _newest(journal.stats, live.stats),
-        reason=journal.reason(live, now_unix_ms, serves),
+        reason=journal.reason(live, now_unix_ms, lacks, dormant=dormant),
         live_body=live is not None and live.body is not None,
-        steps=tuple(journal.step_views(live, now_unix_ms, serves)) if include_steps else (),
+        steps=tuple(journal.step_views(live, now_unix_ms, lacks)) if include_steps else (),
         groups=tuple(journal.group_views()) if include_steps else (),
         phase=None if state.terminal else journal.phase,
         parent_run_id=created.parent.run_id if created.parent is not None else "",
@@ -212,7 +212,7 @@ def run_view(
     )
 
 
-def live_view(live: Run, *, now_unix_ms: int, serves: Serves) -> RunView | None:
+def live_view(live: Run, *, now_unix_ms: int, lacks: Lack) -> RunView | None:
     """The record of an open run without its steps, and without reading its journal.
 
     It never shows an outcome that is not committed: while a commit is in flight the run counts as RUNNING.
@@ -235,7 +235,7 @@ def live_view(live: Run, *, now_unix_ms: int, serves: Serves) -> RunView | None:
         created_at_ms=live.created_at_ms,
         id=live.id,
         stats=_newest(RunStats(), live.stats),
-        reason=run_reason(state, live, now_unix_ms, serves),
+        reason=run_reason(state, live, now_unix_ms, lacks),
         live_body=live.body is not None,
         phase=RunPhase.BODY,
         parent_run_id=live.parent.run_id if live.parent is not None else "",
@@ -379,13 +379,13 @@ class _Journal:
 
     # ---- views
 
-    def reason(self, live: Run | None, now_unix_ms: int, serves: Serves) -> WaitReason | None:
+    def reason(self, live: Run | None, now_unix_ms: int, lacks: Lack, *, dormant: bool) -> WaitReason | None:
         """Why the run does not move."""
-        if live is None and self._folded is not None and self.state is RunState.RUNNING:
-            return dormant_reason(self._folded, now_unix_ms)
-        return run_reason(self.state, live, now_unix_ms, serves)
+        if dormant and self._folded is not None and self.state is RunState.RUNNING:
+            return dormant_reason(self._folded, now_unix_ms, lacks)
+        return run_reason(self.state, live, now_unix_ms, lacks)
 
-    def step_views(self, live: Run | None, now_unix_ms: int, serves: Serves) -> Iterator[StepView]:
+    def step_views(self, live: Run | None, now_unix_ms: int, lacks: Lack) -> Iterator[StepView]:
         """Every step in order of planning."""
         undo = present_undo(live) if live is not None else None
         for step in self._folded.steps.values() if self._folded is not None else ():
@@ -401,7 +401,7 @@ class _Journal:
                 attempts=tuple(self._attempts.get(path, ())),
                 ended_at_ms=self._ended_at.get(path) or (None if step.state.final else self.ended_at_ms),
                 released_at_ms=self._released_at.get(path),
-                reason=step_reason(step, current, undo, now_unix_ms, serves, self.state),
+                reason=step_reason(step, current, undo, now_unix_ms, lacks, self.state),
                 output=self._outputs.get(path),
                 lost=step.losses,
                 undoes=step.undo_of.path if step.undo_of is not None else "",

@@ -16,7 +16,7 @@ from stepwire_engine.core.books import Books, Commit
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.model import Run
-from stepwire_engine.core.reads import RunRecords
+from stepwire_engine.core.reads import RunRecords, Unreadable
 from stepwire_engine.core.turn import Turn
 from stepwire_engine.core.units import (
     CancelRun,
@@ -30,6 +30,7 @@ from stepwire_engine.core.units import (
     UnitOutcome,
 )
 
+Found = RunRecord | Unreadable | None
 FACTS_AT_ONCE = 500
 """Facts that are acted on, and records that are read for them, before others have their turn."""
 RETRY_SECONDS = 1.0
@@ -74,6 +75,10 @@ class Inbox:
     def backlog(self) -> int:
         """Facts that were not consumed yet."""
         return len(self._rows)
+
+    def concerns(self, run: int, starts: Iterable[str]) -> bool:
+        """Whether a fact about this run was not acted on, or one that starts one of these."""
+        return bool(self._pending.get(run) or self._held.get(run)) or any([start in self._starts for start in starts])
 
     # ---- coming in
 
@@ -231,7 +236,7 @@ class Inbox:
                     numbers.append(run)
         self._books.read(RunRecords(tuple(run_ids), tuple(numbers)))
 
-    def records(self, read: RunRecords, answer: tuple[Sequence[RunRecord | None], Sequence[RunRecord | None]]) -> None:
+    def records(self, read: RunRecords, answer: tuple[Sequence[Found], Sequence[Found]]) -> None:
         """What is on record of the runs that facts are about."""
         by_id = dict(zip(read.run_ids, answer[0], strict=True))
         by_number = dict(zip(read.numbers, answer[1], strict=True))
@@ -257,7 +262,7 @@ class Inbox:
             self._books.commits.append(Commit(Unit(self._books.claim_epoch, inbox_done=tuple(moot))))
         self.act()
 
-    def _start(self, row: InboxRow, fact: StartRun, record: RunRecord | None) -> bool:
+    def _start(self, row: InboxRow, fact: StartRun, record: Found) -> bool:
         """Start the run unless it exists: then somebody acted on the same cause before. True: the fact is moot."""
         if record is not None:
             return True
@@ -279,8 +284,8 @@ class Inbox:
     def _full(self) -> bool:
         return len(self._books.runs) >= self._books.config.runs_in_memory_max
 
-    def _cancel(self, row: InboxRow, fact: CancelRun, record: RunRecord | None) -> bool:
-        if record is not None and record.state is RunState.SUCCEEDED:
+    def _cancel(self, row: InboxRow, fact: CancelRun, record: Found) -> bool:
+        if isinstance(record, RunRecord) and record.state is RunState.SUCCEEDED:
             # Perhaps it ended by starting its successor, which is the child now.
             successor = CancelRun(causes.successor_run_id(fact.run_id), fact.undo)
             self._rows[row.number] = InboxRow(row.run, successor, row.number)
@@ -291,8 +296,11 @@ class Inbox:
             return False
         return self._bring(row, record)
 
-    def _bring(self, row: InboxRow, record: RunRecord | None) -> bool:
+    def _bring(self, row: InboxRow, record: Found) -> bool:
         """Wake the run if it is dormant. True: there is no such run any more, so that the fact is moot."""
+        if isinstance(record, Unreadable) or (record is not None and record.number in self._books.unreadable):
+            self.drop([row.number])  # It stays in the store for the engine that can read the run.
+            return False
         if record is None or record.state.terminal:
             return True
         if record.run_id in self._books.broken:

@@ -14,6 +14,7 @@ from stepwire.protocol.frames import (
     CancelReason,
     Fault,
     HostSection,
+    NeedSnapshot,
     Reject,
     RejectReason,
     Result,
@@ -71,12 +72,15 @@ class Intake:
     def _plan(self, turn: Turn, session: Session, plan: Plan) -> None:
         run = turn.run
         body = run.body
+        mine = body is not None and body.session_id == session.id and body.fence == plan.fence
         if plan.plan_seq <= run.plan_seq:
             self._books.counters.repeated_plans += 1
             if not plan_check.is_repeat(run, plan):
-                self._disown(session, run, plan.fence, f"plan {plan.plan_seq} contradicts the journal")
+                # One of a body that was lost never arrived before; what another body decided instead stands.
+                self._stop_started(session, run.run_id, plan, CancelReason.LEASE_LOST)
+                contradiction = f"plan {plan.plan_seq} contradicts the journal"
+                self._disown(session, run, plan.fence, contradiction if mine else "")
             return
-        mine = body is not None and body.session_id == session.id and body.fence == plan.fence
         over = run.state.terminal or run.body_ended is not None or run.stopping is not None
         if not mine or over or run.state is RunState.PAUSED:
             self._stop_started(
@@ -95,19 +99,14 @@ class Intake:
             machine.pause(turn, failure)
             return
         machine.accept_plan(turn, plan, session.service)
-        self._books.counters.host_starts += self._lease_started(turn, session, plan)
+        self._lease_started(turn, session, plan)
         if turn.begun:
             self._performed.begin(turn)
-        for group in plan.groups_ended:
-            mode = run.groups[group.path].opened.mode.name.lower()
-            self._books.counters.groups_finished[mode, group.verdict.name.lower()] += 1
 
-    def _lease_started(self, turn: Turn, session: Session, plan: Plan) -> int:
+    def _lease_started(self, turn: Turn, session: Session, plan: Plan) -> None:
         run = turn.run
-        started = 0
         for planned in plan.steps:
             if planned.started:
-                started += 1
                 lease = Lease(run.steps[planned.path], session.id, plan.fence, self._books.now.mono)
                 session.hold(lease)
                 self._dispatcher.admission.count(lease.step)
@@ -117,7 +116,6 @@ class Intake:
                 elif planned.timeout:
                     due = self._books.now.mono + planned.timeout + self._books.config.timeout_grace
                     self._books.timers.arm(due, lease)
-        return started
 
     def _stop_started(self, session: Session, run_id: str, plan: Plan, reason: CancelReason) -> None:
         """The host began these attempts for a plan that never counted: nobody will have their outcome."""
@@ -141,6 +139,11 @@ class Intake:
 
     def _result(self, turn: Turn, session: Session, result: Result) -> None:
         run = turn.run
+        if self._books.never_given(result.fence):
+            message = f"a result of run {run.run_id} has a fence that was never given: {result.fence}"
+            session.fault(Fault(ErrorCode.PROTOCOL, message, run.run_id))
+            self._books.speak(session)
+            return
         step = run.steps.get(result.path)
         lease = self._release_lease(session, run.run_id, result.path, result.fence)
         if step is None or step.state.final:
@@ -165,13 +168,8 @@ class Intake:
             self._books.freed.append(step)
         step.produced_by = lease.beside if lease is not None else None
         machine.accept_result(turn, step, result, session.service, self._books.config)
-        outcome = "ok" if failure is None else failure.code.slug
-        kind = step.kind.name.lower()
-        self._books.counters.attempts[kind, outcome if outcome in ("ok", "timeout") else "failed"] += 1
-        if step.state.final:
-            self._books.counters.steps_finished[kind, step.state.name.lower()] += 1
-        else:
-            self._books.counters.retries[run.flow] += 1
+        if not step.state.final:
+            step.fence = self._books.next_fence()  # Nobody has the next attempt before it is given out.
 
     def _release_lease(self, session: Session, run_id: str, path: str, fence: Fence) -> Lease | None:
         """Free the slot of an attempt that ended. Returns the lease under which it was executed, if it is known."""
@@ -208,11 +206,15 @@ class Intake:
                     self._dispatcher.want_body(run)
         turn.planned.append(lease.step)
 
-    def _need_snapshot(self, session: Session, run: Run, fence: Fence) -> None:
+    def _need_snapshot(self, session: Session, run: Run, needed: NeedSnapshot) -> None:
+        session.full = session.full or needed.no_room
         body = run.body
-        if body is None or body.session_id != session.id or body.fence != fence:
+        if body is None or body.session_id != session.id or body.fence != needed.fence:
             return
         session.drop_body(run)
+        if run.stopping is None and needed.waits_after == run.release_seq:
+            run.asleep = not self._dispatcher.has_closure_due(run)
+        self._books.counters.body_evictions["host"] += 1
         self._dispatcher.want_body(run)
 
     def _body_failed(self, turn: Turn, session: Session, failed: BodyFailed) -> None:

@@ -36,9 +36,17 @@ class Journals:
         self._performed = performed
         self._commits = commits
 
-    def take_over(self, number: int, rows: Rows) -> None:
-        """The engine starts, and this run is open: what hosts may execute of it is uncertain."""
+    def take_over(self, number: int, rows: Rows, *, recorded: bool) -> None:
+        """The engine starts, and this run is open: what hosts may execute of it is uncertain.
+
+        Args:
+            recorded: Its record is sound. Otherwise its next commit writes it anew.
+        """
         run = rebuild(number, rows)
+        if run.state.terminal:
+            return  # Only a damaged record takes it for open.
+        if not recorded:
+            run.recorded = None
         run.uncertain = True
         self._into_memory(run)
         undo = ending.present_undo(run)
@@ -51,6 +59,10 @@ class Journals:
 
     def loaded(self, run: Run, rows: Rows) -> None:
         """A journal that was asked for: of a run that is not in memory as it should be, or for a body."""
+        if run.number in self._books.unreadable:
+            self._commits.forget(run)  # Some other row of it was found damaged meanwhile.
+            self._performed.unreadable(run)
+            return
         if run.broken:
             self._read_again(run, rows)
             return
@@ -79,6 +91,7 @@ class Journals:
             return
         fresh.recorded = None  # What the store has on record may be older, or newer, than the journal's end.
         fresh.waking = run.waking
+        fresh.resting = run.resting
         self._into_memory(fresh)
         self._performed.read_again(fresh)
         if run.quarantine is not None and fresh.state is not RunState.PAUSED:

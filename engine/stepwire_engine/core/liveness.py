@@ -6,6 +6,7 @@ stream means nothing but that a grace begins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from stepwire.protocol.failure import ErrorCode
@@ -13,6 +14,7 @@ from stepwire.protocol.frames import AttemptInProgress, Cancel, CancelReason, Fa
 from stepwire.protocol.plan import StepKind
 from stepwire_engine.core import ending, machine
 from stepwire_engine.core.books import Books, Commit
+from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
@@ -31,7 +33,8 @@ class Liveness:
         self._books = books
         self._dispatcher = dispatcher
         self._decisions = decisions
-        self._last_tick: float | None = None
+        self._last_tick = books.now.mono
+        self._loss_due = math.inf
         self._awaited: set[str] = set()
         self._adopt_until: float | None = None
         self._reclaimed: dict[int, Run] = {}
@@ -46,6 +49,17 @@ class Liveness:
     @property
     def adopting(self) -> bool:
         return self._adopt_until is not None
+
+    def awaits(self, run: Run) -> bool:
+        """Whether hosts may still come and adopt what they have of this run, which is uncertain."""
+        if run.number in self._reclaimed:
+            return any([instance in self._books.sessions for instance in run.awaited])
+        return self.adopting and not run.waking
+
+    def dispatch_unclaimed(self, run: Run) -> None:
+        """Nobody adopts anything more of this run: give out what it has to do."""
+        self._reclaimed.pop(run.number, None)
+        self._dispatch_unclaimed(run)
 
     def instance_spoke(self, instance_id: str) -> None:
         """An instance resumed, said Goodbye or was lost."""
@@ -133,8 +147,14 @@ class Liveness:
                 self._dispatcher.want_body(run)
         undoing = {a.run_id for a in state.attempts if self._is_undo_of_body(a)}
         for body in state.bodies:
+            if self._books.never_given(body.fence):
+                session.evict(body.run_id, body.fence)
+                continue
             self._resume_body(session, body, for_undo=body.run_id in undoing)
         for attempt in state.attempts:
+            if self._books.never_given(attempt.fence):
+                session.cancel(attempt.run_id, Cancel(attempt.path, attempt.fence, CancelReason.LEASE_LOST))
+                continue
             self._resume_attempt(session, attempt)
         self._books.speak(session)
 
@@ -217,8 +237,10 @@ class Liveness:
 
     def report(self, session: Session, report: Report) -> None:
         """Renew, and find dispatches that never arrived: in a frame the host has processed, yet unknown to it."""
-        session.saturated = False
+        session.saturated = session.full = False
         session.loop_lag = report.loop_lag
+        session.lagging = report.loop_lag > self._books.config.loop_lag_max
+        session.note_processed(report.last_engine_frame, self._books.now.mono)
         known = {(a.run_id, a.path) for a in report.attempts}
         for key, lease in list(session.leases.items()):
             if 0 < lease.frame <= report.last_engine_frame and key not in known:
@@ -237,27 +259,40 @@ class Liveness:
         """Sessions whose time is over. An engine stall never expires healthy leases: the stall is forgiven."""
         now = self._books.now.mono
         config = self._books.config
-        stall = now - self._last_tick if self._last_tick is not None else 0.0
+        stall = now - self._last_tick
         self._last_tick = now
         lost: list[Session] = []
+        self._loss_due = math.inf
         for session in self._books.sessions.values():
             if stall > config.stall_forgiven:
-                session.heard = min(now, session.heard + stall)
-                if session.lost_at is not None:
-                    session.lost_at = min(now, session.lost_at + stall)
-            if session.connected and now - session.heard > config.silence_timeout:
-                session.lost_at = now if session.lost_at is None else session.lost_at
+                session.forgive(stall, now)
+            falls_silent = self._falls_silent(session) if session.connected else math.inf
+            if falls_silent <= now:
+                session.lost_at = falls_silent if session.lost_at is None else session.lost_at
             elif session.connected:
                 session.lost_at = None
-            if session.lost_at is not None and now - session.lost_at > config.reconnect_grace:
+            due = (falls_silent if session.lost_at is None else session.lost_at) + config.reconnect_grace
+            if due <= now:
                 lost.append(session)
+            else:
+                self._loss_due = min(self._loss_due, due)
         return lost
+
+    def _falls_silent(self, session: Session) -> float:
+        """When a connected session counts as silent if nothing more is heard, or if it goes on to process nothing."""
+        config = self._books.config
+        silent = session.heard + config.silence_timeout
+        if session.deaf_since is None:
+            return silent
+        # Its reports come, so one of them was the first to show that the host is behind; that took up to a heartbeat.
+        return min(silent, session.deaf_since + config.silence_timeout - config.heartbeat_interval)
 
     def next_due(self) -> float | None:
         """When `tick` must come next: steadily while there are sessions, so that a late tick shows a stall."""
         due = [] if self._adopt_until is None else [self._adopt_until]
         if self._books.sessions:
-            due.append((self._last_tick or self._books.now.mono) + self._books.config.tick_interval)
+            steady = self._last_tick + self._books.config.tick_interval
+            due.append(min(steady, self._loss_due))  # A host is given up on time, not at the tick after.
         return min(due) if due else None
 
     def lose(self, session: Session, cause: str) -> list[Turn]:
@@ -270,7 +305,7 @@ class Liveness:
         books.sessions.pop(session.id, None)
         session.open = False
         if cause == "silence":
-            session.fault(Fault(ErrorCode.STALE, f"nothing heard for {books.config.silence_timeout:g} s; resume"))
+            session.fault(Fault(ErrorCode.STALE, _silence(session, books.config)))
             books.speak(session)
         self.instance_spoke(session.instance_id)
         turns: dict[int, Turn] = {}
@@ -305,3 +340,9 @@ class Liveness:
         for turn in turns.values():
             settle(turn)
         return list(turns.values())
+
+
+def _silence(session: Session, config: CoreConfig) -> str:
+    if session.deaf_since is None:
+        return f"nothing heard for {config.silence_timeout:g} s; resume"
+    return f"host reports, but processed nothing of what was sent for {config.silence_timeout:g} s; resume"

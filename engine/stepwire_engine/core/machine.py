@@ -8,6 +8,7 @@ again from its journal.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
@@ -28,6 +29,11 @@ from stepwire_engine.core.entries import (
 from stepwire_engine.core.model import PERFORMED, Run, Step
 from stepwire_engine.core.retry import jitter_chance, retry_delay
 from stepwire_engine.core.turn import Turn
+
+_NAMED_MAX = 5
+"""Hosts that the message about a step names."""
+_SUSPENDED_TIMES = 10
+"""How much more often a body may be lost that waits."""
 
 
 def create(turn: Turn, entry: RunCreated) -> None:
@@ -90,13 +96,17 @@ def _too_large(step: Step, size: int, limit: int) -> Failure:
 
 
 def lose_attempt(turn: Turn, step: Step, host: str, config: CoreConfig) -> None:
-    """The host of an attempt is lost. After `attempts_lost_max` of them the step fails as POISON_STEP (DESIGN 3)."""
+    """The host of an attempt is lost. After `attempts_lost_max` in a row the step fails as POISON_STEP (DESIGN 3).
+
+    In a row: an attempt that ended, however it did, was outlived by its host, so the count begins again.
+    """
     turn.emit(AttemptLost(step.path, step.attempt, turn.unix_ms, host))
-    if step.losses < config.attempts_lost_max:
+    if len(step.lost_on) < config.attempts_lost_max:
         turn.planned.append(step)
         return
+    on = ", ".join(f"{name or 'unknown'} ({times})" for name, times in Counter(step.lost_on).most_common(_NAMED_MAX))
     message = (
-        f"step {step.path!r} lost its host {step.losses} times (last: {host or 'unknown'}); "
+        f"step {step.path!r} lost its host {len(step.lost_on)} times in a row, on {on}; "
         "it probably kills the process that runs it"
     )
     failure = Failure(ErrorCode.POISON_STEP, "PoisonStep", message, retryable=Retryable.NO)
@@ -106,11 +116,14 @@ def lose_attempt(turn: Turn, step: Step, host: str, config: CoreConfig) -> None:
 def lose_body(turn: Turn, config: CoreConfig) -> None:
     """The live body is lost. A flow that does so again and again without getting anywhere is paused.
 
-    If it was wanted for its undos, those that are its closures are given up instead.
+    One that had answered its last release was suspended, and its code had survived so far: most likely something else
+    killed the host, so it may be lost ten times as often. If it was wanted for its undos, those that are its closures
+    are given up instead.
     """
     run = turn.run
     turn.emit(BodyLost(turn.unix_ms))
-    if run.body_losses < config.attempts_lost_max:
+    suspended = run.plan_seq > 0 and run.answered >= run.release_seq and run.stopping is None
+    if run.body_losses < config.attempts_lost_max * (_SUSPENDED_TIMES if suspended else 1):
         return
     message = f"the body of flow {run.flow!r} lost its host {run.body_losses} times without getting anywhere"
     failure = Failure(ErrorCode.POISON_STEP, "PoisonFlow", message, retryable=Retryable.NO)

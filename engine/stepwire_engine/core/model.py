@@ -107,6 +107,8 @@ class Step:
     """A planned step.
 
     Attributes:
+        losses: Attempts whose host was lost, in all.
+        lost_on: Services of the hosts that it lost in a row; no attempt of it has ended since.
         outcome: Kept only until its release was performed.
         row: The journal row that planned it; nobody may execute it before that is committed.
         timer_ms: The `retry_at_ms` for which a timer is armed.
@@ -122,6 +124,7 @@ class Step:
         "kind",
         "lease",
         "losses",
+        "lost_on",
         "name",
         "order",
         "outcome",
@@ -159,6 +162,7 @@ class Step:
         self.state = StepState.PENDING
         self.retry_at_ms: int | None = None
         self.losses = 0
+        self.lost_on: tuple[str, ...] = ()
         self.released = False
         self.outcome: AttemptEnded | None = None
         # Volatile.
@@ -228,6 +232,7 @@ class Group:
         finished: Committed outcomes that wait for their wave to close.
         expired: Its deadline passed, and its body is told.
         closing: Its deadline passed; the last wave is on its way. Volatile.
+        close_by: When that wave is not waited for any more, on the monotonic clock; 0: that is not committed. Volatile.
         executing: Attempts in it that count against its limit. Volatile, as `waiting`.
         waiting: Heap of the steps that wait for a place within the limit, by their order of planning.
     """
@@ -235,6 +240,7 @@ class Group:
     __slots__ = (
         "branches",
         "busy",
+        "close_by",
         "closing",
         "dirty",
         "ended",
@@ -259,6 +265,7 @@ class Group:
         self.opened_ms = opened_ms
         self.expired = False
         self.closing = False
+        self.close_by = 0.0
         self.executing = 0
         self.waiting: list[tuple[int, Step]] = []
         self.branches: list[Scope] = []
@@ -298,8 +305,10 @@ class Run:
         answered: The last release that the body's last plan knew.
         moved: When its last commit was done, on the monotonic clock.
         look_at: When to see whether it may become dormant.
-        asleep: It was dormant, and its body has nothing to do yet.
+        asleep: It was dormant, or a host gave its body back that waits: the body has nothing to do yet.
+        resting: Its record says that it is dormant.
         waking: It was dormant, and that it no longer is, is not on record: nobody would adopt what hosts get of it.
+        stop_due: When its compensation begins whether or not its attempts have stopped, on the monotonic clock.
         broken: It has left memory.
         gone: Nobody reads its journal for it any more: it is dormant, or was read again as another Run.
     """
@@ -347,9 +356,9 @@ class Run:
         self.leased = 0
         self.moved = 0.0
         self.look_at: float | None = None
-        self.asleep = False
-        self.waking = False
+        self.asleep = self.resting = self.waking = False
         self.stop_waits = False
+        self.stop_due: float | None = None
         self.fresh: list[Step | Group] = []
         self.dirty: list[Group] = []
         self.cancelled_leases: list[tuple[Lease, CancelReason]] = []
@@ -385,6 +394,7 @@ def durable_view(run: Run) -> dict[str, object]:
             s.path: (s.kind, s.name, s.order, s.scope.path, s.attempt, s.state, s.retry_at_ms, s.losses, s.released)
             for s in run.steps.values()
         },
+        "lost_on": {s.path: s.lost_on for s in run.steps.values() if s.lost_on},
         "scopes": {s.path: (s.outstanding, s.open_groups, s.ended, s.busy) for s in run.scopes.values()},
         "groups": {
             path: (

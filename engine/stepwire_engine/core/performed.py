@@ -53,7 +53,7 @@ from stepwire_engine.core.units import (
     WaitRow,
 )
 
-_NOT_COMMITTED = -1
+NOT_COMMITTED = -1
 
 
 class Performed:
@@ -61,6 +61,10 @@ class Performed:
 
     Args:
         cancel: Cancels a run in memory for a client: token, run id, and whether it is compensated.
+
+    Attributes:
+        looks_back: Whether past events are being read for a step.
+        waking: What stands for dormant runs that are being read.
     """
 
     def __init__(
@@ -79,6 +83,8 @@ class Performed:
         self._delivery = Delivery(books, lambda: self._inbox.backlog)
         self._look_back = LookBack(books, self._delivery, self._take, self.due)
         self._dormancy.busy = self._look_back.busy
+        self.looks_back = self._look_back.__contains__
+        self.waking = self._dormancy.waking
 
     # ---- flows
 
@@ -128,7 +134,7 @@ class Performed:
             self._end(turn, step, NULL)
             return
         assert step.particulars is not None
-        step.particulars.asked = _NOT_COMMITTED
+        step.particulars.asked = NOT_COMMITTED
         turn.waits.append(WaitRow(turn.run.number, step.path, spec.event, spec.match))
 
     def _send(self, turn: Turn, step: Step, spec: SendEvent) -> None:
@@ -159,16 +165,10 @@ class Performed:
     ) -> None:
         elapsed = max(0, turn.unix_ms - step.planned_ms) / 1000
         turn.emit(AttemptEnded(step.path, step.attempt, turn.unix_ms, elapsed, "", output, failure, retry_at_ms))
-        counters = self._books.counters
-        kind = step.kind.name.lower()
-        counters.attempts[kind, "ok" if failure is None else "failed"] += 1
-        if step.state.final:
-            counters.steps_finished[kind, step.state.name.lower()] += 1
-            if step.kind is StepKind.WAIT_EVENT:
-                turn.waits_done.append(step.path)
-        else:
-            counters.retries[turn.run.flow] += 1
+        if not step.state.final:
             turn.retries.append(step)
+        elif step.kind is StepKind.WAIT_EVENT:
+            turn.waits_done.append(step.path)
 
     # ---- steps and runs are over
 
@@ -219,7 +219,7 @@ class Performed:
 
     def _arm_wait(self, step: Step, spec: WaitEvent) -> None:
         assert step.particulars is not None
-        if step.particulars.asked == _NOT_COMMITTED:
+        if step.particulars.asked == NOT_COMMITTED:
             step.particulars.asked = self._delivery.last_number
         self._arm_timer(step)
         self._look_back.begin(step, spec)
@@ -290,8 +290,11 @@ class Performed:
         if unit.inbox_done:
             self._inbox.consumed(unit.inbox_done)
         if unit.events:
-            if commit.turn is None and not any(receipt.events):
-                commit.replies = [msgspec.structs.replace(reply, existing=True) for reply in commit.replies]
+            if commit.turn is None:
+                known = not any(receipt.events)
+                self._books.counters.events_received["duplicate" if known else "accepted"] += 1
+                if known:
+                    commit.replies = [msgspec.structs.replace(reply, existing=True) for reply in commit.replies]
             self._delivery.accepted(unit.events, receipt.events)
         if unit.inbox:
             numbered = zip(unit.inbox, receipt.inbox, strict=True)
@@ -355,6 +358,12 @@ class Performed:
     def _take(self, step: Step, event: EventRecord) -> None:
         output = event_output(event)
         self._decisions.alone(step.run, lambda turn: self._end(turn, step, output))
+
+    def wake_if_forgotten(self, record: RunRecord, children: Sequence[str]) -> bool:
+        """Wake a dormant run that nothing in the store would wake, unless memory knows better."""
+        if self._inbox.concerns(record.number, children):
+            return False
+        return self._dormancy.wake_if_forgotten(record)
 
     # ---- answers
 

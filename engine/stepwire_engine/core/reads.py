@@ -9,6 +9,11 @@ from __future__ import annotations
 import msgspec
 
 from stepwire_engine.core.model import Run, Step
+from stepwire_engine.core.units import RunRecord
+
+
+class Unreadable(msgspec.Struct, frozen=True):
+    """In place of a record that is damaged: the run exists, and nothing else is known of it."""
 
 
 class UndoOutputs(msgspec.Struct, frozen=True):
@@ -18,7 +23,8 @@ class UndoOutputs(msgspec.Struct, frozen=True):
 
 
 class RunRecords(msgspec.Struct, frozen=True):
-    """What is on record of runs that are not in memory: `(by id, by number)`, None for those that do not exist."""
+    """What is on record of runs that are not in memory: `(by id, by number)`, None for those that do not exist, or
+    Unreadable."""
 
     run_ids: tuple[str, ...]
     numbers: tuple[int, ...]
@@ -55,9 +61,55 @@ class DormantRuns(msgspec.Struct, frozen=True):
 
 
 class DormantRun(msgspec.Struct, frozen=True):
-    """The record of a run that is not in memory, which a client cancels or a host speaks of."""
+    """The record of a run that is not in memory, which a client cancels or a host speaks of; or Unreadable."""
 
     run_id: str
 
 
-Read = UndoOutputs | RunRecords | DormantRun | OpenWaits | PastEvents | UndeliveredEvents | DormantRuns
+class OpenPage(msgspec.Struct, frozen=True):
+    """Records of open runs that are not dormant, newest first; answered with `(records, next page)`.
+
+    Attributes:
+        page: Where to go on; empty: from the beginning.
+    """
+
+    page: str
+    limit: int
+
+
+class DormantPage(msgspec.Struct, frozen=True):
+    """Some dormant runs, for the question whether anything would wake them; answered with `DormantFound`.
+
+    Attributes:
+        page: Where to go on; empty: from the beginning.
+        late_ms: A run that was to go on by itself before this has been forgotten.
+    """
+
+    page: str
+    late_ms: int
+    limit: int
+
+
+class DormantFound(msgspec.Struct, frozen=True):
+    """Dormant runs of one page that nothing in the store would wake.
+
+    Attributes:
+        forgotten: Each with the ids of runs that it waits for and that do not exist.
+        next_page: Empty: that was the last.
+    """
+
+    forgotten: tuple[tuple[RunRecord, tuple[str, ...]], ...]
+    next_page: str
+
+
+Read = (
+    UndoOutputs
+    | RunRecords
+    | DormantRun
+    | OpenWaits
+    | PastEvents
+    | UndeliveredEvents
+    | DormantRuns
+    | DormantPage
+    | OpenPage
+)

@@ -1,19 +1,18 @@
 """Why a run or a step does not move at this moment, from the run in memory or, for a dormant one, from its journal.
 
-Computed when somebody asks, never stored and never decided upon.
+Every open run and every open step has a reason. Computed when somebody asks, never stored and never decided upon.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from stepwire.protocol.plan import StepKind
+from stepwire_engine.core.deadlines import goes_on_ms
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.model import PERFORMED, Run, RunPhase, Step, StepState
-
-Serves = Callable[[str, str], bool]
-"""Whether a connected session serves `("flow" | "step", name)`."""
+from stepwire_engine.core.sessions import Session
 
 
 class WaitReason(enum.IntEnum):
@@ -33,6 +32,73 @@ class WaitReason(enum.IntEnum):
     ADOPTION = 12
     ATTEMPT_NOT_STOPPING = 13
     CHILD_RUN = 14
+    JOURNAL_UNREADABLE = 15
+    IN_COMMIT = 16
+    READING_JOURNAL = 17
+    HOST_LAGGING = 18
+    HOST_DRAINING = 19
+    HOST_AWAY = 20
+    NO_BODY_ROOM = 21
+    OTHER_UNDO = 22
+    ENGINE_FULL = 23
+    HOST_CONGESTED = 24
+
+
+class Wanted(enum.Enum):
+    """What a run or step wants of whom it waits for."""
+
+    BODY = "body"
+    """A host that takes a body of the named flow."""
+    SLOT = "slot"
+    """A host with a slot for the named step."""
+    SLOT_OF_BODY = "slot_of_body"
+    """A slot of the named session, which has the body."""
+    MEMORY = "memory"
+    """Room in the engine."""
+
+
+Lack = Callable[[Wanted, str], WaitReason]
+"""Why nobody gives what is wanted, by the name that Wanted says."""
+
+
+class Lacks:
+    """Answers `Lack` from the sessions as they are.
+
+    Args:
+        sessions: By id.
+        full: Whether the engine takes no further runs into memory.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], full: Callable[[], bool]) -> None:
+        self._sessions = sessions
+        self._full = full
+
+    def __call__(self, wanted: Wanted, name: str) -> WaitReason:
+        if wanted is Wanted.MEMORY:
+            return WaitReason.ENGINE_FULL if self._full() else WaitReason.READING_JOURNAL
+        connected = [session for session in self.serving(wanted, name) if session.connected]
+        if not connected:
+            return WaitReason.HOST_AWAY if wanted is Wanted.SLOT_OF_BODY else WaitReason.NO_HOST
+        staying = [session for session in connected if not session.draining]
+        if not staying:
+            return WaitReason.HOST_DRAINING
+        if all([session.lagging for session in staying]):
+            return WaitReason.HOST_LAGGING
+        if all([session.lagging or session.congested for session in staying]):
+            return WaitReason.HOST_CONGESTED
+        return WaitReason.NO_BODY_ROOM if wanted is Wanted.BODY else WaitReason.NO_SLOT
+
+    def serving(self, wanted: Wanted, name: str) -> list[Session]:
+        """The sessions that can give it, connected or not."""
+        match wanted:
+            case Wanted.BODY:
+                return [session for session in self._sessions.values() if name in session.flows]
+            case Wanted.SLOT:
+                return [session for session in self._sessions.values() if name in session.steps]
+            case Wanted.SLOT_OF_BODY:
+                return [self._sessions[name]] if name in self._sessions else []
+            case Wanted.MEMORY:
+                return []
 
 
 _OF_KIND = {
@@ -43,28 +109,36 @@ _OF_KIND = {
 _SERVED_BY_NAME = frozenset({StepKind.TASK, StepKind.CALL})
 
 
-def run_reason(state: RunState, live: Run | None, now_unix_ms: int, serves: Serves) -> WaitReason | None:
-    """What a run in memory waits for: its body, or else its open step that was planned first."""
+def run_reason(state: RunState, live: Run | None, now_unix_ms: int, lacks: Lack) -> WaitReason | None:
+    """What a run waits for: its body, or else its open step that was planned first. None if it has ended.
+
+    Args:
+        live: In memory; None: it is being read. A dormant one has `dormant_reason`.
+    """
+    if state.terminal:
+        return None
     if state is RunState.PAUSED:
         return WaitReason.PAUSED
-    if live is None or live.state.terminal:
-        return None
+    if live is None:
+        return WaitReason.READING_JOURNAL
+    if live.state.terminal:
+        return WaitReason.IN_COMMIT
     if live.uncertain:
         return WaitReason.ADOPTION
     match live.phase:
         case RunPhase.CANCELLING:
-            return WaitReason.ATTEMPT_NOT_STOPPING if live.leased else None
+            return WaitReason.ATTEMPT_NOT_STOPPING if live.leased else WaitReason.IN_COMMIT
         case RunPhase.UNDOING:
             undo = present_undo(live)
-            return None if undo is None else _open_reason(undo, now_unix_ms, serves)
+            return WaitReason.IN_COMMIT if undo is None else _open_reason(undo, now_unix_ms, lacks)
         case RunPhase.BODY:
-            return _body_reason(live, now_unix_ms, serves)
+            return _body_reason(live, now_unix_ms, lacks)
 
 
-def dormant_reason(run: Run, now_unix_ms: int) -> WaitReason | None:
+def dormant_reason(run: Run, now_unix_ms: int, lacks: Lack) -> WaitReason:
     """What a run waits for that is not in memory; `run` is the fold of its journal."""
     first = next(run.open_steps(), None)
-    return None if first is None else _own_reason(first, now_unix_ms)
+    return lacks(Wanted.MEMORY, "") if first is None else _dormant_step_reason(first, now_unix_ms, lacks)
 
 
 def step_reason(
@@ -72,10 +146,10 @@ def step_reason(
     current: Step | None,
     undo: Step | None,
     now_unix_ms: int,
-    serves: Serves,
+    lacks: Lack,
     state: RunState,
 ) -> WaitReason | None:
-    """Why a step waits.
+    """Why a step waits; None if nothing is awaited of it any more.
 
     Args:
         step: As the journal has it.
@@ -91,14 +165,14 @@ def step_reason(
         waits = not step.released and step.scope.group is not None
         return WaitReason.SIBLING_IN_WAVE if waits else None
     if current is not None and current.state.final:
-        return None
+        return WaitReason.IN_COMMIT
     if state is RunState.PAUSED and (current is None or current.lease is None):
         return WaitReason.PAUSED
     if current is None:
-        return _own_reason(step, now_unix_ms)
+        return _dormant_step_reason(step, now_unix_ms, lacks)
     if current.undo_of is not None and current is not undo:
-        return None
-    return _open_reason(current, now_unix_ms, serves)
+        return WaitReason.OTHER_UNDO
+    return _open_reason(current, now_unix_ms, lacks)
 
 
 def present_undo(live: Run) -> Step | None:
@@ -106,33 +180,49 @@ def present_undo(live: Run) -> Step | None:
     return next((undo for undo in live.undos if not undo.state.final), None)
 
 
-def _body_reason(live: Run, now_unix_ms: int, serves: Serves) -> WaitReason | None:
+def _body_reason(live: Run, now_unix_ms: int, lacks: Lack) -> WaitReason:
     first = next(live.open_steps(), None)
     if first is not None and first.kind in PERFORMED:
-        return _open_reason(first, now_unix_ms, serves)
-    if live.body is None and not serves("flow", live.flow):
-        return WaitReason.NO_HOST
+        return _open_reason(first, now_unix_ms, lacks)
+    body = live.body
+    if body is None and not live.in_flight:
+        lack = lacks(Wanted.BODY, live.flow)
+        if first is None or lack is WaitReason.NO_HOST:
+            return lack
     if first is not None:
-        return _open_reason(first, now_unix_ms, serves)
-    return WaitReason.USER_CODE if live.body is not None else WaitReason.NO_SLOT
+        return _open_reason(first, now_unix_ms, lacks)
+    if body is None:
+        return WaitReason.IN_COMMIT
+    return WaitReason.USER_CODE if body.ready else WaitReason.READING_JOURNAL
 
 
-def _open_reason(step: Step, now_unix_ms: int, serves: Serves) -> WaitReason | None:
+def _open_reason(step: Step, now_unix_ms: int, lacks: Lack) -> WaitReason:
     """Why a step in memory has no outcome yet."""
     if step.lease is not None:
         return WaitReason.ATTEMPT_NOT_STOPPING if _does_not_stop(step) else WaitReason.LEASE_OF_HOST
     own = _own_reason(step, now_unix_ms)
-    if own is not None or step.kind in PERFORMED:
+    if own is not None:
         return own
-    if step.row > step.run.committed_seq:
-        return None  # Its plan is being committed.
+    run = step.run
+    if step.kind in PERFORMED or step.row > run.committed_seq:
+        return WaitReason.IN_COMMIT
     if step.uncertain:
         return WaitReason.ADOPTION
     if step.waits_for_group:
         return WaitReason.GROUP_LIMIT
-    by_name = step.kind in _SERVED_BY_NAME
-    served = serves("step", step.name) if by_name else serves("flow", step.run.flow)
-    return WaitReason.NO_SLOT if served else WaitReason.NO_HOST
+    if run.in_flight and not step.queued:
+        return WaitReason.IN_COMMIT
+    if step.kind in _SERVED_BY_NAME:
+        return lacks(Wanted.SLOT, step.name)
+    if run.body is None:
+        return lacks(Wanted.BODY, run.flow)
+    return lacks(Wanted.SLOT_OF_BODY, run.body.session_id) if run.body.ready else WaitReason.READING_JOURNAL
+
+
+def _dormant_step_reason(step: Step, now_unix_ms: int, lacks: Lack) -> WaitReason:
+    due_ms = goes_on_ms(step)
+    own = None if due_ms is not None and due_ms <= now_unix_ms else _own_reason(step, now_unix_ms)
+    return lacks(Wanted.MEMORY, "") if own is None else own
 
 
 def _own_reason(step: Step, now_unix_ms: int) -> WaitReason | None:

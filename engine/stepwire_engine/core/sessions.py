@@ -80,12 +80,19 @@ class Session:
         connected: A stream is attached.
         open: Welcome may be sent; nothing is dispatched before.
         heard: When the last frame arrived, on the monotonic clock.
+        written: Number of the last frame that the transport has written; 0 if it does not say.
+        deaf_since: Since when the host's reports show no progress though more was written; None: it keeps up.
+        congested: Much waits to be written to the host: it gets nothing new until that has gone.
         leases: Attempts the host executes, by (run_id, path).
         bodies: Runs whose live body the host holds, by run number.
         resumed_bodies: Last release of bodies whose missed releases are being read, by run number.
         closures: Ready closures of those bodies that wait for a slot.
+        suspects: Steps that have lost several hosts and were given to this one; those that are over may be among them.
         freed: Shared by all sessions: steps that hold a place within a group's limit and execute no more.
         saturated: The host refused an Execute for want of a slot; cleared by its next result or report.
+        loop_lag: How late the host's loop is, in seconds, as its last report says.
+        lagging: That is too late: it gets nothing new until a report says otherwise.
+        full: The host refused a body for want of room; cleared by its next report.
     """
 
     def __init__(self, session_id: str, hello: Hello, now: float, freed: list[Step]) -> None:
@@ -97,14 +104,20 @@ class Session:
         self.open = False
         self.draining = False
         self.saturated = False
+        self.full = False
         self.heard = now
         self.lost_at: float | None = None
+        self.written = 0
+        self.deaf_since: float | None = None
+        self.congested = False
         self.leases: dict[tuple[str, str], Lease] = {}
         self.bodies: dict[int, Run] = {}
         self.closures: deque[Step] = deque()
+        self.suspects: set[Step] = set()
         self.resumed_bodies: dict[int, int] = {}
         self.acks = AckLedger(0)
         self.loop_lag = 0.0
+        self.lagging = False
         self.closing = False
         self.greet(hello)
 
@@ -118,7 +131,12 @@ class Session:
         self.stream += 1
         self.draining = False
         self.saturated = False
+        self.full = False
+        self.lagging = False
         self.closing = False
+        self.congested = False
+        self.written = self._processed = 0
+        self.deaf_since = None
         if hello.resume is None:
             self.acks = AckLedger(0)
         else:
@@ -134,16 +152,25 @@ class Session:
     @property
     def free_slots(self) -> int:
         """Attempts that may be dispatched now."""
-        if not (self.connected and self.open) or self.draining or self.saturated or self.closing:
+        if not (self.connected and self.open) or self.draining or self.saturated or self.lagging or self.closing:
+            return 0
+        if self.congested:
             return 0
         return self.slots - len(self.leases)
+
+    @property
+    def executes_suspect(self) -> bool:
+        """It executes a step that may kill it, and must be given no other of that kind."""
+        if self.suspects:
+            self.suspects = {s for s in self.suspects if s.lease is not None and s.lease.session_id == self.id}
+        return bool(self.suspects)
 
     @property
     def takes_bodies(self) -> bool:
         return (
             self.connected
             and self.open
-            and not (self.draining or self.closing)
+            and not (self.draining or self.lagging or self.closing or self.full or self.congested)
             and len(self.bodies) < self.hello.bodies
         )
 
@@ -233,6 +260,24 @@ class Session:
         self._acked_sent = acked
         self._welcome = self._fault = self._drain = self._goodbye = None
         return frame
+
+    # ---- liveness
+
+    def note_processed(self, number: int, now: float) -> None:
+        """A report says how far the host is with what was written to it: one that hears nothing must be noticed too."""
+        if number >= self.written:
+            self.deaf_since = None
+        elif number > self._processed or self.deaf_since is None:
+            self.deaf_since = now
+        self._processed = number
+
+    def forgive(self, stall: float, now: float) -> None:
+        """The engine itself stood still for so long; nobody could be heard."""
+        self.heard = min(now, self.heard + stall)
+        if self.lost_at is not None:
+            self.lost_at = min(now, self.lost_at + stall)
+        if self.deaf_since is not None:
+            self.deaf_since = min(now, self.deaf_since + stall)
 
     # ---- books
 

@@ -23,7 +23,9 @@ class UnitOutcome(enum.Enum):
     KEY_TAKEN = "key_taken"
     """The idempotency key belongs to another run, named in the receipt."""
     REFUSED = "refused"
-    """The whole batch was rolled back before COMMIT (disk full, for example); nothing was stored."""
+    """The unit cannot be stored, or the whole batch was rolled back before COMMIT; nothing was stored."""
+    NO_SPACE = "no_space"
+    """The disk of the store is full; nothing was stored."""
 
 
 class Receipt(msgspec.Struct, frozen=True):
@@ -31,7 +33,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
     Attributes:
         existing_run: For KEY_TAKEN.
-        reason: For REFUSED.
+        reason: For REFUSED and NO_SPACE.
         inbox: Numbers that the store gave to the unit's inbox rows, in order.
         events: Numbers that the store gave to the unit's events, in order; 0: its id is known, it was left out.
     """

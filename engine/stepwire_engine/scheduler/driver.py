@@ -15,24 +15,28 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import EngineFrame, Fault, Hello, HostFrame
 from stepwire_engine.clock import Clock
 from stepwire_engine.core.books import Commit
+from stepwire_engine.core.commits import STORE_FULL
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.engine import EngineCore
-from stepwire_engine.core.model import Run
-from stepwire_engine.core.reads import Read
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import Receipt, UnitOutcome
 from stepwire_engine.scheduler.gauges import CommitLog, Gauges
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE, Attached, Port
-from stepwire_engine.scheduler.reader import Reader, answer_of
+from stepwire_engine.scheduler.questions import Questions
+from stepwire_engine.scheduler.reader import Reader
 from stepwire_engine.scheduler.runs import RunBounds, Runs
-from stepwire_engine.store.base import Store, StoreCorrupt, StoreError, StoreLocked
+from stepwire_engine.scheduler.takeover import take_stock
+from stepwire_engine.store.base import Store, StoreError, StoreLocked
 from stepwire_engine.telemetry import Telemetry
 
 LAG_INTERVAL = 0.25
 """Seconds between two looks at how late the loop is."""
 ABSORB_INTERVAL = 0.25
 """Seconds between two looks at the counters; timers may fire far more often."""
-COMMITS_SETTLE_SECONDS = 5.0
+DRAINING = "engine is draining"
+RETRY_DRAINING_SECONDS = 1.0
+"""When the next engine may be there, as clients are told that come while this one stops."""
+COMMITS_SETTLE_SECONDS = 1.0
 """How long a stopping engine waits for commits in flight; what is not answered by then, hosts send again."""
 
 _log = logging.getLogger("stepwire.engine.driver")
@@ -81,7 +85,7 @@ class Driver:
         self._stopped = False
         self._woken = False
         self._in_flight = 0
-        self._loading: set[asyncio.Task[None]] = set()
+        self._units = 0
         self._idle = asyncio.Event()
         self._no_attempts = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -99,8 +103,13 @@ class Driver:
             self._reader.close()
             await asyncio.to_thread(self._store.close)
             raise
-        self.runs = Runs(self._core, self._store, self._reader, self._clock, self._bounds, self._wake)
-        self._gauges = Gauges(self._core, self._telemetry, self.commits, self._clock, self.runs.serves)
+        self._questions = Questions(
+            self._core, self._store, self._reader, self._clock, wake=self._wake, failed=self.store_failed
+        )
+        self.runs = Runs(
+            self._core, self._store, self._reader, self._clock, self._bounds, self._wake, lambda: self._units
+        )
+        self._gauges = Gauges(self._core, self._telemetry, self.commits, self._clock, self.runs.lacks)
         if self._steady:
             self._lag_due = self._loop.time() + LAG_INTERVAL
             self._lag_timer = self._loop.call_at(self._lag_due, self._measure_lag)
@@ -114,17 +123,20 @@ class Driver:
         now = self._clock.now()
         core = EngineCore(self._config, epoch, store.last_run_number(), now)
         core.known_flows.update(store.known_flows())
-        open_runs = list(store.open_runs())
-        journals = []
-        for record in open_runs:
-            try:
-                journals.append((record.number, [row.entries for row in store.journal(record.number)]))
-            except StoreCorrupt as error:
-                _log.error("run %s stays as it is: %s", record.run_id, error)
-        now = self._clock.now()
-        core.recover(journals, store.sessions(), now, flow_options=store.flow_options(), inbox=store.inbox())
-        if open_runs:
-            _log.info("took over %d open runs", len(open_runs))
+        found = take_stock(store)
+        core.recover(
+            found.journals,
+            found.sessions,
+            self._clock.now(),
+            flow_options=store.flow_options(),
+            inbox=found.inbox,
+            unreadable=found.unreadable,
+            unrecorded=found.unrecorded,
+            dormant=store.count_dormant(),
+        )
+        core.counters.damaged_rows = len(found.damage)
+        if found.journals:
+            _log.info("took over %d open runs", len(found.journals))
         return core
 
     @property
@@ -140,7 +152,7 @@ class Driver:
     async def drain(self, deadline: float) -> None:
         """Take no new work and wait until no attempt is in progress, at most `deadline` seconds."""
         self.draining = True
-        self.runs.close_intake(CallRefused(ErrorCode.DRAINING, "engine is draining"))
+        self.runs.close_intake(_refused_draining())
         self._core.drain(deadline, self._clock.now())
         self._wake()
         try:
@@ -154,7 +166,7 @@ class Driver:
         if self._stopped:
             return
         self.draining = self._deaf = True
-        refusal = CallRefused(ErrorCode.DRAINING, "engine is draining")
+        refusal = _refused_draining()
         self.runs.close_intake(refusal)
         if self.store_failure is None:
             try:
@@ -176,15 +188,15 @@ class Driver:
         await asyncio.to_thread(self._store.close)
 
     async def settled(self) -> None:
-        """Wait until nothing is queued, being committed or being read."""
-        while not self.idle:
+        """Wait until nothing is queued, being committed or being read, or until the store failed."""
+        while not (self.idle or self.store_failure):
             self._idle.clear()
             await self._idle.wait()
 
     @property
     def idle(self) -> bool:
         """Nothing is queued, being committed or being read."""
-        return not (self._woken or self._in_flight or self._loading)
+        return not (self._woken or self._in_flight or self._questions.pending)
 
     def store_failed(self, error: StoreError) -> None:
         """The outcome of a commit is unknown: nothing is accepted or sent any more, restart decides."""
@@ -221,8 +233,11 @@ class Driver:
     def _refusal(self, hello: Hello) -> Fault | None:
         if self.store_failure is not None:
             return Fault(ErrorCode.STORE_UNAVAILABLE, "the store failed; nothing was accepted")
-        if self.draining:
-            return Fault(ErrorCode.DRAINING, "engine is draining")
+        if not self._store.accepting:
+            return Fault(ErrorCode.STORE_FULL, STORE_FULL)
+        if self._deaf or (self.draining and hello.instance_id not in self._core.sessions):
+            # A host whose stream was cut may return while the engine waits for its results.
+            return Fault(ErrorCode.DRAINING, DRAINING)
         others = len(self._attached.keys() - {ENGINE_INSTANCE, hello.instance_id})
         if others >= self._sessions_max and hello.instance_id not in (ENGINE_INSTANCE, *self._attached):
             return Fault(ErrorCode.LIMIT_EXCEEDED, f"{others} hosts are connected (sessions_max); try later")
@@ -232,11 +247,18 @@ class Driver:
         """A frame of an attached stream; those of replaced streams and of a stopping engine are ignored."""
         if self._deaf:
             return
+        if attached.current:
+            attached.session.written = attached.written
         self._core.receive(attached.session, attached.stream, frame, self._clock.now())
         if frame.fault is not None:
             _log.warning("host %s: %s: %s", attached.session.service, frame.fault.code.slug, frame.fault.message)
         if frame.goodbye is not None or (frame.fault is not None and not frame.fault.run_id):
             self._close(attached)
+        self._wake()
+
+    def congestion(self, attached: Attached, congested: bool) -> None:
+        """Much waits to be written to a host, or no longer; for the core to give its work to others."""
+        self._core.congestion(attached.session, attached.stream, congested, self._clock.now())
         self._wake()
 
     def disconnected(self, attached: Attached) -> None:
@@ -263,13 +285,13 @@ class Driver:
         commits = core.take_commits()
         if commits:
             self._submit(commits)
-        for run in core.take_loads():
-            self._load(run)
-        for read in core.take_reads():
-            self._ask(read)
+        self._questions.take()
         self._send_frames()
         for run_id, incident in core.take_incidents():
             _log.error("the core failed on run %s, which is paused now", run_id, exc_info=incident)
+        for repair in core.take_repairs():
+            what = f"step {repair.path!r} of run {repair.run_id}" if repair.path else f"run {repair.run_id}"
+            _log.error("%s had not exactly one owner (%s) and was put right; please report this", what, repair.missing)
         self.runs.answer(core.take_replies())
         self.runs.note_ended(core.take_ended())
         self.runs.note_changed(core.take_changed())
@@ -281,6 +303,7 @@ class Driver:
 
     def _submit(self, commits: list[Commit]) -> None:
         self._in_flight += 1
+        self._units += len(commits)
         try:
             self._store.submit([commit.unit for commit in commits], lambda receipts: self._committed(commits, receipts))
         except StoreError as error:
@@ -288,6 +311,7 @@ class Driver:
 
     def _committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt]) -> None:
         self._in_flight -= 1
+        self._units -= len(commits)
         now = self._clock.now()
         for commit, receipt in zip(commits, receipts, strict=True):
             if receipt.outcome is UnitOutcome.STALE_CLAIM:
@@ -299,43 +323,6 @@ class Driver:
                 # The others of this batch are committed too; what they caused must still happen.
                 _log.exception("the core failed on a receipt of run number %s", commit.unit.run)
         self._wake()
-
-    def _ask(self, read: Read) -> None:
-        task = self._loop.create_task(self._read(read))
-        self._loading.add(task)
-        task.add_done_callback(self._loaded)
-
-    async def _read(self, read: Read) -> None:
-        try:
-            answer = await self._reader.read(lambda: answer_of(self._store, read))
-            self._core.read_done(read, answer, self._clock.now())
-        except StoreCorrupt as error:
-            _log.error("a question of the core stays without answer: %s", error)
-        except StoreError as error:
-            self.store_failed(error)
-        except Exception:
-            _log.exception("the core failed on the answer to %s", type(read).__name__)
-
-    def _load(self, run: Run) -> None:
-        task = self._loop.create_task(self._read_journal(run))
-        self._loading.add(task)
-        task.add_done_callback(self._loaded)
-
-    def _loaded(self, task: asyncio.Task[None]) -> None:
-        self._loading.discard(task)
-        self._wake()
-
-    async def _read_journal(self, run: Run) -> None:
-        try:
-            rows = await self._reader.journal(run.number)
-            self._core.journal_loaded(run, rows, self._clock.now())
-        except StoreCorrupt as error:
-            _log.error("run %s stays as it is: %s", run.run_id, error)
-            self._core.journal_unreadable(run, self._clock.now())
-        except StoreError as error:
-            self.store_failed(error)
-        except Exception:
-            _log.exception("the core failed on the journal of run %s", run.run_id)
 
     def _send_frames(self) -> None:
         for session, frame in self._core.take_frames():
@@ -359,13 +346,19 @@ class Driver:
     # ---- time
 
     def tick(self) -> None:
-        """Time has passed."""
+        """Time has passed.
+
+        It stands still for the core while the store is full: whatever it decided would be refused, and hosts that it
+        cannot hear must not be lost. The first tick after that is late, which the core forgives.
+        """
         if self._deaf:
             return
-        try:
-            self._core.tick(self._clock.now())
-        except Exception:
-            _log.exception("the core failed on a tick")
+        self._questions.note_damage()
+        if self._store.accepting:
+            try:
+                self._core.tick(self._clock.now())
+            except Exception:
+                _log.exception("the core failed on a tick")
         if (now := self._loop.time()) >= self._absorb_at:
             self._absorb_at = now + ABSORB_INTERVAL
             self._gauges.absorb()
@@ -377,7 +370,9 @@ class Driver:
             return
         now = self._clock.now().mono
         due = self._core.next_due()
-        wait = self._config.tick_interval if due is None else min(max(0.0, due - now), self._config.tick_interval)
+        wait = self._config.tick_interval
+        if due is not None and self._store.accepting:
+            wait = min(max(0.0, due - now), wait)
         when = self._loop.time() + wait
         if self._timer is not None:
             if self._timer.when() <= when:
@@ -394,3 +389,7 @@ class Driver:
         self._telemetry.loop_lag_seconds.observe(max(0.0, now - self._lag_due))
         self._lag_due = now + LAG_INTERVAL
         self._lag_timer = self._loop.call_at(self._lag_due, self._measure_lag)
+
+
+def _refused_draining() -> CallRefused:
+    return CallRefused(ErrorCode.DRAINING, DRAINING, retry_after=RETRY_DRAINING_SECONDS)

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from stepwire_engine.clock import Clock
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.core.reasons import Serves, WaitReason, run_reason
+from stepwire_engine.core.reasons import Lack, WaitReason, run_reason
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
 from stepwire_engine.telemetry import Telemetry
 
@@ -17,12 +17,10 @@ _COMMITS_KEPT = 100_000
 class Gauges:
     """Mirrors one core into one Telemetry. `refresh` runs at every scrape and on the loop's steady beat."""
 
-    def __init__(
-        self, core: EngineCore, telemetry: Telemetry, commits: CommitLog, clock: Clock, serves: Serves
-    ) -> None:
+    def __init__(self, core: EngineCore, telemetry: Telemetry, commits: CommitLog, clock: Clock, lacks: Lack) -> None:
         self._core = core
         self._clock = clock
-        self._serves = serves
+        self._lacks = lacks
         self._telemetry = telemetry
         self._commits = commits
         telemetry.refresh.append(self.refresh)
@@ -42,10 +40,13 @@ class Gauges:
         self.absorb()
         telemetry = self._telemetry
         states = Counter(run.state for run in self._core.runs.values())
+        states[RunState.WAITING] = self._core.counters.dormant
         telemetry.runs.update({state.name.lower(): states[state] for state in RunState})
         now = self._clock.now().unix_ms
-        reasons = Counter(run_reason(run.state, run, now, self._serves) for run in self._core.runs.values())
+        reasons = Counter(run_reason(run.state, run, now, self._lacks) for run in self._core.runs.values())
+        reasons[WaitReason.JOURNAL_UNREADABLE] = len(self._core.unreadable)
         telemetry.waiting_runs.update({reason.name.lower(): reasons[reason] for reason in WaitReason})
+        telemetry.quarantined_runs = len(self._core.unreadable)
         connected = dict.fromkeys(telemetry.sessions_connected, 0)
         slots = dict.fromkeys(telemetry.session_slots, 0)
         for session in self._core.sessions.values():

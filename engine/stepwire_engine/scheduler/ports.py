@@ -30,6 +30,7 @@ class Attached:
         session: Of the instance; it survives its streams.
         stream: Which of the session's streams this is.
         last_number: Number of the last frame sent on it.
+        written: Number of the last one that its transport has written; stays 0 where sending is all there is.
         closed: Nothing is sent any more.
     """
 
@@ -37,6 +38,7 @@ class Attached:
     stream: int
     port: Port
     last_number: int = 0
+    written: int = 0
     closed: bool = False
 
     @property

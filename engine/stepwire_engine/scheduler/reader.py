@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from stepwire_engine.core.entries import Entry
 from stepwire_engine.core.reads import (
+    DormantPage,
     DormantRun,
     DormantRuns,
+    OpenPage,
     OpenWaits,
     PastEvents,
     Read,
     RunRecords,
     UndeliveredEvents,
     UndoOutputs,
+    Unreadable,
 )
-from stepwire_engine.store.base import Store
+from stepwire_engine.scheduler.dormant import forgotten, in_progress
+from stepwire_engine.store.base import RunRecord, Store, StoreCorrupt
 
 T = TypeVar("T")
+K = TypeVar("K", int, str)
+_log = logging.getLogger("stepwire.engine.reader")
 _END_OF_TIME_MS = 2**62
 
 
@@ -30,9 +37,9 @@ def answer_of(store: Store, read: Read) -> object:
         case UndoOutputs():
             return [row.entries for row in store.journal(read.run.number)]
         case RunRecords(run_ids, numbers):
-            return [store.find_run(run_id) for run_id in run_ids], [store.record(number) for number in numbers]
+            return [_found(store.find_run, run_id) for run_id in run_ids], [_found(store.record, n) for n in numbers]
         case DormantRun(run_id):
-            return store.find_run(run_id)
+            return _found(store.find_run, run_id)
         case OpenWaits(event, after, limit):
             return store.waits(event, after, limit)
         case PastEvents():
@@ -41,6 +48,19 @@ def answer_of(store: Store, read: Read) -> object:
             return store.undelivered(until_ms, limit)
         case DormantRuns(limit):
             return store.due_runs(_END_OF_TIME_MS, limit)
+        case DormantPage():
+            return forgotten(store, read)
+        case OpenPage():
+            return in_progress(store, read)
+
+
+def _found(find: Callable[[K], RunRecord | None], key: K) -> RunRecord | Unreadable | None:
+    """What is on record; one damaged record must not keep the others from being answered."""
+    try:
+        return find(key)
+    except StoreCorrupt as error:
+        _log.error("%s", error)
+        return Unreadable()
 
 
 class Reader:

@@ -14,26 +14,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+import msgspec
+
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import Event
 from stepwire_engine.clock import Clock
 from stepwire_engine.core.books import Reply
+from stepwire_engine.core.commits import STORE_FULL
 from stepwire_engine.core.engine import EngineCore
-from stepwire_engine.core.entries import RunCreated, RunState
+from stepwire_engine.core.entries import Entry, RunCreated, RunState
 from stepwire_engine.core.events import EVENT_AHEAD_MS_MAX
+from stepwire_engine.core.explanation import ExplanationView, explain
+from stepwire_engine.core.fold import rebuild
 from stepwire_engine.core.history import RunView, ended_view, live_view, run_view
 from stepwire_engine.core.model import Run
-from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.core.reasons import Lacks, WaitReason
+from stepwire_engine.core.refusal import CallRefused, unreadable_message
 from stepwire_engine.core.units import EventRecord
+from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
 from stepwire_engine.scheduler.reader import Reader
-from stepwire_engine.store.base import RunPage, RunRecord, Store, StoreError
+from stepwire_engine.store.base import RunPage, RunRecord, Store, StoreCorrupt, StoreError
 
 T = TypeVar("T")
 Changed = Callable[[], Awaitable[None]]
 """Returns after the next commit that changed the run; one that happened since the last return counts."""
 
+RETRY_BUSY_SECONDS = 0.5
+"""When to try again what was refused because too much is in progress."""
+RETRY_FULL_SECONDS = 1.0
+"""When to try again what a full store refused: it looks for space as often."""
 _JUST_ENDED_MAX = 512
 """Records of ended runs kept in memory, each with an output of at most 64 KiB."""
 _log = logging.getLogger(__name__)
@@ -47,12 +58,14 @@ class RunBounds:
         runs_in_memory_max: Runs in progress.
         starts_pending_max: Calls that write and wait for their commit.
         reads_pending_max: Reads that wait for the reader thread.
+        units_waiting_max: Commits on their way to the store; while there are more, nothing that writes is accepted.
         payload_bytes_max: Longest input, and longest data of an event.
     """
 
     runs_in_memory_max: int = 100_000
     starts_pending_max: int = 10_000
     reads_pending_max: int = 1_000
+    units_waiting_max: int = 50_000
     payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX
 
 
@@ -71,17 +84,27 @@ class Runs:
     Args:
         core: Asked and told; never read for what is not committed.
         wake: Makes the loop take what the core has to say.
+        units_waiting: Counts the commits on their way to the store.
     """
 
     def __init__(
-        self, core: EngineCore, store: Store, reader: Reader, clock: Clock, bounds: RunBounds, wake: Callable[[], None]
+        self,
+        core: EngineCore,
+        store: Store,
+        reader: Reader,
+        clock: Clock,
+        bounds: RunBounds,
+        wake: Callable[[], None],
+        units_waiting: Callable[[], int],
     ) -> None:
+        self._units_waiting = units_waiting
         self._core = core
         self._store = store
         self._reader = reader
         self._clock = clock
         self._bounds = bounds
         self._wake = wake
+        self.lacks = Lacks(core.sessions, lambda: len(core.runs) >= bounds.runs_in_memory_max)
         self._pending: set[asyncio.Future[Reply]] = set()
         self._reading = 0
         self._watches: dict[str, set[_Watch]] = {}
@@ -106,9 +129,7 @@ class Runs:
         self._admit()
         self._check_size(f"input of {flow!r}", payload)
         if len(self._core.runs) >= self._bounds.runs_in_memory_max:
-            raise CallRefused(
-                ErrorCode.LIMIT_EXCEEDED, f"{len(self._core.runs)} runs are in progress (runs_in_memory_max); try later"
-            )
+            raise _busy(f"{len(self._core.runs)} runs are in progress (runs_in_memory_max)")
         reply = await self._asked(
             lambda token: self._core.start_run(
                 token,
@@ -131,6 +152,8 @@ class Runs:
         reply = await self._asked(lambda token: self._core.resume_run(token, run_id, self._clock.now()))
         if reply.code is ErrorCode.WRONG_STATE and run_id not in self._core.runs:
             record = await self._record(run_id)
+            if record.number in self._core.unreadable:
+                raise CallRefused(ErrorCode.RUN_UNREADABLE, unreadable_message(run_id))
             raise CallRefused(ErrorCode.WRONG_STATE, f"run {run_id} is {record.state.name}, not PAUSED")
         _raise_refusal(reply)
 
@@ -179,22 +202,34 @@ class Runs:
         now = self._clock.now().unix_ms
         live = self._core.runs.get(run_id)
         if live is not None and not include_steps:
-            seen = live_view(live, now_unix_ms=now, serves=self.serves)
+            seen = live_view(live, now_unix_ms=now, lacks=self.lacks)
             if seen is not None:
                 return seen
         if not include_steps and (just_ended := self._just_ended.get(run_id)) is not None:
             return just_ended
         record = await self._record(run_id)
-        rows = await self._read(self._reader.journal(record.number), f"run {run_id}")
-        return run_view(
+        rows = await self._journal(record)
+        view = run_view(
             record.number,
             rows,
             live=self._core.runs.get(run_id),
             now_unix_ms=now,
             include_steps=include_steps,
-            serves=self.serves,
+            lacks=self.lacks,
             waiting=record.state is RunState.WAITING,
         )
+        if record.number in self._core.unreadable and not view.state.terminal:
+            return msgspec.structs.replace(view, reason=WaitReason.JOURNAL_UNREADABLE)
+        return view
+
+    async def explain(self, run_id: str) -> ExplanationView:
+        """The run with its steps, and why it does not move. Raises CallRefused as `view`."""
+        view = await self.view(run_id, include_steps=True)
+        run = self._core.runs.get(run_id)
+        if run is None or run.broken:
+            record = await self._record(run_id)
+            run = rebuild(record.number, await self._journal(record))
+        return explain(view, run, self._core.sessions, self._clock.now(), builtin=ENGINE_INSTANCE)
 
     async def list_runs(
         self, *, flow: str = "", states: Sequence[RunState] = (), limit: int = 100, page_token: str = ""
@@ -205,9 +240,11 @@ class Runs:
             return self._store.list_runs(flow=flow, states=states, limit=limit, page_token=page_token)
 
         try:
-            return await self._read(self._reader.read(page), "the list of runs")
+            found = await self._read(self._reader.read(page), "the list of runs")
         except ValueError:
             raise CallRefused(ErrorCode.INVALID_ARGUMENT, "page_token or page size is malformed") from None
+        aside = [run.number for run in found.runs if run.number in self._core.unreadable and not run.state.terminal]
+        return msgspec.structs.replace(found, unreadable=found.unreadable.union(aside)) if aside else found
 
     @contextmanager
     def changes(self, run_id: str) -> Iterator[Changed]:
@@ -283,11 +320,11 @@ class Runs:
         if self._intake_closed is not None:
             raise self._intake_closed
         if not self._store.accepting:
-            raise CallRefused(ErrorCode.STORE_UNAVAILABLE, "the store has no space left; nothing was accepted")
+            raise CallRefused(ErrorCode.STORE_FULL, STORE_FULL, retry_after=RETRY_FULL_SECONDS)
         if len(self._pending) >= self._bounds.starts_pending_max:
-            raise CallRefused(
-                ErrorCode.LIMIT_EXCEEDED, f"{len(self._pending)} calls wait for their commit; try again later"
-            )
+            raise _busy(f"{len(self._pending)} calls wait for their commit (starts_pending_max)")
+        if (waiting := self._units_waiting()) >= self._bounds.units_waiting_max:
+            raise _busy(f"{waiting} commits wait for the store (units_waiting_max)")
 
     def _check_size(self, what: str, payload: Payload) -> None:
         size, limit = len(payload.data), self._bounds.payload_bytes_max
@@ -312,38 +349,45 @@ class Runs:
     async def _existing(self, run_id: str, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
         """The answer for a key of a run that is not in memory: the same run, if it is the same request."""
         record = await self._record(run_id)
-        rows = await self._read(self._reader.journal(record.number), f"run {run_id}")
+        rows = await self._journal(record)
         created = rows[0][0] if rows else None
         if isinstance(created, RunCreated) and created.flow == flow and created.input == payload:
             return run_id, True
         raise CallRefused(ErrorCode.KEY_CONFLICT, f"id {key!r} is in use by run {run_id} with another flow or input")
 
     async def _record(self, run_id: str) -> RunRecord:
-        record = await self._read(self._reader.read(lambda: self._store.find_run(run_id)), f"run {run_id}")
+        find = self._reader.read(lambda: self._store.find_run(run_id))
+        record = await self._read(find, f"run {run_id}", run_id)
         if record is None:
             raise CallRefused(ErrorCode.RUN_NOT_FOUND, f"there is no run {run_id}")
         return record
 
-    async def _read(self, reading: Awaitable[T], what: str) -> T:
+    async def _journal(self, record: RunRecord) -> Sequence[Sequence[Entry]]:
+        return await self._read(self._reader.journal(record.number), f"run {record.run_id}", record.run_id)
+
+    async def _read(self, reading: Awaitable[T], what: str, run_id: str = "") -> T:
         self._refuse_if_ended()
         if self._reading >= self._bounds.reads_pending_max:
-            raise CallRefused(ErrorCode.LIMIT_EXCEEDED, f"{self._reading} reads are waiting; try again later")
+            raise _busy(f"{self._reading} reads are waiting (reads_pending_max)")
         self._reading += 1
         try:
             return await reading
         except StoreError as error:
             _log.error("cannot read %s: %s", what, error)
+            if run_id and isinstance(error, StoreCorrupt):
+                raise CallRefused(ErrorCode.RUN_UNREADABLE, unreadable_message(run_id)) from None
             raise CallRefused(
                 ErrorCode.STORE_UNAVAILABLE, f"{what} cannot be read; the engine's log says why"
             ) from None
         finally:
             self._reading -= 1
 
-    def serves(self, what: str, name: str) -> bool:
-        sessions = (s for s in self._core.sessions.values() if s.connected)
-        return any(name in (s.flows if what == "flow" else s.steps) for s in sessions)
+
+def _busy(what: str) -> CallRefused:
+    return CallRefused(ErrorCode.LIMIT_EXCEEDED, f"{what}; try again later", retry_after=RETRY_BUSY_SECONDS)
 
 
 def _raise_refusal(reply: Reply) -> None:
     if reply.code is not None:
-        raise CallRefused(reply.code, reply.message)
+        retry_after = RETRY_FULL_SECONDS if reply.code is ErrorCode.STORE_FULL else None
+        raise CallRefused(reply.code, reply.message, retry_after=retry_after)

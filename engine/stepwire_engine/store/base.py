@@ -33,8 +33,29 @@ class JournalRow(msgspec.Struct, frozen=True):
 
 
 class RunPage(msgspec.Struct, frozen=True):
+    """One page of a listing.
+
+    Attributes:
+        unreadable: Numbers of runs whose record is damaged: what `runs` says of them is as it is stored, unproved.
+    """
+
     runs: tuple[RunRecord, ...]
     next_page_token: str = ""
+    unreadable: frozenset[int] = frozenset()
+
+
+class DamagedRow(msgspec.Struct, frozen=True):
+    """A row that is not what was written, and was therefore left out of an answer or refused a commit.
+
+    Attributes:
+        table: Where it is; empty: a row that a commit of `run` had to read.
+        what: The row and what is wrong with it, one line.
+        run: Number of the run that it names, as far as that can be believed; 0: of none.
+    """
+
+    table: str
+    what: str
+    run: int = 0
 
 
 class StoreError(Exception):
@@ -58,10 +79,14 @@ class SchemaTooNew(StoreError):
 class StoreCorrupt(StoreError):
     """A row fails its CRC, its chain value or its sequence; it is never served.
 
-    The message names the file, the row and the remedy.
+    The message names the file, the row and the remedy; `what` is the row and what is wrong with it.
     """
 
     exit_code = 65
+
+    def __init__(self, message: str, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what or message
 
 
 class StoreFailed(StoreError):
@@ -83,11 +108,16 @@ Notify = Callable[[Callable[[], None]], None]
 
 
 class Store(Protocol):
-    """Durable storage of one installation."""
+    """Durable storage of one installation.
+
+    What the engine reads for itself (`open_runs`, `due_runs`, `waits`, `events`, `undelivered`, `sessions`, `inbox`)
+    leaves damaged rows out, and `take_damage` names them: one row must not stop everybody else. What is asked by
+    name raises StoreCorrupt.
+    """
 
     @property
     def accepting(self) -> bool:
-        """False while no space is left: every unit is REFUSED until a probe write of the store succeeds."""
+        """False while no space is left: every unit is answered NO_SPACE until a probe write of the store succeeds."""
 
     def open(self) -> None:
         """Open, lock and migrate.
@@ -111,19 +141,26 @@ class Store(Protocol):
         on the engine's loop. After a StoreFailed nothing is answered any more.
         """
 
+    def take_damage(self) -> Sequence[DamagedRow]:
+        """Damaged rows that were met since the last call. Each is told once in the life of the store."""
+
     def last_run_number(self) -> int:
         """Highest run number in use; 0 if there is none."""
 
     def open_runs(self) -> Iterator[RunRecord]:
         """Records of every run that is neither terminal nor dormant (state WAITING), oldest first."""
 
+    def count_dormant(self) -> int:
+        """How many runs are in state WAITING. It looks at all of them: for the start, not for scrapes."""
+
     def journal(self, run: int) -> Sequence[JournalRow]:
         """The run's whole journal in order. Raises StoreCorrupt."""
 
-    def find_run(self, run_id: str) -> RunRecord | None: ...
+    def find_run(self, run_id: str) -> RunRecord | None:
+        """The record of a run by its id. Raises StoreCorrupt."""
 
     def record(self, run: int) -> RunRecord | None:
-        """The record of a run by its number."""
+        """The record of a run by its number. Raises StoreCorrupt."""
 
     def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
         """Dormant runs whose `wake_ms` is at or before `until_ms`, soonest first."""
@@ -146,7 +183,11 @@ class Store(Protocol):
     def list_runs(
         self, *, flow: str = "", states: Sequence[RunState] = (), limit: int = 100, page_token: str = ""
     ) -> RunPage:
-        """Newest first. `limit` 1..1000. Raises ValueError for a malformed page token."""
+        """Newest first; damaged records are on the page, marked. `limit` 1..1000.
+
+        Raises:
+            ValueError: malformed page token.
+        """
 
     def sessions(self) -> Sequence[SessionRecord]: ...
 

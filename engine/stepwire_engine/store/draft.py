@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from stepwire_engine.store import rows
-from stepwire_engine.store.base import Receipt, SessionRecord, Unit, UnitOutcome
+from stepwire_engine.store.base import DamagedRow, Receipt, SessionRecord, Unit, UnitOutcome
 from stepwire_engine.store.rows import Damaged, PackedRow, PackedUnit
 from stepwire_engine.store.stored import (
     NO_ROWS,
@@ -66,6 +66,7 @@ class Facts(Protocol):
 COMMITTED = Receipt(UnitOutcome.COMMITTED)
 STALE_CLAIM = Receipt(UnitOutcome.STALE_CLAIM)
 SEQ_CONFLICT = Receipt(UnitOutcome.SEQ_CONFLICT)
+NO_SPACE = Receipt(UnitOutcome.NO_SPACE, reason="the store is full")
 
 
 def refused(reason: str) -> Receipt:
@@ -79,6 +80,7 @@ class Draft:
         "_facts",
         "_run_ids",
         "blobs",
+        "damaged",
         "events",
         "events_delivered",
         "flows",
@@ -106,6 +108,8 @@ class Draft:
         """Units that were accepted."""
         self.size = 0
         """Bytes of journal rows and blobs."""
+        self.damaged: list[DamagedRow] = []
+        """Rows that units had to read, and that are not what was written."""
         self.heads: dict[int, Head] = {}
         self.journal: list[ChainedRow] = []
         self.blobs: list[PackedRow] = []
@@ -137,6 +141,9 @@ class Draft:
         try:
             return self._judge(packed)
         except Damaged as error:
+            # A run that is only being created is not there to be kept aside.
+            run = packed.unit.run if packed.unit.expected_seq else None
+            self.damaged.append(DamagedRow("", str(error), run or 0))
             return refused(str(error))
 
     def _judge(self, packed: PackedUnit) -> Receipt:

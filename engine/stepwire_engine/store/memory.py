@@ -14,6 +14,7 @@ from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import (
+    DamagedRow,
     EventRecord,
     InboxRow,
     JournalRow,
@@ -205,6 +206,9 @@ class MemoryStore:
 
     # ---- reads
 
+    def take_damage(self) -> Sequence[DamagedRow]:
+        return ()  # Its rows cannot change by themselves.
+
     def last_run_number(self) -> int:
         with self._lock:
             return max([0, *self._records, *self._journal])
@@ -213,6 +217,10 @@ class MemoryStore:
         with self._lock:
             stored = [self._records[run] for run in sorted(self._records)]
         return iter([record.opened() for record in stored if record.state in OPEN_STATES])
+
+    def count_dormant(self) -> int:
+        with self._lock:
+            return sum([record.state is RunState.WAITING for record in self._records.values()])
 
     def journal(self, run: int) -> Sequence[JournalRow]:
         with self._lock:
@@ -267,7 +275,7 @@ class MemoryStore:
             numbers = sorted((run for run in self._records if run < before), reverse=True)
             records = [self._record(run) for run in numbers]
         wanted = [r for r in records if (not flow or r.flow == flow) and (not states or r.state in states)]
-        return RunPage(tuple(wanted[:limit]), page_token_of(wanted[limit - 1]) if len(wanted) > limit else "")
+        return RunPage(tuple(wanted[:limit]), page_token_of(wanted[limit - 1].number) if len(wanted) > limit else "")
 
     def sessions(self) -> Sequence[SessionRecord]:
         with self._lock:

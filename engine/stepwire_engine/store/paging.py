@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 
-from stepwire_engine.store.base import RunRecord
 from stepwire_engine.store.rows import INTEGER_MAX
 
 LIMIT_MAX = 1000
 _TOKEN = re.compile(r"r([1-9][0-9]{0,18})", re.ASCII)
 
 
-def page_token_of(last: RunRecord) -> str:
-    """The token of the page that follows `last`."""
-    return f"r{last.number}"
+def page_token_of(last: int) -> str:
+    """The token of the page that follows the run with this number."""
+    return f"r{last}"
 
 
 def run_before(page_token: str) -> int:

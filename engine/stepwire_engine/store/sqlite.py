@@ -9,13 +9,16 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from itertools import starmap
 from os import PathLike, fspath
+from typing import TypeVar
 
 from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import (
+    DamagedRow,
     EventRecord,
     InboxRow,
     JournalRow,
@@ -25,14 +28,17 @@ from stepwire_engine.store.base import (
     RunRecord,
     SessionRecord,
     StoreError,
+    StoreFailed,
     Unit,
     WaitRow,
 )
+from stepwire_engine.store.damage import DamageLog, Sealed, run_of
 from stepwire_engine.store.file_lock import FileLock
 from stepwire_engine.store.migrate import Migration, check_owner, migrate
 from stepwire_engine.store.paging import check_limit, page_token_of, run_before
 from stepwire_engine.store.rows import BlobKey, Damaged
 from stepwire_engine.store.sqlite_connection import (
+    CHECK_SECONDS,
     check_place,
     check_whole,
     connect,
@@ -42,6 +48,7 @@ from stepwire_engine.store.sqlite_connection import (
     make_durable,
 )
 from stepwire_engine.store.sqlite_journal import Counters, JournalThread, ObserveCommit
+from stepwire_engine.store.sqlite_wal import check_log
 from stepwire_engine.store.stored import (
     NO_ROWS,
     OPEN_STATES,
@@ -50,11 +57,13 @@ from stepwire_engine.store.stored import (
     StoredFlow,
     StoredInboxRow,
     StoredRecord,
+    StoredSession,
     StoredWait,
 )
 
 _RECORD = "run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, wake_ms, crc"
 _OPEN_RUNS_PAGE = 500
+T = TypeVar("T")
 
 
 class SqliteStore:
@@ -65,6 +74,7 @@ class SqliteStore:
         notify: Runs a callable on the engine's loop. Everything the store tells the engine goes through it.
         on_failed: Told that the outcome of a commit is unknown; the engine must end with the error's `exit_code`.
         observe_commit: Told (seconds, units, bytes) of each commit, on the journal thread.
+        check_seconds: How long the check of a large file may take when it is opened.
         migrations: For tests; None: those the engine was built with.
     """
 
@@ -75,12 +85,14 @@ class SqliteStore:
         notify: Notify,
         on_failed: Callable[[StoreError], None],
         observe_commit: ObserveCommit | None = None,
+        check_seconds: float = CHECK_SECONDS,
         migrations: Sequence[Migration] | None = None,
     ) -> None:
         self._path = fspath(path)
         self._notify = notify
         self._on_failed = on_failed
         self._observe_commit = observe_commit
+        self._check_seconds = check_seconds
         self._migrations = migrations
         self._lock = FileLock(self._path)
         self._counters = Counters()
@@ -88,6 +100,7 @@ class SqliteStore:
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._reader_lock = threading.Lock()
+        self._damage = DamageLog()
 
     def open(self) -> None:
         if self._journal_thread is not None:
@@ -95,9 +108,10 @@ class SqliteStore:
         check_place(self._path)
         self._lock.acquire()
         try:
+            check_log(self._path)
             self._writer = writer = connect(self._path)
             check_owner(writer, self._path)
-            check_whole(writer, self._path)
+            check_whole(writer, self._path, self._check_seconds)
             make_durable(writer, self._path)
             migrate(writer, self._path, self._migrations)
             self._reader = connect_reader(self._path)
@@ -108,6 +122,7 @@ class SqliteStore:
                 notify=self._notify,
                 on_failed=self._on_failed,
                 observe_commit=self._observe_commit,
+                damage=self._damage,
             )
         except BaseException as error:
             self._close_connections()
@@ -117,6 +132,10 @@ class SqliteStore:
                     raise explained(error, self._path) from error
                 case Damaged() | UnicodeDecodeError():
                     raise damaged(self._path, str(error)) from error
+                case OSError():
+                    raise StoreFailed(
+                        f"{self._path} cannot be read ({error}): check the disk, then start again"
+                    ) from error
                 case _:
                     raise
         self._counters = thread.counters
@@ -183,6 +202,9 @@ class SqliteStore:
 
     # ---- reading
 
+    def take_damage(self) -> Sequence[DamagedRow]:
+        return self._damage.take()
+
     @contextmanager
     def _snapshot(self) -> Iterator[sqlite3.Connection]:
         """The reading connection in a transaction, so that several statements see one state."""
@@ -201,6 +223,13 @@ class SqliteStore:
                 if db.in_transaction:
                     db.execute("ROLLBACK")
 
+    def _sound(
+        self, table: str, row: Callable[..., Sealed[T]], found: sqlite3.Cursor, limit: int | None = None
+    ) -> list[T]:
+        """The rows that are what was written; the others are noted."""
+        with closing(found):  # An open cursor would hold its snapshot, and later reads would not see later commits.
+            return self._damage.sound(table, starmap(row, found), limit)
+
     def last_run_number(self) -> int:
         with self._snapshot() as db:
             (last,) = db.execute(
@@ -210,20 +239,25 @@ class SqliteStore:
 
     def open_runs(self) -> Iterator[RunRecord]:
         after = 0
-        while records := self._open_runs_after(after):
-            yield from records
-            after = records[-1].number
+        while stored := self._open_runs_after(after):
+            yield from self._damage.sound("runs", stored)
+            after = stored[-1].run
 
-    def _open_runs_after(self, after: int) -> list[RunRecord]:
+    def _open_runs_after(self, after: int) -> list[StoredRecord]:
         with self._snapshot() as db:
             return _merged(db, "state = ? AND run > ?", [(s, after) for s in OPEN_STATES], "ASC", _OPEN_RUNS_PAGE)
+
+    def count_dormant(self) -> int:
+        with self._snapshot() as db:
+            (count,) = db.execute("SELECT count(*) FROM runs WHERE state = ?", (int(RunState.WAITING),)).fetchone()
+            return int(count)
 
     def journal(self, run: int) -> Sequence[JournalRow]:
         with self._snapshot() as db:
             found = db.execute("SELECT head_seq, head_chain FROM runs WHERE run = ?", (run,)).fetchone()
             head = NO_ROWS if found is None else Head(*found)
-            stored = db.execute("SELECT seq, crc, chain, body FROM journal WHERE run = ? ORDER BY seq", (run,))
-            return rows.read_journal(run, stored, _blobs(db, run), head)
+            query = "SELECT seq, crc, chain, body FROM journal WHERE run = ? ORDER BY seq"
+            return rows.read_journal(run, db.execute(query, (run,)).fetchall(), _blobs(db, run), head)
 
     def find_run(self, run_id: str) -> RunRecord | None:
         with self._snapshot() as db:
@@ -234,23 +268,30 @@ class SqliteStore:
             return _one(db, f"SELECT {_RECORD} FROM runs WHERE run = ?", run)
 
     def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
-        query = f"SELECT {_RECORD} FROM runs WHERE wake_ms <= ? ORDER BY wake_ms, run LIMIT ?"
+        # No LIMIT here and below: rows that are left out do not count, or a page would seem to be the last one.
+        query = f"SELECT {_RECORD} FROM runs WHERE wake_ms <= ? ORDER BY wake_ms, run"
         with self._snapshot() as db:
-            return [StoredRecord(*found).opened() for found in db.execute(query, (until_ms, limit))]
+            return self._sound("runs", StoredRecord, db.execute(query, (until_ms,)), limit)
 
     def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:
-        query = "SELECT * FROM waits WHERE event = ? AND (run, path) > (?, ?) ORDER BY run, path LIMIT ?"
+        query = "SELECT * FROM waits WHERE event = ? AND (run, path) > (?, ?) ORDER BY run, path"
         with self._snapshot() as db:
-            return [StoredWait(*found).opened() for found in db.execute(query, (event, *after, limit))]
+            return self._sound("waits", StoredWait, db.execute(query, (event, *after)), limit)
 
     def events(self, name: str, since_ms: int, limit: int) -> Sequence[EventRecord]:
         condition = "delivered = 1 AND name = ? AND due_ms >= ?"
         with self._snapshot() as db:
-            return _events(db, condition, (name, since_ms), limit)
+            return self._events(db, condition, (name, since_ms), limit)
 
     def undelivered(self, until_ms: int, limit: int) -> Sequence[EventRecord]:
         with self._snapshot() as db:
-            return _events(db, "delivered = 0 AND due_ms <= ?", (until_ms,), limit)
+            return self._events(db, "delivered = 0 AND due_ms <= ?", (until_ms,), limit)
+
+    def _events(
+        self, db: sqlite3.Connection, condition: str, values: tuple[object, ...], limit: int
+    ) -> list[EventRecord]:
+        query = f"SELECT * FROM events WHERE {condition} ORDER BY due_ms, number"
+        return self._sound("events", StoredEvent, db.execute(query, values), limit)
 
     def find_key(self, key: str) -> RunRecord | None:
         with self._snapshot() as db:
@@ -275,15 +316,26 @@ class SqliteStore:
                 found = _merged(db, "state = ? AND run < ?", [(s, before) for s in wanted], "DESC", limit + 1)
             else:
                 found = _merged(db, "run < ?", [(before,)], "DESC", limit + 1)
-        return RunPage(tuple(found[:limit]), page_token_of(found[limit - 1]) if len(found) > limit else "")
+        records, unreadable = self._listed(found[:limit])
+        return RunPage(records, page_token_of(found[limit - 1].run) if len(found) > limit else "", unreadable)
+
+    def _listed(self, stored: Sequence[StoredRecord]) -> tuple[tuple[RunRecord, ...], frozenset[int]]:
+        """The records, and the numbers of those that are damaged: these are shown as they are stored."""
+        records: list[RunRecord] = []
+        unreadable: set[int] = set()
+        for row in stored:
+            try:
+                records.append(row.opened())
+            except Damaged as error:
+                self._damage.note(DamagedRow("runs", str(error), run_of(row)))
+                if (record := row.unproved()) is not None:
+                    records.append(record)
+                    unreadable.add(record.number)
+        return tuple(records), frozenset(unreadable)
 
     def sessions(self) -> Sequence[SessionRecord]:
         with self._snapshot() as db:
-            found = []
-            for instance_id, crc, record in db.execute("SELECT * FROM sessions ORDER BY instance_id"):
-                rows.check_seal(crc, f"the session {instance_id!r}", instance_id, record)
-                found.append(rows.decode_session(record))
-            return found
+            return self._sound("sessions", StoredSession, db.execute("SELECT * FROM sessions"))
 
     def known_flows(self) -> frozenset[str]:
         with self._snapshot() as db:
@@ -296,17 +348,12 @@ class SqliteStore:
     def inbox(self, after: int = 0) -> Sequence[InboxRow]:
         query = "SELECT * FROM inbox WHERE number > ? ORDER BY number"
         with self._snapshot() as db:
-            return [StoredInboxRow(*found).opened() for found in db.execute(query, (after,))]
+            return self._sound("inbox", StoredInboxRow, db.execute(query, (after,)))
 
 
 def _one(db: sqlite3.Connection, query: str, value: str | int) -> RunRecord | None:
     found = db.execute(query, (value,)).fetchone()
     return None if found is None else StoredRecord(*found).opened()
-
-
-def _events(db: sqlite3.Connection, condition: str, values: tuple[object, ...], limit: int) -> list[EventRecord]:
-    query = f"SELECT * FROM events WHERE {condition} ORDER BY due_ms, number LIMIT ?"
-    return [StoredEvent(*found).opened() for found in db.execute(query, (*values, limit))]
 
 
 def _flows(db: sqlite3.Connection) -> dict[str, FlowOptions | None]:
@@ -316,16 +363,16 @@ def _flows(db: sqlite3.Connection) -> dict[str, FlowOptions | None]:
 
 def _merged(
     db: sqlite3.Connection, condition: str, places: Sequence[tuple[object, ...]], order: str, limit: int
-) -> list[RunRecord]:
+) -> list[StoredRecord]:
     """Runs at any of `places`, ordered by number; each place is one walk along an index, at most `limit` long."""
     walk = f"SELECT * FROM (SELECT {_RECORD} FROM runs WHERE {condition} ORDER BY run {order} LIMIT {limit})"
     query = f"{' UNION ALL '.join([walk] * len(places))} ORDER BY run {order} LIMIT {limit}"
     values = [value for place in places for value in place]
-    return [StoredRecord(*found).opened() for found in db.execute(query, values)]
+    return [StoredRecord(*found) for found in db.execute(query, values)]
 
 
 def _blobs(db: sqlite3.Connection, run: int) -> dict[BlobKey, bytes]:
-    found = db.execute("SELECT seq, ordinal, crc, data FROM blobs WHERE run = ?", (run,))
+    found = db.execute("SELECT seq, ordinal, crc, data FROM blobs WHERE run = ?", (run,)).fetchall()
     blobs: dict[BlobKey, bytes] = {}
     for seq, ordinal, crc, data in found:
         rows.check_blob(run, seq, ordinal, crc, data)

@@ -6,8 +6,10 @@ The settings are read back, because a store that believes it is durable and is n
 from __future__ import annotations
 
 import enum
+import logging
 import os
 import sqlite3
+from time import monotonic
 
 from stepwire_engine.store.base import StoreCorrupt, StoreError, StoreFailed, StoreLocked
 
@@ -22,7 +24,12 @@ WAL_BYTES_KEPT = 64 * 1024 * 1024
 """A WAL that a burst made larger is cut back to this."""
 CHECKED_BYTES_MAX = 64 * 1024 * 1024
 """Files up to this size are checked whole at every start, in about 0.2 s when cached."""
+CHECK_SECONDS = 2.0
+"""How long the check of a larger one may take."""
+LOOKED_UP = ("partitions", "bookkeeping", "keys", "waits", "inbox", "flows", "sessions", "runs", "events", "journal")
+"""Tables with the rows that a damaged index could hide, the most important and smallest first."""
 
+_log = logging.getLogger(__name__)
 _FULL_SYNC = 2
 _INCREMENTAL = 2
 
@@ -90,8 +97,14 @@ def damaged(path: str, what: str) -> StoreCorrupt:
     """The error for content that is not what was written."""
     return StoreCorrupt(
         f"{path} is damaged or no Stepwire database: {what}. Nothing of it was served. Keep a copy of the file "
-        "with its -wal file, check the disk, and restore the last backup"
+        f"with its -wal file, check the disk, see `stepwire doctor {path}`, and restore the last backup",
+        what,
     )
+
+
+def checkpoint(db: sqlite3.Connection) -> None:
+    """Copy the log into the database as far as readers let it, and sync that. Raises sqlite3.Error."""
+    db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 def check_place(path: str) -> None:
@@ -114,23 +127,32 @@ def connect(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    db.execute("PRAGMA cell_size_check = ON")
-    db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    try:
+        db.execute("PRAGMA cell_size_check = ON")
+        db.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    except BaseException:
+        db.close()  # Otherwise it, and its locks, stay as long as the traceback.
+        raise
     return db
 
 
 def connect_reader(path: str) -> sqlite3.Connection:
     """A connection that cannot write. Raises sqlite3.Error."""
     db = connect(path)
+    # Damaged text fails the seal of its row; it must not fail the whole statement.
+    db.text_factory = lambda text: text.decode("utf-8", "replace")
     db.execute("PRAGMA query_only = ON")
     return db
 
 
-def check_whole(db: sqlite3.Connection, path: str) -> None:
-    """Check a small database for what row CRCs cannot see: an index that no longer finds a row.
+def check_whole(db: sqlite3.Connection, path: str, seconds: float) -> None:
+    """Check a database for what row CRCs cannot see: an index that no longer finds a row.
 
-    A larger one would keep the engine from starting for too long; there a damaged index can hide a row, but
-    never change one.
+    A small one is checked whole. Of a larger one the tables are checked that are looked up in, the most important
+    first, until the time is over; the log says what was left, and `stepwire doctor` checks all of it.
+
+    Args:
+        seconds: How long the check of a large database may take.
 
     Raises:
         StoreCorrupt: SQLite found something.
@@ -138,9 +160,33 @@ def check_whole(db: sqlite3.Connection, path: str) -> None:
     """
     pages, page_bytes = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     if pages * page_bytes <= CHECKED_BYTES_MAX:
-        (found,) = db.execute("PRAGMA integrity_check(1)").fetchone()
-        if found != "ok":
-            raise damaged(path, found)
+        _check(db, path, "1")
+        return
+    left = list(LOOKED_UP)
+    over_at = monotonic() + seconds
+    db.set_progress_handler(lambda: monotonic() > over_at, 100_000)
+    try:
+        while left and monotonic() < over_at:
+            _check(db, path, left[0])
+            del left[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+    finally:
+        db.set_progress_handler(None, 0)
+    if left:
+        _log.warning(
+            "%s: of the indexes, those of %s were not checked within %g s; see `stepwire doctor`",
+            path,
+            ", ".join(left),
+            seconds,
+        )
+
+
+def _check(db: sqlite3.Connection, path: str, what: str) -> None:
+    (found,) = db.execute(f"PRAGMA integrity_check({what})").fetchone()
+    if found != "ok":
+        raise damaged(path, found)
 
 
 def make_durable(db: sqlite3.Connection, path: str) -> None:
@@ -158,7 +204,8 @@ def make_durable(db: sqlite3.Connection, path: str) -> None:
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect only before the first table
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     db.execute("PRAGMA synchronous = FULL")
-    db.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    # SQLite's own checkpoints keep their errors to themselves, and a failed fsync that is tried again can seem to work.
+    db.execute("PRAGMA wal_autocheckpoint = 0")
     db.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
     (synchronous,) = db.execute("PRAGMA synchronous").fetchone()
     (auto_vacuum,) = db.execute("PRAGMA auto_vacuum").fetchone()

@@ -21,10 +21,19 @@ import msgspec
 
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import Notify, Receipt, Receipts, StoreError, StoreFailed, Unit
-from stepwire_engine.store.draft import Draft, refused
+from stepwire_engine.store.damage import DamageLog
+from stepwire_engine.store.draft import NO_SPACE, Draft, refused
 from stepwire_engine.store.rows import Damaged, PackedUnit
-from stepwire_engine.store.sqlite_connection import Trouble, damaged, trouble_of
+from stepwire_engine.store.sqlite_connection import (
+    CHECKPOINT_PAGES,
+    Trouble,
+    checkpoint,
+    damaged,
+    explained,
+    trouble_of,
+)
 from stepwire_engine.store.sqlite_tables import SqliteTables
+from stepwire_engine.store.sqlite_wal import LogLength
 
 COMMIT_BYTES_TARGET = 1024 * 1024
 """A commit takes no further batch once it has this much: everything behind it would wait for the disk."""
@@ -76,6 +85,7 @@ class JournalThread:
         notify: Runs a callable on the engine's loop.
         on_failed: Told once, through `notify`, that the outcome of a commit is unknown: the engine must exit.
         observe_commit: Told of each commit, on the thread itself.
+        damage: Told of damaged rows that commits had to read.
     """
 
     def __init__(
@@ -87,6 +97,7 @@ class JournalThread:
         notify: Notify,
         on_failed: Callable[[StoreError], None],
         observe_commit: ObserveCommit | None,
+        damage: DamageLog,
     ) -> None:
         self.counters = Counters()
         self.accepting = True
@@ -97,6 +108,9 @@ class JournalThread:
         self._notify = notify
         self._on_failed = on_failed
         self._observe_commit = observe_commit
+        self._damage = damage
+        self._log_length = LogLength(path)
+        self._log_grows = False
         self._queue: SimpleQueue[Batch | Claim | Stop] = SimpleQueue()
         self._ahead: Claim | Stop | None = None
         """Taken from the queue while a commit was collected; it comes next."""
@@ -131,6 +145,8 @@ class JournalThread:
         except Exception as error:  # an answer nobody gets would stop the engine silently
             _log.exception("the journal thread failed")
             self._fail(StoreFailed(f"{self._path}: the journal thread failed: {error!r}"))
+        finally:
+            self._log_length.close()
 
     def _work(self) -> None:
         while True:
@@ -140,6 +156,7 @@ class JournalThread:
             match item:
                 case Batch():
                     self._commit(self._everything_queued(item))
+                    self._checkpoint()
                 case Claim():
                     self._claim(item)
                 case Stop():
@@ -184,11 +201,13 @@ class JournalThread:
     def _store(self, units: list[PackedUnit]) -> list[Receipt]:
         """Judge units and commit those that fit in one transaction. Raises StoreError if the outcome is unknown."""
         if not self.accepting:
-            return _all_refused(units, "the disk is full: nothing is taken until there is space")
+            return [NO_SPACE] * len(units)
         started = perf_counter()
         draft = Draft(self._tables)
         try:
             receipts = [draft.add(unit) for unit in units]
+            for row in draft.damaged:
+                self._damage.note(row)
             if draft.units:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._tables.write(draft)
@@ -197,7 +216,7 @@ class JournalThread:
             return self._refuse(units, error)
         if draft.units:
             if not self._is_committed(draft):
-                return _all_refused(units, "the disk is full: the commit was not stored")
+                return [NO_SPACE] * len(units)
             self._count(draft, perf_counter() - started)
         return receipts
 
@@ -226,7 +245,9 @@ class JournalThread:
                 _sync(self._path + "-wal")
         except (sqlite3.Error, Damaged, OSError) as error:
             raise StoreFailed(f"{self._path}: full disk, and the last commit cannot be read back ({error})") from error
-        _log.warning("%s: the disk is full; nothing is taken until a write succeeds", self._path)
+        _log.warning(
+            "%s: the disk is full; nothing is taken until a write succeeds, tried every %g s", self._path, PROBE_SECONDS
+        )
         return stored
 
     def _refuse(self, units: list[PackedUnit], error: Exception) -> list[Receipt]:
@@ -240,7 +261,7 @@ class JournalThread:
                 # One of them does not fit the tables: alone, each gets its own fate.
                 return [receipt for unit in units for receipt in self._store([unit])]
             case Trouble.NO_SPACE:
-                return _all_refused(units, "not stored: the disk is full")
+                return [NO_SPACE] * len(units)
             case _:
                 return _all_refused(units, f"not stored: {error}")
 
@@ -256,6 +277,32 @@ class JournalThread:
         if self._observe_commit is not None:
             self._observe_commit(seconds, draft.units, draft.size)
 
+    def _checkpoint(self) -> None:
+        """Recycle the log when it has become long. After the answers: whoever waits need not wait for this.
+
+        What is in the log is durable whether this works or not, so a full disk only lets it grow on. An error of the
+        device ends the engine: a sync that is tried again may succeed without having written anything.
+        """
+        if not self.accepting or not self._log_length.has(CHECKPOINT_PAGES):
+            return
+        try:
+            checkpoint(self._db)
+        except sqlite3.Error as error:
+            match trouble_of(error):
+                case Trouble.NO_SPACE | Trouble.UNAVAILABLE:
+                    if not self._log_grows:
+                        _log.warning("%s: its log cannot be recycled (%s) and grows until it can", self._path, error)
+                    self._log_grows = True
+                case Trouble.DAMAGED:
+                    raise damaged(self._path, str(error)) from error
+                case _:
+                    raise StoreFailed(
+                        f"{self._path}: its log cannot be copied into it ({error}); what was acknowledged is in "
+                        "the log, and restart decides: check the disk"
+                    ) from error
+        else:
+            self._log_grows = False
+
     # ---- answers
 
     def _tell(self, callback: Callable[[], None]) -> None:
@@ -268,7 +315,9 @@ class JournalThread:
         try:
             claim.epoch.set_result(self._tables.claim(claim.partition))
         except sqlite3.Error as error:
-            claim.epoch.set_exception(StoreFailed(f"{self._path}: partition {claim.partition} not claimed: {error}"))
+            why = explained(error, self._path)
+            why.add_note(f"while claiming partition {claim.partition}")
+            claim.epoch.set_exception(why)
 
     def _probe(self) -> None:
         """Write something of a useful size; take units again if that worked."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store import rows
-from stepwire_engine.store.base import EventRecord, InboxRow, RunRecord, WaitRow
+from stepwire_engine.store.base import EventRecord, InboxRow, RunRecord, SessionRecord, WaitRow
 
 OPEN_STATES = tuple([state for state in RunState if not state.terminal and state is not RunState.WAITING])
 """States of runs that an engine must take over at its start; a dormant run is read when something wakes it."""
@@ -60,6 +60,27 @@ class StoredRecord(NamedTuple):
         wakes = () if self.wake_ms is None else (self.wake_ms,)
         rows.check_seal(self.crc, f"the record of run {self.run}", *self[:-2], *wakes)
         return rows.decode_run(self.record)
+
+    def unproved(self) -> RunRecord | None:
+        """What the columns say, for a list of a damaged database; None if they say nothing of use."""
+        try:
+            state = RunState(self.state)
+        except ValueError:
+            return None
+        return RunRecord(self.run, str(self.run_id), str(self.flow), state, 0)
+
+
+class StoredSession(NamedTuple):
+    """A session and its encoded record."""
+
+    instance_id: str
+    crc: int
+    record: bytes
+
+    def opened(self) -> SessionRecord:
+        """The record. Raises Damaged unless it is what was written."""
+        rows.check_seal(self.crc, f"the session {self.instance_id!r}", self.instance_id, self.record)
+        return rows.decode_session(self.record)
 
 
 class StoredFlow(NamedTuple):

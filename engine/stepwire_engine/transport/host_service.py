@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,8 +23,10 @@ from stepwire.protocol.frames import EngineFrame, Fault, Hello, HostFrame
 from stepwire.protocol.wire import HostFrameDecoder, WireError, cut_text, encode_engine_frame
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE, Attached, Port
 from stepwire_engine.telemetry import Telemetry
-from stepwire_engine.transport.run_service import CODE_KEY, REF_KEY
+from stepwire_engine.transport.offences import OFFENCES, Offences
+from stepwire_engine.transport.run_service import CODE_KEY, REF_KEY, RETRY_KEY
 from stepwire_engine.transport.status import stream_status
+from stepwire_engine.transport.weight import payload_bytes
 
 SERVICE = "stepwire.v1.HostService"
 _STATUS_TEXT_BYTES_MAX = 1024
@@ -41,6 +44,9 @@ class HostDesk(Protocol):
     def receive(self, attached: Attached, frame: HostFrame) -> None:
         """A further frame of it."""
 
+    def congestion(self, attached: Attached, congested: bool) -> None:
+        """Much waits to be written to it, or no longer."""
+
     def disconnected(self, attached: Attached) -> None:
         """It ended."""
 
@@ -50,17 +56,31 @@ class StreamBounds:
     """Bounds of one stream. Times in seconds, sizes in bytes.
 
     Attributes:
-        payload_bytes_max: Longest payload a host may send.
+        payload_bytes_max: Longest payload that is read from a host. It is more than a run may have, so that an output
+            over the limit fails its step and not the stream that all runs of the host share.
         hello_timeout: From the opening of the stream to its Hello.
         write_timeout: How long one message may wait for the host to read.
-        frames_queued_max, bytes_queued_max: What may wait behind it; the bytes count payloads only.
+        frames_queued_max, bytes_queued_max: What may wait behind the frame that is being written; the bytes are those
+            of payloads. From a quarter of it on the host gets no new work; beyond it the stream is closed. One frame
+            may wait however long it is, because a release is never cut.
+        faults_per_minute_max, faults_backoff: A host that breaks the protocol more often is refused for so long.
     """
 
-    payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX
+    payload_bytes_max: int = limits.PAYLOAD_BYTES_READ_MAX
     hello_timeout: float = 5.0
     write_timeout: float = 10.0
     frames_queued_max: int = 1_000
-    bytes_queued_max: int = 64 * 1024 * 1024
+    bytes_queued_max: int = 4 * 1024 * 1024
+    faults_per_minute_max: int = 100
+    faults_backoff: float = 30.0
+
+    @property
+    def congested_bytes(self) -> int:
+        return self.bytes_queued_max // 4
+
+    @property
+    def congested_frames(self) -> int:
+        return self.frames_queued_max // 4
 
 
 class HostService:
@@ -78,7 +98,10 @@ class HostService:
         self._desk = desk
         self._telemetry = telemetry
         self._new_ref = new_ref
-        self._bounds = bounds or StreamBounds()
+        self._bounds = bounds = bounds or StreamBounds()
+        self._offences = Offences(
+            time.monotonic, per_minute_max=bounds.faults_per_minute_max, backoff=bounds.faults_backoff
+        )
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What to add to a grpc.aio server."""
@@ -86,22 +109,32 @@ class HostService:
         return grpc.method_handlers_generic_handler(SERVICE, {"Session": session})
 
     async def _session(self, requests: object, context: Context) -> None:
-        stream = _Stream(self._desk, self._telemetry, self._bounds, context)
+        stream = _Stream(self._desk, self._telemetry, self._bounds, self._offences, context)
         try:
-            end = await stream.serve()
-        except WireError as error:
-            end = self._refused(error)
-        except Exception:
-            ref = self._new_ref()
-            _log.exception("a stream failed (ref %s)", ref)
-            end = _End(Fault(ErrorCode.INTERNAL, f"internal error (ref {ref})"), ref)
+            end = await self._guarded(stream.serve())
         finally:
-            await stream.release()
+            failed = await self._guarded(stream.release())
+        end = end or failed
+        if end is not None and end.fault.code in OFFENCES:
+            end = _too_many(self._offences.note(stream.peer)) or end
         if end is not None:
             await stream.say(end.fault)
             trailers = [(CODE_KEY, end.fault.code.slug)] + ([(REF_KEY, end.ref)] if end.ref else [])
+            if end.retry_after:
+                trailers.append((RETRY_KEY, f"{end.retry_after * 1000:.0f}"))
             message = cut_text(end.fault.message, _STATUS_TEXT_BYTES_MAX)
             await context.abort(stream_status(end.fault.code), message, tuple(trailers))
+
+    async def _guarded(self, part: Coroutine[Any, Any, _End | None]) -> _End | None:
+        """How a part of a stream's life ended; a peer never sees the text of what was raised."""
+        try:
+            return await part
+        except WireError as error:
+            return self._refused(error)
+        except Exception:
+            ref = self._new_ref()
+            _log.exception("a stream failed (ref %s)", ref)
+            return _End(Fault(ErrorCode.INTERNAL, f"internal error (ref {ref})"), ref)
 
     def _refused(self, error: WireError) -> _End:
         ref = self._new_ref()
@@ -117,6 +150,14 @@ class _End:
 
     fault: Fault
     ref: str = ""
+    retry_after: float = 0.0
+
+
+def _too_many(seconds: float) -> _End | None:
+    """The end of a stream whose host is refused for so long; None if it is not."""
+    if not seconds:
+        return None
+    return _End(Fault(ErrorCode.LIMIT_EXCEEDED, "too many protocol errors; see the engine's log"), "", seconds)
 
 
 class _Refused(Exception):
@@ -130,10 +171,15 @@ class _Refused(Exception):
 class _Stream:
     """One stream from its first message to its end; the Port of its session."""
 
-    def __init__(self, desk: HostDesk, telemetry: Telemetry, bounds: StreamBounds, context: Context) -> None:
+    def __init__(
+        self, desk: HostDesk, telemetry: Telemetry, bounds: StreamBounds, offences: Offences, context: Context
+    ) -> None:
+        self.peer = context.peer().rpartition(":")[0]
+        """Whose faults are counted together: an address, then the instance that said Hello."""
         self._desk = desk
         self._telemetry = telemetry
         self._bounds = bounds
+        self._offences = offences
         self._context = context
         self._decoder = HostFrameDecoder(bounds.payload_bytes_max)
         self._attached: Attached | None = None
@@ -141,8 +187,11 @@ class _Stream:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._closed = False
-        self._overrun = False
+        self._overrun = ""
         self._blocked = False
+        self._writing = False
+        self._congested = False
+        self._patience: asyncio.Timeout | None = None
         self._last_number = 0
         self._last_fault: Fault | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -153,14 +202,28 @@ class _Stream:
         """Queue a frame for the writer."""
         if self._closed:
             return
-        size = _payload_bytes(frame) if self._queue else 0
+        waits = self._writing or bool(self._queue)
+        size = payload_bytes(frame) if waits else 0
         self._queue.append((frame, size))
         self._queued_bytes += size
-        bounds = self._bounds
-        if len(self._queue) > bounds.frames_queued_max or self._queued_bytes > bounds.bytes_queued_max:
-            self._closed = self._overrun = True
-            self._queue.clear()
+        if waits:
+            self._measure()
         self._wake.set()
+
+    def _measure(self) -> None:
+        """Whether too much waits for the host, or so much that it should get nothing new."""
+        bounds, frames, size = self._bounds, len(self._queue), self._queued_bytes
+        if frames > bounds.frames_queued_max or (size > bounds.bytes_queued_max and frames > 1):
+            self._closed = True
+            self._overrun = f"slow consumer: {frames} frames with {size} bytes of payloads wait for the host to read"
+            self._queue.clear()
+            if self._patience is not None:
+                self._patience.reschedule(0)  # What is being written is not waited for either.
+            return
+        congested = size > bounds.congested_bytes or frames > bounds.congested_frames
+        if congested is not self._congested and self._attached is not None:
+            self._congested = congested
+            self._desk.congestion(self._attached, congested)
 
     def close(self) -> None:
         """End the stream after what is queued."""
@@ -175,6 +238,9 @@ class _Stream:
             hello = await self._greeted()
         except _Refused as refused:
             return _End(refused.fault)
+        self.peer = hello.instance_id
+        if (refused_for := self._offences.refused_for(self.peer)) > 0:
+            return _too_many(refused_for)
         attached = self._desk.connect(hello, self)
         if isinstance(attached, Fault):
             return _End(attached)
@@ -195,14 +261,15 @@ class _Stream:
             await asyncio.wait([writer])
         return _End(self._last_fault) if self._last_fault is not None else None
 
-    async def release(self) -> None:
-        """Tell the driver, end the tasks."""
+    async def release(self) -> _End | None:
+        """End the tasks, tell the driver."""
         self._closed = True
-        if self._attached is not None:
-            self._desk.disconnected(self._attached)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._attached is not None:
+            self._desk.disconnected(self._attached)
+        return None
 
     async def say(self, fault: Fault) -> None:
         """The last frame of a stream that ends by a fault, unless it was said already or nobody reads."""
@@ -257,45 +324,46 @@ class _Stream:
     # ---- writing
 
     async def _write(self) -> None:
-        telemetry = self._telemetry
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._writing = True
             while self._queue:
-                frame, size = self._queue.popleft()
-                self._queued_bytes -= size
-                for data in encode_engine_frame(frame):
-                    await self._put(data)
-                    telemetry.frame_bytes["out"] += len(data)
-                telemetry.frames["out"] += 1
-                self._last_number = frame.number
-                if frame.fault is not None and not frame.fault.run_id:
-                    self._last_fault = frame.fault
+                await self._write_frame(*self._queue.popleft())
+            self._writing = False
             if self._overrun:
-                raise _Refused(ErrorCode.LIMIT_EXCEEDED, "host reads too slowly: too much is queued for it")
+                raise _Refused(ErrorCode.LIMIT_EXCEEDED, self._overrun)
             if self._closed:
                 return
+
+    async def _write_frame(self, frame: EngineFrame, size: int) -> None:
+        assert self._attached is not None
+        self._queued_bytes -= size
+        if self._congested:
+            self._measure()
+        for data in encode_engine_frame(frame):
+            await self._put(data)
+            self._telemetry.frame_bytes["out"] += len(data)
+        self._telemetry.frames["out"] += 1
+        self._last_number = self._attached.written = frame.number
+        if frame.fault is None:
+            return
+        if not frame.fault.run_id:
+            self._last_fault = frame.fault
+        elif frame.fault.code in OFFENCES and (end := _too_many(self._offences.note(self.peer))) is not None:
+            raise _Refused(end.fault.code, end.fault.message)
 
     async def _put(self, data: bytes) -> None:
         self._blocked = True
         try:
-            async with asyncio.timeout(self._bounds.write_timeout):
+            async with asyncio.timeout(self._bounds.write_timeout) as self._patience:
                 await self._context.write(data)
         except TimeoutError:
-            raise _Refused(ErrorCode.LIMIT_EXCEEDED, f"host did not read for {self._bounds.write_timeout:g}s") from None
+            text = self._overrun or f"slow consumer: host did not read for {self._bounds.write_timeout:g}s"
+            raise _Refused(ErrorCode.LIMIT_EXCEEDED, text) from None
+        finally:
+            self._patience = None
         self._blocked = False
-
-
-def _payload_bytes(frame: EngineFrame) -> int:
-    """Bytes of the payloads in a frame; asked only for frames that wait behind another."""
-    total = 0
-    for section in frame.runs:
-        total += sum([len(execute.input.data) for execute in section.executes if execute.input is not None])
-        if section.advance is not None:
-            for entry in section.advance.entries:
-                outcomes = getattr(entry, "outcomes", ())
-                total += sum([len(outcome.output.data) for outcome in outcomes if outcome.output is not None])
-    return total
 
 
 def _kind(frame: HostFrame) -> str:

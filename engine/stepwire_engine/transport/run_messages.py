@@ -12,8 +12,10 @@ from stepwire.protocol import limits
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.wire import duration_to_pb, failure_to_pb, payload_to_pb, timestamp_to_pb
-from stepwire.v1 import failure_pb2, payload_pb2, run_pb2
+from stepwire.v1 import failure_pb2, payload_pb2, run_pb2, run_service_pb2
+from stepwire_engine.core.explanation import ExplanationView, HolderView, OpenStepView
 from stepwire_engine.core.history import AttemptView, GroupView, RunView, StepView
+from stepwire_engine.core.reasons import WaitReason
 from stepwire_engine.store.base import RunRecord
 
 _MIB = 1024 * 1024
@@ -81,9 +83,10 @@ def _group_to_pb(group: GroupView, message: Any) -> None:
     message.expired = group.expired
 
 
-def record_to_pb(record: RunRecord, target: run_pb2.Run) -> None:
+def record_to_pb(record: RunRecord, target: run_pb2.Run, reason: WaitReason | None = None) -> None:
     """Fill `target` with a line of a listing: no payloads, no steps."""
     message: Any = target
+    message.reason = reason or 0
     message.run_id = record.run_id
     message.flow = record.flow
     message.state = record.state
@@ -91,6 +94,51 @@ def record_to_pb(record: RunRecord, target: run_pb2.Run) -> None:
     timestamp_to_pb(record.created_at_ms, target.created_at)
     if record.ended_at_ms is not None:
         timestamp_to_pb(record.ended_at_ms, target.ended_at)
+
+
+def explanation_to_pb(explanation: ExplanationView, target: run_service_pb2.ExplainResponse) -> None:
+    """Fill `target`."""
+    message: Any = target
+    run_to_pb(explanation.run, target.run)
+    timestamp_to_pb(explanation.at_ms, target.at)
+    if explanation.body is not None:
+        _holder_to_pb(explanation.body, target.body)
+    for step in explanation.open_steps:
+        _open_step_to_pb(step, message.open_steps.add())
+    message.open_steps_count = explanation.open_steps_count
+    for service in explanation.services:
+        added = message.services.add()
+        for name in ("service", "hosts", "serving_flow", "busy", "slots", "lagging", "draining"):
+            setattr(added, name, getattr(service, name))
+        added.serving_steps.extend(service.serving_steps)
+
+
+def _holder_to_pb(holder: HolderView, target: run_pb2.Holder) -> None:
+    target.SetInParent()
+    for name in ("service", "instance_id", "attempt", "connected", "stopping"):
+        setattr(target, name, getattr(holder, name))
+    if holder.since_ms is not None:
+        timestamp_to_pb(holder.since_ms, target.since)
+
+
+def _open_step_to_pb(step: OpenStepView, message: Any) -> None:
+    view = step.view
+    message.path = view.path
+    message.kind = view.kind
+    message.name = view.name
+    message.reason = view.reason or 0
+    timestamp_to_pb(view.planned_at_ms, message.planned_at)
+    if view.due_at_ms is not None:
+        timestamp_to_pb(view.due_at_ms, message.due_at)
+    message.attempt = step.attempt
+    message.lost = view.lost
+    if step.holder is not None:
+        _holder_to_pb(step.holder, message.holder)
+    message.match = step.match
+    message.child_run_id = view.child_run_id
+    message.group = step.group
+    message.group_limit = step.group_limit
+    message.group_holders.extend(step.group_holders)
 
 
 def _step_to_pb(step: StepView, message: Any, room: _Room) -> None:

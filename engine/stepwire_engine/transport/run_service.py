@@ -16,6 +16,7 @@ import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from stepwire.protocol import limits
+from stepwire.protocol.bounds import RESERVED_EVENTS, has_control_characters
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import JSON, NULL, Payload
 from stepwire.protocol.plan import Event
@@ -23,11 +24,13 @@ from stepwire.protocol.wire import WireError, cut_text, payload_from_pb, timesta
 from stepwire.v1 import payload_pb2
 from stepwire.v1 import run_service_pb2 as pb
 from stepwire_engine.core.entries import RunState
+from stepwire_engine.core.explanation import ExplanationView
 from stepwire_engine.core.history import RunView
+from stepwire_engine.core.reasons import WaitReason
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.store.base import RunPage
 from stepwire_engine.store.paging import LIMIT_MAX, run_before
-from stepwire_engine.transport.run_messages import ANSWER_BYTES_MAX, record_to_pb, run_to_pb
+from stepwire_engine.transport.run_messages import ANSWER_BYTES_MAX, explanation_to_pb, record_to_pb, run_to_pb
 from stepwire_engine.transport.status import STATUS
 
 SERVICE = "stepwire.v1.RunService"
@@ -35,9 +38,13 @@ CODE_KEY = "stepwire-code"
 """Trailing metadata: slug of the ErrorCode."""
 REF_KEY = "stepwire-ref"
 """Trailing metadata: what the engine's log calls this error."""
+RETRY_KEY = "stepwire-retry-after-ms"
+"""Trailing metadata: when it is worth trying again, in milliseconds."""
 PAGE_SIZE_DEFAULT = 100
 _MESSAGE_BYTES_MAX = 1024
 """A status travels in headers, which are small."""
+OK = "ok"
+"""Stands for a code where a call succeeded."""
 _log = logging.getLogger("stepwire.engine.calls")
 
 Changed = Callable[[], Awaitable[None]]
@@ -54,6 +61,9 @@ class RunPort(Protocol):
 
     async def view(self, run_id: str, *, include_steps: bool) -> RunView:
         """The run as of its last commit; RUN_NOT_FOUND."""
+
+    async def explain(self, run_id: str) -> ExplanationView:
+        """The run and why it does not move; RUN_NOT_FOUND."""
 
     async def list_runs(self, *, flow: str, states: Sequence[RunState], limit: int, page_token: str) -> RunPage:
         """One page, newest first. `limit` and `page_token` are checked already."""
@@ -78,18 +88,28 @@ class RunService:
         port: The engine.
         payload_bytes_max: Longest input of a run, in bytes.
         new_ref: Makes references to the log, e.g. 12 random characters.
+        answered: Told the method and the code of every call that was answered.
     """
 
-    def __init__(self, port: RunPort, *, payload_bytes_max: int, new_ref: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        port: RunPort,
+        *,
+        payload_bytes_max: int,
+        new_ref: Callable[[], str],
+        answered: Callable[[str, str], None] = lambda method, code: None,
+    ) -> None:
         self._port = port
         self._payload_bytes_max = payload_bytes_max
         self._new_ref = new_ref
+        self._answered = answered
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What to add to a grpc.aio server. Its receive limit must admit an input and 64 KiB more."""
         handlers: dict[str, Any] = {
             "Start": self._unary("Start", pb.StartRequest, self._start),
             "Get": self._unary("Get", pb.GetRequest, self._get),
+            "Explain": self._unary("Explain", pb.ExplainRequest, self._explain),
             "List": self._unary("List", pb.ListRequest, self._list),
             "Resume": self._unary("Resume", pb.ResumeRequest, self._resume),
             "Cancel": self._unary("Cancel", pb.CancelRequest, self._cancel),
@@ -115,6 +135,12 @@ class RunService:
         run_to_pb(view, answer.run)
         return answer
 
+    async def _explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
+        _check_text("run_id", request.run_id)
+        answer = pb.ExplainResponse()
+        explanation_to_pb(await self._port.explain(request.run_id), answer)
+        return answer
+
     async def _list(self, request: pb.ListRequest) -> pb.ListResponse:
         if request.flow:
             _check_text("flow", request.flow)
@@ -132,7 +158,8 @@ class RunService:
         )
         answer = pb.ListResponse(next_page_token=page.next_page_token)
         for record in page.runs:
-            record_to_pb(record, answer.runs.add())
+            unreadable = record.number in page.unreadable
+            record_to_pb(record, answer.runs.add(), WaitReason.JOURNAL_UNREADABLE if unreadable else None)
         return answer
 
     async def _resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
@@ -150,6 +177,8 @@ class RunService:
             _refuse("event is not set")
         event = request.event
         _check_text("event.name", event.name)
+        if event.name.startswith(RESERVED_EVENTS):
+            _refuse(f"events named {RESERVED_EVENTS}... are the engine's own")
         if event.id:
             _check_text("event.id", event.id)
         data = self._payload("event.data", event.data) if event.HasField("data") else NULL
@@ -171,6 +200,7 @@ class RunService:
                 await self._send_changes(request, changed, context)
         except Exception as problem:
             await self._abort("Watch", problem, context)
+        self._count("Watch", OK)
 
     async def _send_changes(self, request: pb.WatchRequest, changed: Changed, context: Context) -> None:
         """Send the run now and after changes. `write` returns when the peer took it, so nothing piles up."""
@@ -189,13 +219,22 @@ class RunService:
     # ---- wrapping
 
     def _unary(self, name: str, request_type: type[Any], call: Callable[[Any], Awaitable[Message]]) -> Any:
-        async def answer(data: bytes, context: Context) -> bytes:
+        async def answered(data: bytes, context: Context) -> bytes:
             try:
-                return _serialized(await call(_parsed(request_type, data)))
+                answer = _serialized(await call(_parsed(request_type, data)))
             except Exception as problem:
                 await self._abort(name, problem, context)
+            self._count(name, OK)
+            return answer
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.unary_unary_rpc_method_handler(answered)
+
+    def _count(self, name: str, code: str) -> None:
+        """What was answered stands, whatever becomes of its count."""
+        try:
+            self._answered(name, code)
+        except Exception:
+            _log.exception("a call of %s was not counted", name)
 
     async def _abort(self, name: str, problem: Exception, context: Context) -> NoReturn:
         ref = self._new_ref()
@@ -207,10 +246,13 @@ class RunService:
                 code, message = problem.code, str(problem)
                 _log.info("%s refused with %s: %s (ref %s)", name, code.slug, message, ref)
             case _:
-                code, message = ErrorCode.INTERNAL, f"the engine failed; its log has the details under ref {ref}"
+                code, message = ErrorCode.INTERNAL, f"internal error (ref {ref})"
                 _log.error("%s failed (ref %s)", name, ref, exc_info=problem)
-        trailers = ((CODE_KEY, code.slug), (REF_KEY, ref))
-        await context.abort(STATUS[code].grpc, cut_text(message, _MESSAGE_BYTES_MAX), trailers)
+        trailers = [(CODE_KEY, code.slug), (REF_KEY, ref)]
+        if isinstance(problem, CallRefused) and problem.retry_after is not None:
+            trailers.append((RETRY_KEY, f"{problem.retry_after * 1000:.0f}"))
+        self._count(name, code.slug)
+        await context.abort(STATUS[code].grpc, cut_text(message, _MESSAGE_BYTES_MAX), tuple(trailers))
 
 
 Request = TypeVar("Request", bound=Message)
@@ -240,6 +282,8 @@ def _check_text(field: str, value: str) -> None:
     size = len(value.encode())
     if not 1 <= size <= limits.NAME_BYTES_MAX:
         _refuse(f"{field} has {size} bytes; 1..{limits.NAME_BYTES_MAX} are allowed")
+    if has_control_characters(value):
+        _refuse(f"{field} has control characters")
 
 
 def _check_json(field: str, payload: Payload) -> None:

@@ -72,6 +72,8 @@ STATUS: dict[ErrorCode, Status] = {
     ErrorCode.INTERNAL: Status(StatusCode.INTERNAL, EXIT_RUN_FAILED, 500),
     ErrorCode.WRONG_STATE: Status(StatusCode.FAILED_PRECONDITION, EXIT_CONFLICT, 409),
     ErrorCode.INVALID_ARGUMENT: Status(StatusCode.INVALID_ARGUMENT, EXIT_USAGE, 400),
+    ErrorCode.STORE_FULL: Status(StatusCode.RESOURCE_EXHAUSTED, EXIT_UNREACHABLE, 507),
+    ErrorCode.RUN_UNREADABLE: Status(StatusCode.DATA_LOSS, EXIT_CONFLICT, 500),
     ErrorCode.NOT_IMPLEMENTED: Status(StatusCode.UNIMPLEMENTED, EXIT_USAGE, 501),
 }
 

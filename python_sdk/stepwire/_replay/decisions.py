@@ -9,6 +9,7 @@ import enum
 from collections.abc import Iterable
 
 from stepwire.protocol.failure import Failure
+from stepwire.protocol.frames import Release
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BodyEnded,
@@ -116,3 +117,10 @@ def payload_bytes(decision: Decision) -> int:
             return len(failure.message) + len(failure.traceback)
         case _:
             return 0
+
+
+def entry_bytes(entry: Plan | Release) -> int:
+    """About how many bytes of names and payloads an entry of a snapshot, or a release, brings into memory."""
+    if isinstance(entry, Release):
+        return sum([len(outcome.output.data) for outcome in entry.outcomes if outcome.output is not None])
+    return sum([payload_bytes(step) for step in entry.steps])

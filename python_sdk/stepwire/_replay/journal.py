@@ -187,10 +187,6 @@ class BodyJournal:
             heapq.heappop(self._intervals)
         return bool(self._intervals) and self._intervals[0] <= self.delivered
 
-    @property
-    def undelivered(self) -> int:
-        return len(self._releases)
-
     def divergence(self) -> Divergence | None:
         """The proof that the body went astray, if every line of user code waits for a release.
 
@@ -198,7 +194,7 @@ class BodyJournal:
         may still be on its way. Nor does one to abandon a step that is planned: user code may stop awaiting
         at any time, for example when a time limit passes.
         """
-        if not self.complete or not self._decision_due() or self._abandonment_due():
+        if not self.complete or not self._decision_due() or self.abandonment_due:
             return None
         for (kind, path), (decision, interval) in self._unmade.items():
             if interval <= self.delivered:
@@ -207,11 +203,18 @@ class BodyJournal:
                 return Divergence(describe(kind, path, decision), self._received)
         return None
 
-    def _abandonment_due(self) -> bool:
+    @property
+    def abandonment_due(self) -> bool:
+        """Whether user code has yet to give up on a step as it did before, perhaps when a time limit passes again."""
         return any(
             (Kind.ABANDONED, path) in self._unmade and (Kind.STEP, path) not in self._unmade
             for path in self._abandoned.get(self.delivered, ())
         )
+
+    @property
+    def undelivered(self) -> deque[Release]:
+        """Releases that are yet to be handed over."""
+        return self._releases
 
     @property
     def _received(self) -> str:

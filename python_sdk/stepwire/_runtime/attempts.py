@@ -243,6 +243,19 @@ class Attempts:
         if running is not None:
             self._stop(running, reason)
 
+    def has(self, run_id: str, path: str) -> bool:
+        """Whether an attempt of this step is in progress here."""
+        return (run_id, path) in self._running
+
+    def has_any(self, run_id: str) -> bool:
+        """Whether an attempt of this run is in progress here."""
+        return any(run == run_id for run, _ in self._running)
+
+    def stop_all(self) -> None:
+        """The host leaves: whatever stops when it is told to does."""
+        for running in list(self._running.values()):
+            self._stop(running, CancelReason.DRAIN)
+
     def cancel_run(self, run_id: str, reason: CancelReason) -> None:
         for running in [r for (run, _), r in self._running.items() if run == run_id]:
             self._stop(running, reason)
@@ -326,8 +339,7 @@ class Attempts:
 
     def close(self) -> None:
         """No more attempts; async ones are cancelled, threads end with what they run."""
-        for running in list(self._running.values()):
-            self._stop(running, CancelReason.DRAIN)
+        self.stop_all()
         if self._sweep is not None:
             self._sweep.cancel()
         self._threads.close()

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any, Protocol
 
+from stepwire._replay.decisions import entry_bytes
 from stepwire._replay.journal import BodyJournal, Decision, Divergence, Kind
 from stepwire._runtime.attempt import StepCall
 from stepwire._runtime.durable import DurableFuture
 from stepwire._runtime.group import GroupRequest, GroupRun
 from stepwire._runtime.hooks import Hooks
+from stepwire._runtime.keeping import BODY_BYTES, THREAD_BYTES
 from stepwire._runtime.request import StepRequest
 from stepwire._runtime.scope import SCOPE, Scope
 from stepwire._runtime.threads import BranchThreads
@@ -100,6 +102,8 @@ class LiveBody:
         failed: It ended, and not well: its undos may be wanted.
         fresh: Steps planned since the last look, in order.
         over: It ended, failed or was evicted; nothing of it has any right.
+        size, counted, active: What `keeping` knows of it. Bytes are those of its input, of its journal when it was
+            entered, and of the outputs of its steps since then, which its variables may hold.
         lines_running: Lines of control (the root and branches) that do not wait for a release.
     """
 
@@ -123,6 +127,9 @@ class LiveBody:
         self.fresh: list[str] = []
         self.over = False
         self.ended = False
+        self.size = BODY_BYTES + (0 if flow.is_async else THREAD_BYTES) + len(self.input.data)
+        self.counted = 0
+        self.active = 0.0
         self.lines_running = 0
         self.stall: asyncio.TimerHandle | None = None
         self.root = Scope(self, paths.ROOT, None, 0, 0)
@@ -139,6 +146,7 @@ class LiveBody:
     def feed(self, advance: Advance) -> bool:
         """Take the entries of an Advance. False: one is missing, the body needs a snapshot."""
         self.hold = advance.hold
+        self.size += sum([entry_bytes(entry) for entry in advance.entries])
         if advance.start is not None or not self.journal.complete:
             self.journal.load(advance.entries, complete=not advance.more)
             return True
@@ -160,6 +168,13 @@ class LiveBody:
     def kept(self) -> bool:
         """It stays after its end, until the engine has no use for its undos any more (MISSION S8)."""
         return self.undoing or (self.failed and bool(self.undos))
+
+    @property
+    def waits(self) -> bool:
+        """Every line of its code waits for a release, it has said everything, and it was given everything."""
+        journal = self.journal
+        asleep = self.lines_running == 0 and not (self.over or self.ended or self.undoing or self.fresh)
+        return asleep and journal.caught_up and not (journal.has_new or journal.undelivered)
 
     @property
     def at_frontier(self) -> bool:

@@ -18,6 +18,8 @@ from stepwire._runtime.attempt import RunningAttempt, StepCall
 from stepwire._runtime.attempts import Attempts
 from stepwire._runtime.body import LiveBody
 from stepwire._runtime.hooks import Hooks
+from stepwire._runtime.keeping import Keeping, Leaving
+from stepwire._runtime.patience import patience, stalled
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import BranchThreads
 from stepwire._runtime.undo import registered_undo, step_name, unreachable
@@ -27,7 +29,7 @@ from stepwire.errors import failure_from_exception
 from stepwire.flow import FlowFunction, StepFunction
 from stepwire.hooks import Hook, HookKind
 from stepwire.protocol import paths
-from stepwire.protocol.failure import ErrorCode, Failure, Retryable
+from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import (
     Advance,
     BodyFailed,
@@ -57,6 +59,7 @@ class HostRuntime:
         flows, steps: What this host serves, by name.
         parallel_mode: Of groups whose flow names none.
         context_of: Makes the first argument of a flow.
+        keeping: Which bodies stay in memory.
         hooks: For every flow; those of one flow are known to it.
         body_stall_timeout: Seconds a replaying body may spend in user code without progress.
     """
@@ -74,6 +77,7 @@ class HostRuntime:
         body_stall_timeout: float,
         telemetry: HostTelemetry,
         context_of: Callable[[LiveBody, ParallelMode], Any],
+        keeping: Keeping,
         hooks: Iterable[Hook] = (),
     ) -> None:
         self.loop = loop
@@ -87,6 +91,10 @@ class HostRuntime:
         self._stall_timeout = body_stall_timeout
         self._telemetry = telemetry
         self._context_of = context_of
+        self._keeping = keeping
+        self._draining = False
+        self._refused_body = False
+        self._looking: asyncio.TimerHandle | None = None
         self._attempts = Attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
         self._bodies: dict[str, LiveBody] = {}
         self._dirty: dict[int, LiveBody] = {}
@@ -118,8 +126,11 @@ class HostRuntime:
 
     @property
     def quiet(self) -> bool:
-        """As `idle`, but lines of async flows may wait for anything: nobody can tell what they await."""
-        in_code = any(body.lines_running and not body.flow.is_async for body in self._bodies.values())
+        """As `idle`, but lines of async flows may wait for anything: nobody can tell what they await.
+
+        A body that replays is on its way, also while it waits: a time limit of the flow's own may have to pass again.
+        """
+        in_code = any(b.journal.replaying or (b.lines_running and not b.flow.is_async) for b in self._bodies.values())
         return not (self._attempts.count or self._flushing or self._dirty or in_code)
 
     @property
@@ -160,6 +171,11 @@ class HostRuntime:
             if flow is None:
                 self._port.give_back(run_id, advance.fence)
                 return
+            if self._keeping.full:
+                self._refused_body = True
+                self._telemetry.bodies_refused += 1
+                self._port.give_back(run_id, advance.fence, no_room=True)
+                return
             body = self._bodies[run_id] = LiveBody(self, run_id, flow, advance)
             self._telemetry.body_entries += 1
             if advance.entries:
@@ -170,10 +186,14 @@ class HostRuntime:
         elif body is None:
             self._port.give_back(run_id, advance.fence)
             return
-        elif not body.feed(advance):
+        elif self._must_replay(body) or not body.feed(advance):
             self.body_gone(body)
             return
         self.touch(body)
+
+    def _must_replay(self, body: LiveBody) -> bool:
+        """A policy may say that no body is there any more when something comes for it; see `keeping`."""
+        return self._keeping.replays and not body.undoing and body.journal.complete
 
     def _execute(self, run_id: str, execute: Execute) -> None:
         if execute.kind is StepKind.TASK:
@@ -181,6 +201,8 @@ class HostRuntime:
             return
         body = self._bodies.get(run_id)
         undo = execute.undo is not None
+        if undo and body is not None and self._must_replay(body):
+            self.body_gone(body)
         if body is None or body.over or (body.ended and not undo):
             self._port.reject(run_id, execute, RejectReason.NO_BODY)
         elif execute.path in body.steps:
@@ -334,26 +356,50 @@ class HostRuntime:
             self._drop(body)
         self._schedule()
 
-    def throw_away(self, run_id: str) -> None:
-        """Give a live body back, as if memory had been needed; but not one that was entered to be undone."""
-        body = self._bodies.get(run_id)
-        if body is not None and not body.undoing:
-            self.body_gone(body)
-
     def _drop(self, body: LiveBody) -> None:
         if self._bodies.get(body.run_id) is body:
-            del self._bodies[body.run_id]
+            self._remove(body)
         body.evict()
         for execute in self._waiting.pop(body.run_id, {}).values():
             self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+
+    def _remove(self, body: LiveBody) -> None:
+        del self._bodies[body.run_id]
+        self._keeping.left(body)
+        if self._refused_body and not self._keeping.full:
+            self._refused_body = False
+            self._port.room_again()
+
+    # ---- room for bodies
+
+    def _make_room(self) -> None:
+        """Give bodies back that wait, if there are too many of them."""
+        for body in self._keeping.surplus(self._bodies.values(), self.loop.time(), self._has_attempts):
+            self._port.give_back(body.run_id, body.journal.fence, waits_after=body.journal.delivered)
+            self._telemetry.bodies_given_back += 1
+            self._drop(body)
+        pause = self._keeping.look_again()
+        if pause is not None and self._looking is None:
+            self._looking = self.loop.call_later(pause, self._look_again)
+
+    def _look_again(self) -> None:
+        self._looking = None
+        self._make_room()
+        self._port.ring()
+
+    def _has_attempts(self, body: LiveBody) -> bool:
+        if body.ended or body.undoing:
+            return self._attempts.has_any(body.run_id)
+        return any(self._attempts.has(body.run_id, path) for path in body.steps)
 
     # ---- from attempts
 
     def _finish(self, running: RunningAttempt, result: Result, value: Any) -> None:
         run_id = running.run_id
         body = self._bodies.get(run_id)
-        if body is not None and result.failure is None and paths.undone_path(result.path) is None:
+        if body is not None and result.output is not None and paths.undone_path(result.path) is None:
             body.outputs[result.path] = value
+            body.size += len(result.output.data)
         if self.hooks:
             self._tell(running, result.failure, value)  # first: what follows from the result is told after it
         if threading.get_ident() == self._loop_thread:
@@ -362,6 +408,8 @@ class HostRuntime:
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()
+            if self._draining:
+                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now.
 
     def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:
         kinds = _HOOKS[paths.undone_path(running.path) is not None]
@@ -391,6 +439,7 @@ class HostRuntime:
             self._submit_plans(body)
         results, self._results = self._results, []
         self._port.submit_results(results)
+        self._make_room()
         self._flushing = False
         if self._dirty:
             self._schedule()
@@ -398,10 +447,12 @@ class HostRuntime:
 
     def _look_at_bodies(self) -> None:
         dirty, self._dirty = self._dirty, {}
+        now = self.loop.time()
         for body in dirty.values():
             body.go_on()
             if body.over:
                 continue
+            self._keeping.moved(body, now)
             if body.at_frontier:
                 self._start_undos(body)
             started = self._self_start(body)
@@ -466,27 +517,40 @@ class HostRuntime:
     def _retire(self, body: LiveBody) -> None:
         """The flow ended and said so."""
         if self._bodies.get(body.run_id) is body:
-            del self._bodies[body.run_id]
+            self._remove(body)
         body.retire()
 
     def _watch_stall(self, body: LiveBody) -> None:
         body.forget_stall()
         if not body.at_frontier and (body.journal.replaying or body.run_id in self._waiting):
-            body.stall = self.loop.call_later(self._stall_timeout, self._stalled, body)
+            body.stall = self.loop.call_later(patience(body, self._stall_timeout), self._stalled, body)
 
     def _stalled(self, body: LiveBody) -> None:
         if not body.journal.replaying:
             self._start_undos(body)  # All is made again; a line of code that awaits something else may do so for ever.
             return
-        message = (
-            f"replay made no progress for {self._stall_timeout:g} s of user code; expected {body.journal.missing()}"
-        )
-        self.body_failed(body, Failure(ErrorCode.BODY_STALLED, "BodyStalled", message, retryable=Retryable.NO))
+        self.body_failed(body, stalled(body, patience(body, self._stall_timeout)))
 
     # ---- shutting down
 
+    def drain(self) -> None:
+        """Take nothing new. What was not begun is given back now, every body as soon as nothing of it runs."""
+        self._draining = True
+        self._keeping = Leaving()
+        waiting, self._waiting = self._waiting, {}
+        for run_id, executes in waiting.items():
+            for execute in executes.values():
+                self._port.reject(run_id, execute, RejectReason.DRAINING)
+        self._schedule()
+
+    def stop_attempts(self) -> None:
+        """Tell everything that still runs to stop."""
+        self._attempts.stop_all()
+
     def close(self) -> None:
         """Stop everything that still runs."""
+        if self._looking is not None:
+            self._looking.cancel()
         for body in list(self._bodies.values()):
             self._drop(body)
         self._attempts.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import grpc
 
 from stepwire._transport.port import SessionPort
+from stepwire._transport.redial import Redial
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import EngineFrame
@@ -25,17 +27,22 @@ from stepwire.protocol.wire import EngineFrameDecoder, WireError, encode_host_fr
 logger = logging.getLogger("stepwire.host")
 
 METHOD = "/stepwire.v1.HostService/Session"
-_QUICK_SECONDS = 10.0
-_QUICK_CAP = 0.5
-_SLOW_CAP = 5.0
+_CANCELLED_SECONDS = 0.2
+"""What a cancelled stream gets to end; its thread is a daemon."""
 _WELCOME_SECONDS = 10.0
 """A stream without Welcome for this long is given up: whatever holds it, the next one may fare better."""
-_OPTIONS = (
+OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    # A link that went dead is noticed within 8 s, so that the host is back before the engine gives it up (P10): the
+    # engine may have heard it last one heartbeat before. gRPC ignores a name it does not know; tests/transport/
+    # test_keepalive.py proves each of these by its effect.
+    ("grpc.keepalive_time_ms", 4_000),
+    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.http2.ping_timeout_ms", 4_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # How long one dial may take. gRPC's 20 s would outlast the reconnect grace where packets are dropped.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
     # Every reconnect dials anew; a shared subchannel would sit out gRPC's own backoff.
     ("grpc.use_local_subchannel_pool", 1),
     # gRPC's own retry of a stream that an ending engine never accepted can wait for ever; this link dials again itself.
@@ -70,6 +77,7 @@ class GrpcLink:
         self._rung = False
         self._stopping = threading.Event()
         self._leaving = False
+        self._missed = False
         self._stream = 0
         self._thread = threading.Thread(target=self._run, name="stepwire-session", daemon=True)
         self._call: Any = None
@@ -91,7 +99,7 @@ class GrpcLink:
         self._thread.join(timeout)
         if self._thread.is_alive() and call is not None:
             call.cancel()
-            self._thread.join(1.0)
+            self._thread.join(_CANCELLED_SECONDS)
 
     def _ring(self) -> None:
         with self._bell:
@@ -101,25 +109,28 @@ class GrpcLink:
     # ---- the reader thread
 
     def _run(self) -> None:
-        began = time.monotonic()
+        try:
+            self._keep_dialling()
+        except BaseException:
+            # Nothing else would say so: the process would seem to serve, and have no session.
+            self.refused.set()
+            logger.critical("the session thread of this host ended; it serves nothing any more", exc_info=True)
+
+    def _keep_dialling(self) -> None:
+        redial = Redial(self._random.uniform, time.monotonic())
         while not self._stopping.is_set():
-            alive = self._one_stream()
+            served = self._one_stream()
             if self._stopping.is_set() or self._leaving or self.refused.is_set():
                 return
-            now = time.monotonic()
-            if alive:
-                began = now
-                self._on_reconnect()
-                continue
-            cap = _QUICK_CAP if now - began < _QUICK_SECONDS else _SLOW_CAP
-            self._stopping.wait(self._random.uniform(0, cap))
+            if pause := redial.pause(time.monotonic(), served=served):
+                self._stopping.wait(pause)
             self._on_reconnect()
 
     def _one_stream(self) -> bool:
         """Dial and serve one stream. True if the engine welcomed it and did not close it with a Fault."""
         welcomed = False
         decoder = EngineFrameDecoder(limits.PAYLOAD_BYTES_MAX * 16)
-        with grpc.insecure_channel(self.address, options=_OPTIONS) as channel:
+        with grpc.insecure_channel(self.address, options=OPTIONS) as channel:
             dial: Any = channel.stream_stream(METHOD, request_serializer=None, response_deserializer=None)
             with self._port.lock:
                 self._stream += 1
@@ -132,6 +143,7 @@ class GrpcLink:
                         continue
                     sections = self._port.receive(frame)
                     welcomed = welcomed or frame.welcome is not None
+                    self._missed = self._missed and not welcomed
                     self._on_frame(frame, sections)
                     if frame.fault is not None and not frame.fault.run_id:
                         self._fault(frame.fault.code, frame.fault.message)
@@ -139,9 +151,14 @@ class GrpcLink:
                         welcomed = False
                         break
             except grpc.RpcError as error:
-                self._log_end(error)
+                self._log_end(error, welcomed)
             except WireError as error:
                 logger.error("engine %s sent what cannot be decoded: %s", self.address, error)
+                welcomed = False
+            except Exception:
+                # A defect of ours must not end the thread: nothing would report, and the process would seem to serve.
+                logger.exception("the stream to engine %s failed; dialling again", self.address)
+                welcomed = False
             finally:
                 with self._port.lock:
                     self._stream += 1
@@ -152,15 +169,38 @@ class GrpcLink:
         return welcomed
 
     def _fault(self, code: ErrorCode, message: str) -> None:
-        logger.warning("engine %s closed the session (%s): %s", self.address, code.slug, message)
+        level = logging.DEBUG if code is ErrorCode.DRAINING and self._is_missed() else logging.WARNING
+        logger.log(level, "engine %s closed the session (%s): %s", self.address, code.slug, message)
         if code in _FINAL:
             self.refused.set()
+        elif code is ErrorCode.REPLACED:
+            self._take_new_name()
 
-    def _log_end(self, error: grpc.RpcError) -> None:
-        if not self._stopping.is_set():
-            code = error.code() if hasattr(error, "code") else None
-            details = error.details() if hasattr(error, "details") else str(error)
+    def _take_new_name(self) -> None:
+        """Another process says the same instance id, e.g. of a copied machine: two that take turns would never work.
+
+        What this host holds it offers again under its new name; fences decide what it still owns.
+        """
+        name = secrets.token_hex(16)
+        with self._port.lock:
+            self._port.session.rename(name)
+        logger.warning("another process has the instance id of this host; it goes on as instance %s", name)
+
+    def _log_end(self, error: grpc.RpcError, welcomed: bool) -> None:
+        if self._stopping.is_set():
+            return
+        code = error.code() if hasattr(error, "code") else None
+        details = error.details() if hasattr(error, "details") else str(error)
+        if welcomed:
             logger.info("stream to engine %s ended (%s): %s; dialling again", self.address, code, details)
+        else:
+            level = logging.DEBUG if self._is_missed() else logging.WARNING
+            logger.log(level, "no engine at %s (%s): %s; dialling until one answers", self.address, code, details)
+
+    def _is_missed(self) -> bool:
+        """Whether it was said before, since the last Welcome, that there is no engine: nobody reads it every second."""
+        missed, self._missed = self._missed, True
+        return missed
 
     # ---- gRPC's writer thread
 

@@ -6,7 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 
 from stepwire._transport.session import HostSession
-from stepwire.protocol.frames import BodyFailed, EngineFrame, EngineSection, Execute, HostFrame, RejectReason, Result
+from stepwire.protocol.frames import (
+    BodyFailed,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    HostFrame,
+    RejectReason,
+    Result,
+)
 from stepwire.protocol.plan import Fence, Plan
 
 
@@ -53,9 +61,15 @@ class SessionPort:
         with self.lock:
             self.session.reject(run_id, execute, reason)
 
-    def give_back(self, run_id: str, fence: Fence) -> None:
+    def give_back(self, run_id: str, fence: Fence, *, waits_after: int | None = None, no_room: bool = False) -> None:
         with self.lock:
-            self.session.give_back(run_id, fence)
+            self.session.give_back(run_id, fence, waits_after=waits_after, no_room=no_room)
+
+    def room_again(self) -> None:
+        """Bodies can be taken again after some were refused: the engine hears of it with the next frame."""
+        with self.lock:
+            self.session.report_now(self.clock())
+        self.ring()
 
     def fail_body(self, run_id: str, failed: BodyFailed) -> None:
         with self.lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
@@ -15,9 +16,11 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from stepwire._transport.explanation import Explanation, explanation_from_pb
 from stepwire._transport.run_record import RECEIVE_BYTES_MAX, Run, RunState, run_from_pb, state_number
 from stepwire.codec import Codec
 from stepwire.errors import (
+    EngineBusy,
     EngineUnavailable,
     InvalidInput,
     KeyConflict,
@@ -38,8 +41,13 @@ CALL_SECONDS = 30.0
 """How long a call may take, a watch apart."""
 RECONNECT_SECONDS = 1.0
 """How long a call that may be repeated waits for an engine whose connection turned out to be dead."""
+BUSY_TRIES = 5
+"""How often a call is made that an engine refuses because too much is in progress; nothing of it was done."""
+BUSY_SECONDS_MAX = 5.0
+"""Longest pause before the next try, without jitter, whatever the engine asks for."""
 _SERVICE = "/stepwire.v1.RunService/"
 _CODE_KEY = "stepwire-code"
+_RETRY_KEY = "stepwire-retry-after-ms"
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -58,12 +66,23 @@ class Pending(Generic[T]):
     """A call on its way. Either `result` or `wait` gives its answer.
 
     Args:
+        make: Makes the call, first and again after the engine said that it has no room for it at the moment.
         again: Makes the call once more. A connection whose engine was restarted shows only at the next call that
             it is dead; a call that may be repeated does not let anybody see that.
     """
 
-    def __init__(self, future: Any, read: Callable[[bytes], T], address: str, again: Callable[[], Any] | None) -> None:
-        self._future = future
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        read: Callable[[bytes], T],
+        address: str,
+        again: Callable[[], Any] | None,
+        jitter: random.Random,
+    ) -> None:
+        self._random = jitter
+        self._make = make
+        self._tries = 1
+        self._future = make()
         self._read = read
         self._address = address
         self._again = again
@@ -75,6 +94,10 @@ class Pending(Generic[T]):
             data = self._future.result()
         except grpc.RpcError as error:
             if self._repeat(error):
+                return self.result()
+            if (pause := self._pause(error)) is not None:
+                threading.Event().wait(pause)
+                self._future = self._make()
                 return self.result()
             if self._first is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 error = self._first  # Nobody came back; that is what there is to say.
@@ -90,13 +113,27 @@ class Pending(Generic[T]):
         self._future = again()
         return True
 
+    def _pause(self, error: grpc.RpcError) -> float | None:
+        """Seconds until the call is made again because the engine had no room for it; None: it is not."""
+        wanted = retry_after_of(error)
+        if code_of(error) is not ErrorCode.LIMIT_EXCEEDED or wanted is None or self._tries >= BUSY_TRIES:
+            return None
+        self._tries += 1
+        return min(wanted, BUSY_SECONDS_MAX) * self._random.uniform(1.0, 2.0)
+
     async def wait(self) -> T:
         """The same for a coroutine; cancelling it cancels the call. Raises StepwireError."""
-        await self._over()
-        failed = self._future.exception() if not self._future.cancelled() else None
-        if isinstance(failed, grpc.RpcError) and self._repeat(failed):
+        while True:
             await self._over()
-        return self.result()
+            failed = self._future.exception() if not self._future.cancelled() else None
+            if not isinstance(failed, grpc.RpcError):
+                return self.result()
+            if self._repeat(failed):
+                continue
+            if (pause := self._pause(failed)) is None:
+                return self.result()
+            await asyncio.sleep(pause)
+            self._future = self._make()
 
     async def _over(self) -> None:
         loop = asyncio.get_running_loop()
@@ -130,6 +167,7 @@ class RunCalls:
         self._channels: dict[str, grpc.Channel] = {}
         self._pid = 0
         self._closed = False
+        self._random = random.Random()
 
     @property
     def closed(self) -> bool:
@@ -150,6 +188,12 @@ class RunCalls:
     def get(self, run_id: str, steps: bool) -> Pending[Run]:
         request = pb.GetRequest(run_id=run_id, include_steps=steps)
         return self._call("Get", request, lambda data: run_from_pb(pb.GetResponse.FromString(data).run, self._codec))
+
+    def explain(self, run_id: str) -> Pending[Explanation]:
+        request = pb.ExplainRequest(run_id=run_id)
+        return self._call(
+            "Explain", request, lambda data: explanation_from_pb(pb.ExplainResponse.FromString(data), self._codec)
+        )
 
     def list(self, flow: str, states: Sequence[RunState], size: int, token: str) -> Pending[tuple[list[Run], str]]:
         """One page, and the token of the next; an empty one is the last."""
@@ -206,13 +250,18 @@ class RunCalls:
                 channel.close()
 
     def _call(self, name: str, request: Message, read: Callable[[bytes], T], *, repeatable: bool = True) -> Pending[T]:
-        method: Any = self._open("calls").unary_unary(_SERVICE + name)
         data = request.SerializeToString()
 
-        def again() -> Any:
-            return method.future(data, timeout=RECONNECT_SECONDS, wait_for_ready=True)
+        def method() -> Any:
+            return self._open("calls").unary_unary(_SERVICE + name)
 
-        return Pending(method.future(data, timeout=CALL_SECONDS), read, self.address, again if repeatable else None)
+        def make() -> Any:
+            return method().future(data, timeout=CALL_SECONDS)
+
+        def again() -> Any:
+            return method().future(data, timeout=RECONNECT_SECONDS, wait_for_ready=True)
+
+        return Pending(make, read, self.address, again if repeatable else None, self._random)
 
     def _open(self, use: str) -> grpc.Channel:
         """A connection per use: the streams of one are limited, and watches must not keep calls waiting."""
@@ -244,6 +293,7 @@ _CLASSES: dict[ErrorCode, type[StepwireError]] = {
     ErrorCode.PAYLOAD_TOO_LARGE: PayloadTooLarge,
     ErrorCode.INVALID_INPUT: InvalidInput,
     ErrorCode.STORE_UNAVAILABLE: EngineUnavailable,
+    ErrorCode.STORE_FULL: EngineUnavailable,
     ErrorCode.DRAINING: EngineUnavailable,
     ErrorCode.PROTOCOL: ProtocolError,
     ErrorCode.UNDECODABLE: ProtocolError,
@@ -257,6 +307,8 @@ _HINTS = {
     ErrorCode.INTERNAL: "read the engine's log; report this as a bug",
     ErrorCode.DRAINING: "try again: the engine is being stopped or restarted",
     ErrorCode.STORE_UNAVAILABLE: "try again; if it goes on, read the engine's log",
+    ErrorCode.STORE_FULL: "make room on the disk of the engine's database; it takes calls again by itself",
+    ErrorCode.RUN_UNREADABLE: "run `stepwire doctor` where the engine runs, and restore the last backup",
     ErrorCode.NOT_IMPLEMENTED: "run a newer engine",
 }
 
@@ -276,12 +328,24 @@ def error_from_rpc(error: grpc.RpcError, address: str) -> StepwireError:
     details = (error.details() or "").strip()
     if code is None:
         return _transport_error(error.code(), details, address)
-    cls = _CLASSES.get(code, RunError)
+    retry_after = retry_after_of(error)
+    busy = code is ErrorCode.LIMIT_EXCEEDED and retry_after is not None
+    cls = EngineBusy if busy else _CLASSES.get(code, RunError)
     if issubclass(cls, InvalidInput | PayloadTooLarge):
         return cls(details)
     refused = cls(details, hint=_HINTS.get(code, ""))
     refused.code = code
+    refused.retry_after = retry_after
     return refused
+
+
+def retry_after_of(error: grpc.RpcError) -> float | None:
+    """When the engine says that it is worth trying again, in seconds; None: it does not say."""
+    trailers: Any = error.trailing_metadata()
+    for key, value in trailers or ():
+        if key == _RETRY_KEY and value.isascii() and value.isdigit():
+            return int(value) / 1000
+    return None
 
 
 def _transport_error(status: grpc.StatusCode, details: str, address: str) -> StepwireError:

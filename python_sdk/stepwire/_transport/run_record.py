@@ -67,6 +67,16 @@ class WaitReason(enum.StrEnum):
     ADOPTION = "adoption"
     ATTEMPT_NOT_STOPPING = "attempt_not_stopping"
     CHILD_RUN = "child_run"
+    JOURNAL_UNREADABLE = "journal_unreadable"
+    IN_COMMIT = "in_commit"
+    READING_JOURNAL = "reading_journal"
+    HOST_LAGGING = "host_lagging"
+    HOST_DRAINING = "host_draining"
+    HOST_AWAY = "host_away"
+    NO_BODY_ROOM = "no_body_room"
+    OTHER_UNDO = "other_undo"
+    ENGINE_FULL = "engine_full"
+    HOST_CONGESTED = "host_congested"
     OTHER = "other"
     """One that this version of the SDK does not know."""
 
@@ -241,11 +251,11 @@ def run_from_pb(message: run_pb2.Run, codec: Codec) -> Run:
         run_id=message.run_id,
         flow=message.flow,
         state=_member(_RUN_STATES, message.state, "run"),
-        created_at=_time(message.created_at),
-        ended_at=_time(message.ended_at) if message.HasField("ended_at") else None,
+        created_at=time_from_pb(message.created_at),
+        ended_at=time_from_pb(message.ended_at) if message.HasField("ended_at") else None,
         id=message.id,
         failure=failure_from_pb(message.failure) if message.HasField("failure") else None,
-        reason=_REASONS.get(message.reason, WaitReason.OTHER),
+        reason=reason_of(message.reason),
         phase=_PHASES.get(message.phase),
         stopping=failure_from_pb(message.stopping) if message.HasField("stopping") else None,
         parent_run_id=message.parent_run_id,
@@ -264,27 +274,27 @@ def run_from_pb(message: run_pb2.Run, codec: Codec) -> Run:
 def _step_from_pb(message: run_pb2.Step, codec: Codec) -> StepRecord:
     return StepRecord(
         path=message.path,
-        kind=_name(StepKind, message.kind).lower(),
+        kind=kind_name(message.kind),
         name=message.name,
         state=_member(_STEP_STATES, message.state, "step"),
-        planned_at=_time(message.planned_at) if message.HasField("planned_at") else None,
-        ended_at=_time(message.ended_at) if message.HasField("ended_at") else None,
-        released_at=_time(message.released_at) if message.HasField("released_at") else None,
+        planned_at=time_from_pb(message.planned_at) if message.HasField("planned_at") else None,
+        ended_at=time_from_pb(message.ended_at) if message.HasField("ended_at") else None,
+        released_at=time_from_pb(message.released_at) if message.HasField("released_at") else None,
         attempts=tuple(
             AttemptRecord(
                 attempt.number,
                 duration_from_pb(attempt.elapsed),
-                _time(attempt.ended_at),
+                time_from_pb(attempt.ended_at),
                 failure_from_pb(attempt.failure) if attempt.HasField("failure") else None,
                 attempt.host,
             )
             for attempt in message.attempts
         ),
-        reason=_REASONS.get(message.reason, WaitReason.OTHER),
+        reason=reason_of(message.reason),
         lost=message.lost,
         undoes=message.undoes,
         child_run_id=message.child_run_id,
-        due_at=_time(message.due_at) if message.HasField("due_at") else None,
+        due_at=time_from_pb(message.due_at) if message.HasField("due_at") else None,
         output_payload=_payload(message.output) if message.HasField("output") else None,
         codec=codec,
     )
@@ -306,8 +316,19 @@ def _group_from_pb(message: run_pb2.Group) -> GroupRecord:
     )
 
 
-def _time(value: Any) -> datetime:
+def time_from_pb(value: Any) -> datetime:
+    """A time of the wire, in UTC."""
     return datetime.fromtimestamp(timestamp_from_pb(value) / 1000, UTC)
+
+
+def kind_name(number: int) -> str:
+    """The kind of a step, lower case."""
+    return _name(StepKind, number).lower()
+
+
+def reason_of(number: int) -> WaitReason | None:
+    """A reason of the wire; None for none."""
+    return _REASONS.get(number, WaitReason.OTHER)
 
 
 def _payload(value: payload_pb2.Payload) -> Payload:

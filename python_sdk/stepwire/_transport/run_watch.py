@@ -34,7 +34,7 @@ _BROKEN = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """Statuses of a stream that broke, if they do not come from the engine."""
-_COMES_BACK = {ErrorCode.DRAINING, ErrorCode.STORE_UNAVAILABLE}
+_COMES_BACK = {ErrorCode.DRAINING, ErrorCode.STORE_UNAVAILABLE, ErrorCode.STORE_FULL}
 _log = logging.getLogger("stepwire.client")
 _random = random.Random()
 

@@ -28,6 +28,7 @@ from stepwire.protocol.frames import (
     HostFrame,
     HostSection,
     LiveBody,
+    NeedSnapshot,
     Purpose,
     Reject,
     RejectReason,
@@ -85,7 +86,9 @@ class HostSession:
         self.welcome: Welcome | None = None
         self.refused: Fault | None = None
         self.draining = False
-        self.loop_lag = 0.0
+        self.engine_draining = False
+        self._lag = 0.0
+        self._tick_due: float | None = None
         self._connected = False
         self._hello_due = False
         self._greeted = False
@@ -100,6 +103,7 @@ class HostSession:
         self._engine_frame = 0
         self._report_due = 0.0
         self._drain: Drain | None = None
+        self._drain_said: Drain | None = None
         self._goodbye: Goodbye | None = None
 
     # ---- reading
@@ -131,6 +135,12 @@ class HostSession:
         """Everything durable was sent and acked."""
         return not self._unacked and not self._durable
 
+    @property
+    def owes_outcomes(self) -> bool:
+        """Something was decided or done here that the engine may not know of. Bodies given back are no such thing."""
+        kept = (section for _, sections in self._unacked for section in sections)
+        return any(s.plans or s.results or s.body_failed for s in (*kept, *self._queue.values()))
+
     # ---- streams
 
     def connect(self) -> None:
@@ -141,11 +151,21 @@ class HostSession:
         self.refused = None
         self._engine_frame = 0
         self._resend.clear()
+        self.engine_draining = False
+        self._drain = self._drain_said
 
     def disconnect(self) -> None:
         """The stream ended. Everything is kept."""
         self._connected = False
         self.welcome = None
+
+    @property
+    def instance_id(self) -> str:
+        return self._hello.instance_id
+
+    def rename(self, instance_id: str) -> None:
+        """From the next stream on this is another instance, which offers to go on with everything it holds."""
+        self._hello = msgspec.structs.replace(self._hello, instance_id=instance_id)
 
     def _resume(self, now: float) -> ResumeState | None:
         if not self._greeted:
@@ -178,6 +198,7 @@ class HostSession:
             self._resend = deque(self._unacked)
         if frame.fault is not None and not frame.fault.run_id:
             self.refused = frame.fault
+        self.engine_draining = self.engine_draining or frame.drain is not None
         self._forget(frame.acked_position)
         return [s for s in (self._section(section, now) for section in frame.runs) if s is not None]
 
@@ -216,7 +237,7 @@ class HostSession:
             body = self._bodies[run_id] = _Body(advance.fence, undoing=advance.purpose is Purpose.UNDO)
             self._drop_plans(run_id)
         elif body is None or body.fence != advance.fence:
-            self._say(run_id).need_snapshot = advance.fence
+            self._say(run_id).need_snapshot = NeedSnapshot(advance.fence)
             return False
         elif body.over or body.ended:
             return False
@@ -297,8 +318,13 @@ class HostSession:
         return section
 
     def start(self, run_id: str, path: str, fence: Fence, now: float) -> bool:
-        """Take a slot for attempt 1 of a step the body just planned. False: no slot is free."""
-        if self.free_slots <= 0:
+        """Take a slot for attempt 1 of a step the body just planned.
+
+        False: no slot is free, somebody drains, or the body was evicted and the loop does not know it yet.
+        """
+        body = self._bodies.get(run_id)
+        gone = body is None or body.over or body.fence != fence or (run_id, path) in self._attempts
+        if gone or self.free_slots <= 0 or self.engine_draining:
             return False
         self._attempts[run_id, path] = _Attempt(1, fence, now)
         return True
@@ -344,15 +370,19 @@ class HostSession:
     def _reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
         self._say(run_id).rejects.append(Reject(execute.path, execute.attempt, execute.fence, reason))
 
-    def give_back(self, run_id: str, fence: Fence) -> None:
+    def give_back(self, run_id: str, fence: Fence, *, waits_after: int | None = None, no_room: bool = False) -> None:
         """The live body is gone here; the engine places it again.
 
         Its plans that are under way still count, so it stays this host's to resume until this is acked.
+
+        Args:
+            waits_after: It waits, and was given every release up to this one: it has nothing to do until the next.
+            no_room: It was never entered, for want of room.
         """
         body = self._bodies.get(run_id)
         if body is not None and body.fence == fence and not body.over:
             body.over = True
-            self._say(run_id).need_snapshot = fence
+            self._say(run_id).need_snapshot = NeedSnapshot(fence, waits_after, no_room)
             self._durable = True
 
     def fail_body(self, run_id: str, failed: BodyFailed) -> None:
@@ -364,9 +394,22 @@ class HostSession:
             self._durable = True
 
     def drain(self, deadline: float) -> None:
-        """No new work, please."""
+        """No new work, please. Said again on every further stream."""
         self.draining = True
-        self._drain = Drain(deadline)
+        self._drain = self._drain_said = Drain(deadline)
+
+    def loop_ticked(self, now: float, next_due: float) -> None:
+        """The application's loop runs, and is to say so again at `next_due`. What it is late then is its lag."""
+        self._lag = self._loop_lag(now)
+        self._tick_due = next_due
+
+    def _loop_lag(self, now: float) -> float:
+        """The longest delay of the loop since the last Report, in seconds; one that is blocked now counts as well."""
+        return self._lag if self._tick_due is None else max(self._lag, now - self._tick_due)
+
+    def report_now(self, now: float) -> None:
+        """Something changed that the engine should not wait for: the next Report is due at once."""
+        self._report_due = min(self._report_due, now)
 
     def say_goodbye(self, reason: str) -> None:
         self.draining = True
@@ -417,7 +460,8 @@ class HostSession:
             AttemptInProgress(run_id, path, a.attempt, a.fence, max(0.0, now - a.since))
             for (run_id, path), a in self._attempts.items()
         )
-        return Report(max(0, self.free_slots), len(self._bodies), self.loop_lag, self._engine_frame, attempts)
+        lag, self._lag = self._loop_lag(now), 0.0
+        return Report(max(0, self.free_slots), len(self._bodies), lag, self._engine_frame, attempts)
 
 
 def _has_undos(plan: Plan) -> bool:
@@ -429,7 +473,7 @@ def _last_words(section: HostSection) -> Fence | None:
     if section.body_failed is not None:
         return section.body_failed.fence
     if section.need_snapshot is not None:
-        return section.need_snapshot
+        return section.need_snapshot.fence
     if section.plans and section.plans[-1].body_ended is not None:
         return section.plans[-1].fence
     return None

@@ -6,6 +6,7 @@ host should have seen itself. Every function gives the problem as a sentence for
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -25,6 +26,7 @@ SPEC_OF: dict[StepKind, type[StepSpec]] = {
 """The kinds that the engine performs, and what each needs."""
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 RESERVED_EVENTS = "stepwire/"
 """Prefix of the events that only the engine sends, so that nobody can forge the failure of a run."""
 
@@ -36,7 +38,7 @@ def spec_problem(spec: StepSpec) -> str | None:
             return _sleep_problem(spec)
         case WaitEvent():
             return (
-                _text_problem("the name of an event", spec.event)
+                name_problem("the name of an event", spec.event)
                 or _text_problem("a match", spec.match, 0, limits.MATCH_BYTES_MAX)
                 or _duration_problem("timeout", spec.timeout)
                 or _duration_problem("lookback", spec.lookback)
@@ -46,7 +48,7 @@ def spec_problem(spec: StepSpec) -> str | None:
                 return f"a step sends 1 to {limits.EVENTS_PER_STEP_MAX} events, not {len(spec.events)}"
             return _first(map(event_problem, spec.events))
         case Invoke():
-            return _text_problem("the name of a flow", spec.flow) or _text_problem(
+            return name_problem("the name of a flow", spec.flow) or name_problem(
                 "an idempotency key", spec.id, 0, limits.EVENT_ID_BYTES_MAX
             )
         case Call():
@@ -62,7 +64,7 @@ def event_problem(event: Event) -> str | None:
 
 def identity_problem(event: Event) -> str | None:
     """What is wrong with name and id of an event, whoever sent it."""
-    return _text_problem("the name of an event", event.name) or _text_problem(
+    return name_problem("the name of an event", event.name) or name_problem(
         "the id of an event", event.id, 0, limits.EVENT_ID_BYTES_MAX
     )
 
@@ -75,7 +77,7 @@ def undo_problem(undo: Undo) -> str | None:
                 return "an undo that is a closure has no name"
             return _duration_problem("timeout", undo.timeout)
         case StepKind.TASK:
-            return _text_problem("the name of a registered step", undo.name) or _duration_problem(
+            return name_problem("the name of a registered step", undo.name) or _duration_problem(
                 "timeout", undo.timeout
             )
         case _:
@@ -87,11 +89,24 @@ def options_problem(options: FlowOptions) -> str | None:
     if len(options.triggers) > limits.TRIGGERS_PER_FLOW_MAX:
         return f"a flow has at most {limits.TRIGGERS_PER_FLOW_MAX} triggers, not {len(options.triggers)}"
     return (
-        _text_problem("the name of a flow", options.flow)
+        name_problem("the name of a flow", options.flow)
         or _duration_problem("deadline", options.deadline)
-        or _first(_text_problem("the event of a trigger", trigger.event) for trigger in options.triggers)
+        or _first(name_problem("the event of a trigger", trigger.event) for trigger in options.triggers)
         or _first(_text_problem("a match", t.match, 0, limits.MATCH_BYTES_MAX) for t in options.triggers)
     )
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a name would move the cursor of a terminal or break a line of a log."""
+    return not text.isprintable() and _CONTROL.search(text) is not None
+
+
+def name_problem(what: str, text: str, least: int = 1, most: int = limits.NAME_BYTES_MAX) -> str | None:
+    """What is wrong with a name or id, which is shown to people; `least` and `most` in bytes."""
+    problem = _text_problem(what, text, least, most)
+    if problem is None and has_control_characters(text):
+        return f"{what} has control characters"
+    return problem
 
 
 def _sleep_problem(sleep: Sleep) -> str | None:

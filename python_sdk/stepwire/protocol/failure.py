@@ -49,6 +49,8 @@ class ErrorCode(enum.IntEnum):
     WRONG_STATE = 56
     INVALID_ARGUMENT = 57
     NOT_IMPLEMENTED = 58
+    STORE_FULL = 59
+    RUN_UNREADABLE = 60
 
     @property
     def slug(self) -> str:

@@ -123,14 +123,27 @@ class BodyFailed(msgspec.Struct, frozen=True, gc=False):
     failure: Failure
 
 
+class NeedSnapshot(msgspec.Struct, frozen=True, gc=False):
+    """The body is not there, or given back.
+
+    Attributes:
+        waits_after: It waits, and was given every release up to this one; None: it is wanted at once.
+        no_room: The host has no room for bodies until its next Report.
+    """
+
+    fence: Fence
+    waits_after: int | None = None
+    no_room: bool = False
+
+
 class HostSection(msgspec.Struct):
-    """Everything a host frame says about one run. `need_snapshot` holds the fence of the lost body."""
+    """Everything a host frame says about one run."""
 
     run_id: str
     plans: list[Plan] = []
     results: list[Result] = []
     rejects: list[Reject] = []
-    need_snapshot: Fence | None = None
+    need_snapshot: NeedSnapshot | None = None
     body_failed: BodyFailed | None = None
 
 

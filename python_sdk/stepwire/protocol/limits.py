@@ -7,6 +7,8 @@ PROTOCOL_MAX = 1
 
 PAYLOAD_BYTES_MAX = 4 * 1024 * 1024
 """Default limit of one payload; configurable up to 64 MiB."""
+PAYLOAD_BYTES_READ_MAX = 64 * 1024 * 1024
+"""Longest payload that a receiver takes in before it says which limit of the run was exceeded."""
 INLINE_BYTES_MAX = 64 * 1024
 """Larger payloads travel as chunks and live in the blobs table."""
 CHUNK_BYTES_MAX = 128 * 1024
@@ -15,6 +17,8 @@ FRAME_BYTES_TARGET = 256 * 1024
 MESSAGE_BYTES_MAX = 1024 * 1024 + 64 * 1024
 """gRPC message limit of both sides."""
 NAME_BYTES_MAX = 256
+INSTANCE_ID_BYTES_MAX = 512
+"""Longest id of a host process: the name of its service fits, and what makes it its own."""
 STEPS_PER_RUN_MAX = 10_000
 BRANCHES_PER_GROUP_MAX = 10_000
 GROUP_DEPTH_MAX = 32

@@ -48,6 +48,8 @@ class ErrorCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_CODE_WRONG_STATE: _ClassVar[ErrorCode]
     ERROR_CODE_INVALID_ARGUMENT: _ClassVar[ErrorCode]
     ERROR_CODE_NOT_IMPLEMENTED: _ClassVar[ErrorCode]
+    ERROR_CODE_STORE_FULL: _ClassVar[ErrorCode]
+    ERROR_CODE_RUN_UNREADABLE: _ClassVar[ErrorCode]
 
 class Retryable(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -92,6 +94,8 @@ ERROR_CODE_INTERNAL: ErrorCode
 ERROR_CODE_WRONG_STATE: ErrorCode
 ERROR_CODE_INVALID_ARGUMENT: ErrorCode
 ERROR_CODE_NOT_IMPLEMENTED: ErrorCode
+ERROR_CODE_STORE_FULL: ErrorCode
+ERROR_CODE_RUN_UNREADABLE: ErrorCode
 RETRYABLE_UNSPECIFIED: Retryable
 RETRYABLE_POLICY: Retryable
 RETRYABLE_YES: Retryable

@@ -222,10 +222,14 @@ class Reject(_message.Message):
     def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., reason: _Optional[_Union[RejectReason, str]] = ...) -> None: ...
 
 class NeedSnapshot(_message.Message):
-    __slots__ = ("fence",)
+    __slots__ = ("fence", "waits_after", "no_room")
     FENCE_FIELD_NUMBER: _ClassVar[int]
+    WAITS_AFTER_FIELD_NUMBER: _ClassVar[int]
+    NO_ROOM_FIELD_NUMBER: _ClassVar[int]
     fence: _plan_pb2.Fence
-    def __init__(self, fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ...) -> None: ...
+    waits_after: int
+    no_room: bool
+    def __init__(self, fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., waits_after: _Optional[int] = ..., no_room: bool = ...) -> None: ...
 
 class BodyFailed(_message.Message):
     __slots__ = ("fence", "failure")

@@ -52,6 +52,16 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_ADOPTION: _ClassVar[WaitReason]
     WAIT_REASON_ATTEMPT_NOT_STOPPING: _ClassVar[WaitReason]
     WAIT_REASON_CHILD_RUN: _ClassVar[WaitReason]
+    WAIT_REASON_JOURNAL_UNREADABLE: _ClassVar[WaitReason]
+    WAIT_REASON_IN_COMMIT: _ClassVar[WaitReason]
+    WAIT_REASON_READING_JOURNAL: _ClassVar[WaitReason]
+    WAIT_REASON_HOST_LAGGING: _ClassVar[WaitReason]
+    WAIT_REASON_HOST_DRAINING: _ClassVar[WaitReason]
+    WAIT_REASON_HOST_AWAY: _ClassVar[WaitReason]
+    WAIT_REASON_NO_BODY_ROOM: _ClassVar[WaitReason]
+    WAIT_REASON_OTHER_UNDO: _ClassVar[WaitReason]
+    WAIT_REASON_ENGINE_FULL: _ClassVar[WaitReason]
+    WAIT_REASON_HOST_CONGESTED: _ClassVar[WaitReason]
 
 class RunPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -89,6 +99,16 @@ WAIT_REASON_USER_CODE: WaitReason
 WAIT_REASON_ADOPTION: WaitReason
 WAIT_REASON_ATTEMPT_NOT_STOPPING: WaitReason
 WAIT_REASON_CHILD_RUN: WaitReason
+WAIT_REASON_JOURNAL_UNREADABLE: WaitReason
+WAIT_REASON_IN_COMMIT: WaitReason
+WAIT_REASON_READING_JOURNAL: WaitReason
+WAIT_REASON_HOST_LAGGING: WaitReason
+WAIT_REASON_HOST_DRAINING: WaitReason
+WAIT_REASON_HOST_AWAY: WaitReason
+WAIT_REASON_NO_BODY_ROOM: WaitReason
+WAIT_REASON_OTHER_UNDO: WaitReason
+WAIT_REASON_ENGINE_FULL: WaitReason
+WAIT_REASON_HOST_CONGESTED: WaitReason
 RUN_PHASE_UNSPECIFIED: RunPhase
 RUN_PHASE_BODY: RunPhase
 RUN_PHASE_CANCELLING: RunPhase
@@ -219,3 +239,71 @@ class Run(_message.Message):
     successor_run_id: str
     stopping: _failure_pb2.Failure
     def __init__(self, run_id: _Optional[str] = ..., flow: _Optional[str] = ..., state: _Optional[_Union[RunState, str]] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., stats: _Optional[_Union[RunStats, _Mapping]] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., groups: _Optional[_Iterable[_Union[Group, _Mapping]]] = ..., id: _Optional[str] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., parent_run_id: _Optional[str] = ..., successor_run_id: _Optional[str] = ..., stopping: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
+
+class Holder(_message.Message):
+    __slots__ = ("service", "instance_id", "since", "attempt", "connected", "stopping")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    STOPPING_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    instance_id: str
+    since: _timestamp_pb2.Timestamp
+    attempt: int
+    connected: bool
+    stopping: bool
+    def __init__(self, service: _Optional[str] = ..., instance_id: _Optional[str] = ..., since: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., connected: bool = ..., stopping: bool = ...) -> None: ...
+
+class OpenStep(_message.Message):
+    __slots__ = ("path", "kind", "name", "reason", "planned_at", "due_at", "attempt", "lost", "holder", "match", "child_run_id", "group", "group_limit", "group_holders")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    PLANNED_AT_FIELD_NUMBER: _ClassVar[int]
+    DUE_AT_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    CHILD_RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_FIELD_NUMBER: _ClassVar[int]
+    GROUP_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    GROUP_HOLDERS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    kind: _plan_pb2.StepKind
+    name: str
+    reason: WaitReason
+    planned_at: _timestamp_pb2.Timestamp
+    due_at: _timestamp_pb2.Timestamp
+    attempt: int
+    lost: int
+    holder: Holder
+    match: str
+    child_run_id: str
+    group: str
+    group_limit: int
+    group_holders: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., reason: _Optional[_Union[WaitReason, str]] = ..., planned_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., due_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempt: _Optional[int] = ..., lost: _Optional[int] = ..., holder: _Optional[_Union[Holder, _Mapping]] = ..., match: _Optional[str] = ..., child_run_id: _Optional[str] = ..., group: _Optional[str] = ..., group_limit: _Optional[int] = ..., group_holders: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ServiceStatus(_message.Message):
+    __slots__ = ("service", "hosts", "serving_flow", "busy", "slots", "lagging", "draining", "serving_steps")
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    HOSTS_FIELD_NUMBER: _ClassVar[int]
+    SERVING_FLOW_FIELD_NUMBER: _ClassVar[int]
+    BUSY_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    LAGGING_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    SERVING_STEPS_FIELD_NUMBER: _ClassVar[int]
+    service: str
+    hosts: int
+    serving_flow: int
+    busy: int
+    slots: int
+    lagging: int
+    draining: int
+    serving_steps: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, service: _Optional[str] = ..., hosts: _Optional[int] = ..., serving_flow: _Optional[int] = ..., busy: _Optional[int] = ..., slots: _Optional[int] = ..., lagging: _Optional[int] = ..., draining: _Optional[int] = ..., serving_steps: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -1,3 +1,6 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from stepwire.v1 import payload_pb2 as _payload_pb2
 from stepwire.v1 import plan_pb2 as _plan_pb2
 from stepwire.v1 import run_pb2 as _run_pb2
@@ -40,6 +43,28 @@ class GetResponse(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     run: _run_pb2.Run
     def __init__(self, run: _Optional[_Union[_run_pb2.Run, _Mapping]] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("run", "at", "body", "open_steps", "open_steps_count", "services")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    OPEN_STEPS_FIELD_NUMBER: _ClassVar[int]
+    OPEN_STEPS_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    run: _run_pb2.Run
+    at: _timestamp_pb2.Timestamp
+    body: _run_pb2.Holder
+    open_steps: _containers.RepeatedCompositeFieldContainer[_run_pb2.OpenStep]
+    open_steps_count: int
+    services: _containers.RepeatedCompositeFieldContainer[_run_pb2.ServiceStatus]
+    def __init__(self, run: _Optional[_Union[_run_pb2.Run, _Mapping]] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., body: _Optional[_Union[_run_pb2.Holder, _Mapping]] = ..., open_steps: _Optional[_Iterable[_Union[_run_pb2.OpenStep, _Mapping]]] = ..., open_steps_count: _Optional[int] = ..., services: _Optional[_Iterable[_Union[_run_pb2.ServiceStatus, _Mapping]]] = ...) -> None: ...
 
 class ListRequest(_message.Message):
     __slots__ = ("flow", "states", "page_size", "page_token")

@@ -15,6 +15,7 @@ from stepwire.protocol.frames import (
     HostFrame,
     HostSection,
     LiveBody,
+    NeedSnapshot,
     Reject,
     Report,
     Result,
@@ -131,10 +132,17 @@ def _host_section_to_pb(section: HostSection, target: host_service_pb2.HostSecti
         fence_to_pb(reject.fence, message.fence)
         message.reason = reject.reason
     if section.need_snapshot is not None:
-        fence_to_pb(section.need_snapshot, target.need_snapshot.fence)
+        _need_snapshot_to_pb(section.need_snapshot, target.need_snapshot)
     if section.body_failed is not None:
         fence_to_pb(section.body_failed.fence, target.body_failed.fence)
         failure_to_pb(section.body_failed.failure, target.body_failed.failure)
+
+
+def _need_snapshot_to_pb(needed: NeedSnapshot, target: host_service_pb2.NeedSnapshot) -> None:
+    fence_to_pb(needed.fence, target.fence)
+    if needed.waits_after is not None:
+        target.waits_after = needed.waits_after
+    target.no_room = needed.no_room
 
 
 def _results_to_pb(results: Iterable[Result], target: host_service_pb2.HostSection, out: Outgoing) -> None:
@@ -276,11 +284,16 @@ def _host_section_from_pb(value: host_service_pb2.HostSection, inbound: Inbound)
         ],
     )
     if value.HasField("need_snapshot"):
-        section.need_snapshot = fence_from_pb(value.need_snapshot.fence)
+        section.need_snapshot = _need_snapshot_from_pb(value.need_snapshot)
     if value.HasField("body_failed"):
         body = value.body_failed
         section.body_failed = BodyFailed(fence_from_pb(body.fence), failure_from_pb(body.failure))
     return section
+
+
+def _need_snapshot_from_pb(value: host_service_pb2.NeedSnapshot) -> NeedSnapshot:
+    waits_after = value.waits_after if value.HasField("waits_after") else None
+    return NeedSnapshot(fence_from_pb(value.fence), waits_after, value.no_room)
 
 
 def _result_from_pb(value: host_service_pb2.Result, inbound: Inbound) -> Result:

@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stepwire.protocol import limits
+from stepwire.protocol.bounds import has_control_characters
 from stepwire.protocol.failure import ErrorCode, Retryable
 from stepwire.protocol.frames import CancelReason, Purpose, RejectReason
 from stepwire.protocol.plan import Backoff, BranchOutcome, FailPolicy, Fence, ParallelMode, StepKind, Verdict
@@ -121,6 +122,8 @@ def fence_from_pb(value: plan_pb2.Fence) -> Fence:
 def checked_path(path: str) -> str:
     if not 0 < len(path) <= limits.PATH_BYTES_MAX:
         undecodable(f"a path has {len(path)} characters; 1 to {limits.PATH_BYTES_MAX} are allowed")
+    if has_control_characters(path):
+        undecodable(f"a path has control characters: {path[:80]!r}")
     return path
 
 
