@@ -35,7 +35,8 @@ METRIC = re.compile(r"\bstepwire_\w+")
 def test_there_is_a_page_for_every_topic() -> None:
     assert [page.path.stem for page in guide()] == sorted(
         [
-            "cancellation", "compensation", "declarative", "events", "failures", "groups", "hosts", "http-calls", "long-lives",
+            "cancellation", "compensation", "declarative", "events", "failures", "groups", "hosts", "http-calls",
+            "long-lives",
             "monitoring", "steps", "testing",
         ]
     )  # fmt: skip

@@ -49,7 +49,11 @@ class Served:
         return run
 
     def in_memory(self) -> float:
-        return sum(self.engine.metric(f'stepwire_runs{{state="{state.lower()}"}}') for state in RunState)
+        return sum(
+            self.engine.metric(f'stepwire_runs{{state="{state.lower()}"}}')
+            for state in RunState
+            if state is not RunState.WAITING
+        )
 
     def entered(self, run: RunHandleSync[Any]) -> int:
         return len(self.stage.ledger.of(run.run_id, "body"))

@@ -10,13 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import FlowOptions, HostSection, Trigger
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import BodyEnded, Event, Invoke, Plan, Sleep, StepKind, StepPlanned, StepSpec, WaitEvent
 from stepwire_engine.clock import VirtualClock
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.embedded import EmbeddedEngine
 from stepwire_engine.store.sqlite import SqliteStore
 from tests.scheduler.desk import CONFIG, HELLO, INPUT, FakeHost
@@ -119,8 +117,6 @@ def test_a_client_cancels_a_dormant_run_of_an_earlier_engine_with_its_child(tmp_
             await second.driver.runs.cancel(run_id, None)
             await second.driver.settled()
             assert [record.state for record in (await second.driver.runs.list_runs()).runs] == [RunState.CANCELLED] * 2
-            with pytest.raises(CallRefused) as refused:
-                await second.driver.runs.cancel(run_id, None)
-            assert refused.value.code is ErrorCode.WRONG_STATE
+            await second.driver.runs.cancel(run_id, None)  # The first answer may have been lost.
 
     asyncio.run(main())

@@ -106,3 +106,18 @@ def test_a_retry_that_is_due_and_waits_for_a_slot_is_not_missed_when_the_clock_i
     desk.set_clock(-60.0)
     desk.pass_time(CONFIG.reconcile_interval + 1.0)
     assert desk.core.counters.reconciled.total() == 0
+
+
+def test_a_retry_of_a_closure_that_is_due_and_waits_for_its_body_is_not_missed_either() -> None:
+    desk, host = running(StepPlanned("a", retry=RetryPolicy(max_attempts=3, backoff=Backoff.FIXED, delay=1.0)))
+    host.failed("a")
+    desk.settle()
+    host.session.say_goodbye("leaves")
+    desk.settle()
+    desk.pass_time(3.0)
+    desk.set_clock(-60.0)
+    desk.pass_time(CONFIG.reconcile_interval + 1.0)
+    assert desk.core.counters.reconciled.total() == 0
+    assert desk.host("h2").holds("a") is False
+    desk.pass_time(60.0)
+    assert desk.hosts[-1].holds("a")

@@ -255,6 +255,8 @@ class Books:
             case Group() | Run():
                 what = timed
                 due_ms = group_due_ms(timed) if isinstance(timed, Group) else timed.deadline_ms
+                if isinstance(timed, Group) and timed.closing:
+                    return False  # It had come; this is the end of the grace after it.
             case _:
                 return False  # Whoever has such a step looks at the clock again.
         early = due_ms is not None and due_ms > self.now.unix_ms and _awaited(timed)

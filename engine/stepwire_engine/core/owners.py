@@ -206,8 +206,9 @@ class Owners:
         if step.kind in PERFORMED:
             return self._of_performed(step)
         early = step.state is StepState.BACKOFF and (step.retry_at_ms or 0) > self._books.now.unix_ms
-        if early and not step.queued:  # Its time may have come before the clock was set back.
-            return Owner.TIMER if step.timer_ms == step.retry_at_ms else Missing.TIMER
+        armed = step.timer_ms == step.retry_at_ms
+        if early and (armed or not self._waits_for_more(step)):
+            return Owner.TIMER if armed else Missing.TIMER
         return self._of_ready(step)
 
     def _of_lease(self, step: Step, lease: Lease) -> Owner | Missing:
@@ -239,6 +240,11 @@ class Owners:
         if due_ms is None:
             return Missing.STEP
         return Owner.TIMER if step.timer_ms == due_ms and not self._is_late(due_ms) else self._late(due_ms)
+
+    def _waits_for_more(self, step: Step) -> bool:
+        """Whether its time had come already, before somebody set the clock back, and something else was missing."""
+        body = step.run.body
+        return step.queued or step.waits_for_group or (step.kind is StepKind.RUN and (body is None or not body.ready))
 
     def _of_ready(self, step: Step) -> Owner | Missing:
         """Of a step that nothing but a place, a slot or its body keeps from being executed."""

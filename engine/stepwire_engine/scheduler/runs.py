@@ -158,18 +158,20 @@ class Runs:
         _raise_refusal(reply)
 
     async def cancel(self, run_id: str, undo: bool | None) -> None:
-        """Cancel a run, durably; one that is being cancelled already is left to it (MISSION S20).
+        """Cancel a run, durably; one that is or is being cancelled already is left to it (MISSION S20).
 
         Args:
             undo: Whether completed steps are compensated; None: as the flow was registered.
 
         Raises:
-            CallRefused: RUN_NOT_FOUND, WRONG_STATE for a run that ended, and as `start`.
+            CallRefused: RUN_NOT_FOUND, WRONG_STATE for a run that ended otherwise, and as `start`.
         """
         self._admit()
         reply = await self._asked(lambda token: self._core.cancel_run(token, run_id, undo, self._clock.now()))
         if reply.code is ErrorCode.WRONG_STATE and run_id not in self._core.runs:
             record = await self._record(run_id)
+            if record.state is RunState.CANCELLED:
+                return  # As was asked for: the first answer may have been lost.
             raise CallRefused(ErrorCode.WRONG_STATE, f"run {run_id} has ended: it is {record.state.name}")
         _raise_refusal(reply)
 

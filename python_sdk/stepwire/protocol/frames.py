@@ -211,6 +211,7 @@ class BodyStart(msgspec.Struct, frozen=True, gc=False):
     input: Payload
     seed: int
     created_at_ms: int
+    traceparent: str = ""
 
 
 class StepOutcome(msgspec.Struct, frozen=True, gc=False):
@@ -270,6 +271,7 @@ class Execute(msgspec.Struct, frozen=True, gc=False):
     flow: str = ""
     call: Call | None = None
     undo: UndoInput | None = None
+    traceparent: str = ""
 
 
 class CancelReason(enum.IntEnum):

@@ -88,12 +88,14 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag="event"):
         data: JSON, if anybody is to match on it.
         id: Deduplicates; empty: the engine makes one.
         at_ms: When it is delivered, milliseconds since the Unix epoch; None: now.
+        traceparent: Where the sender's span belongs; empty: nowhere.
     """
 
     name: str
     data: Payload = NULL
     id: str = ""
     at_ms: int | None = None
+    traceparent: str = ""
 
 
 class Sleep(msgspec.Struct, frozen=True, array_like=True, tag="sleep"):
@@ -180,6 +182,7 @@ class StepPlanned(msgspec.Struct, frozen=True, array_like=True, gc=False):
         deadline: Seconds from its plan within which it must have its outcome, all attempts included.
         spec: What kinds beyond RUN and TASK do.
         undo: How it is compensated.
+        traceparent: The context of its span; empty: its host makes no spans.
     """
 
     path: str
@@ -193,6 +196,7 @@ class StepPlanned(msgspec.Struct, frozen=True, array_like=True, gc=False):
     deadline: float | None = None
     spec: StepSpec | None = None
     undo: Undo | None = None
+    traceparent: str = ""
 
 
 class GroupOpened(msgspec.Struct, frozen=True, array_like=True, gc=False):

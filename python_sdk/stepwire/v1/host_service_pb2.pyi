@@ -334,16 +334,18 @@ class Advance(_message.Message):
     def __init__(self, fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., hold: bool = ..., start: _Optional[_Union[BodyStart, _Mapping]] = ..., entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ..., more: bool = ...) -> None: ...
 
 class BodyStart(_message.Message):
-    __slots__ = ("flow", "input", "seed", "created_at")
+    __slots__ = ("flow", "input", "seed", "created_at", "traceparent")
     FLOW_FIELD_NUMBER: _ClassVar[int]
     INPUT_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     flow: str
     input: _payload_pb2.Payload
     seed: int
     created_at: _timestamp_pb2.Timestamp
-    def __init__(self, flow: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., seed: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, flow: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., seed: _Optional[int] = ..., created_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Entry(_message.Message):
     __slots__ = ("plan", "release")
@@ -388,7 +390,7 @@ class UndoInput(_message.Message):
     def __init__(self, output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
 
 class Execute(_message.Message):
-    __slots__ = ("path", "attempt", "fence", "kind", "name", "input", "timeout", "flow", "call", "undo")
+    __slots__ = ("path", "attempt", "fence", "kind", "name", "input", "timeout", "flow", "call", "undo", "traceparent")
     PATH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
@@ -399,6 +401,7 @@ class Execute(_message.Message):
     FLOW_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     UNDO_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     path: str
     attempt: int
     fence: _plan_pb2.Fence
@@ -409,7 +412,8 @@ class Execute(_message.Message):
     flow: str
     call: _plan_pb2.Call
     undo: UndoInput
-    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., flow: _Optional[str] = ..., call: _Optional[_Union[_plan_pb2.Call, _Mapping]] = ..., undo: _Optional[_Union[UndoInput, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., kind: _Optional[_Union[_plan_pb2.StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., flow: _Optional[str] = ..., call: _Optional[_Union[_plan_pb2.Call, _Mapping]] = ..., undo: _Optional[_Union[UndoInput, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Cancel(_message.Message):
     __slots__ = ("path", "fence", "reason", "grace")

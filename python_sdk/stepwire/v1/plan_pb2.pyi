@@ -112,16 +112,18 @@ class RetryPolicy(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., backoff: _Optional[_Union[Backoff, str]] = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., factor: _Optional[float] = ..., cap: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., jitter: _Optional[float] = ..., non_retryable_types: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("name", "data", "id", "at")
+    __slots__ = ("name", "data", "id", "at", "traceparent")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     AT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     name: str
     data: _payload_pb2.Payload
     id: str
     at: _timestamp_pb2.Timestamp
-    def __init__(self, name: _Optional[str] = ..., data: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, name: _Optional[str] = ..., data: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., id: _Optional[str] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class Sleep(_message.Message):
     __slots__ = ("duration", "until")
@@ -190,7 +192,7 @@ class Undo(_message.Message):
     def __init__(self, kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class StepPlanned(_message.Message):
-    __slots__ = ("path", "kind", "name", "input", "retry", "timeout", "started", "concurrent", "deadline", "sleep", "wait_event", "send_event", "invoke", "call", "undo")
+    __slots__ = ("path", "kind", "name", "input", "retry", "timeout", "started", "concurrent", "deadline", "sleep", "wait_event", "send_event", "invoke", "call", "undo", "traceparent")
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +208,7 @@ class StepPlanned(_message.Message):
     INVOKE_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     UNDO_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     path: str
     kind: StepKind
     name: str
@@ -221,7 +224,8 @@ class StepPlanned(_message.Message):
     invoke: Invoke
     call: Call
     undo: Undo
-    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., started: bool = ..., concurrent: bool = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sleep: _Optional[_Union[Sleep, _Mapping]] = ..., wait_event: _Optional[_Union[WaitEvent, _Mapping]] = ..., send_event: _Optional[_Union[SendEvent, _Mapping]] = ..., invoke: _Optional[_Union[Invoke, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., undo: _Optional[_Union[Undo, _Mapping]] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., started: bool = ..., concurrent: bool = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sleep: _Optional[_Union[Sleep, _Mapping]] = ..., wait_event: _Optional[_Union[WaitEvent, _Mapping]] = ..., send_event: _Optional[_Union[SendEvent, _Mapping]] = ..., invoke: _Optional[_Union[Invoke, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., undo: _Optional[_Union[Undo, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class GroupOpened(_message.Message):
     __slots__ = ("path", "mode", "branches", "fail", "quorum", "cancel_siblings", "limit", "concurrent", "names", "deadline")

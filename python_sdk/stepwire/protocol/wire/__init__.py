@@ -18,6 +18,7 @@ from stepwire.protocol.wire.scalars import (
     duration_to_pb,
     timestamp_from_pb,
     timestamp_to_pb,
+    traceparent_from_pb,
 )
 from stepwire.protocol.wire.specs import event_from_pb, event_to_pb
 
@@ -40,4 +41,5 @@ __all__ = [
     "retry_policy_to_pb",
     "timestamp_from_pb",
     "timestamp_to_pb",
+    "traceparent_from_pb",
 ]

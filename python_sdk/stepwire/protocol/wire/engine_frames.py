@@ -43,6 +43,7 @@ from stepwire.protocol.wire.scalars import (
     limit_to_pb,
     timestamp_from_pb,
     timestamp_to_pb,
+    traceparent_from_pb,
     undecodable,
 )
 from stepwire.protocol.wire.specs import call_from_pb, call_to_pb, undo_input_from_pb, undo_input_to_pb
@@ -112,6 +113,7 @@ def _advance_to_pb(advance: Advance, target: Any, out: Outgoing) -> None:
         out.payload(start.input, target.start.input)
         target.start.seed = start.seed
         timestamp_to_pb(start.created_at_ms, target.start.created_at)
+        target.start.traceparent = start.traceparent
     for entry in advance.entries:
         message = target.entries.add()
         match entry:
@@ -159,6 +161,8 @@ def _executes_to_pb(executes: Iterable[Execute], target: host_service_pb2.Engine
             call_to_pb(execute.call, message.call, out.payload)
         if execute.undo is not None:
             undo_input_to_pb(execute.undo, message.undo, out.payload)
+        if execute.traceparent:
+            message.traceparent = execute.traceparent
 
 
 class EngineFrameDecoder:
@@ -243,7 +247,13 @@ def _advance_from_pb(value: host_service_pb2.Advance, inbound: Inbound) -> Advan
 def _start_from_pb(value: host_service_pb2.BodyStart, inbound: Inbound) -> BodyStart:
     if not (value.flow and value.HasField("input")):
         undecodable("the start of a body has no flow or no input")
-    return BodyStart(value.flow, inbound.payload(value.input), value.seed, timestamp_from_pb(value.created_at))
+    return BodyStart(
+        value.flow,
+        inbound.payload(value.input),
+        value.seed,
+        timestamp_from_pb(value.created_at),
+        traceparent_from_pb(value.traceparent),
+    )
 
 
 def _entry_from_pb(value: host_service_pb2.Entry, inbound: Inbound) -> Plan | Release:
@@ -285,6 +295,7 @@ def _execute_from_pb(value: host_service_pb2.Execute, inbound: Inbound) -> Execu
         value.flow,
         call_from_pb(value.call, inbound.payload) if has("call") else None,
         undo_input_from_pb(value.undo, inbound.payload) if has("undo") else None,
+        value.traceparent and traceparent_from_pb(value.traceparent),
     )
     if execute.kind > StepKind.TASK or execute.call is not None:
         _check_call(execute)

@@ -39,6 +39,7 @@ from stepwire.protocol.wire.scalars import (
     fence_to_pb,
     limit_from_pb,
     limit_to_pb,
+    traceparent_from_pb,
     undecodable,
 )
 from stepwire.protocol.wire.specs import spec_from_pb, spec_to_pb
@@ -130,6 +131,8 @@ def _steps_to_pb(steps: Iterable[StepPlanned], target: plan_pb2.Plan, out: Outgo
             spec_to_pb(step.spec, message, out.payload)
         if step.undo is not None:
             _undo_to_pb(step.undo, message.undo)
+        if step.traceparent:
+            message.traceparent = step.traceparent
 
 
 def _undo_to_pb(undo: Undo, target: Any) -> None:
@@ -204,6 +207,7 @@ def _step_from_pb(value: plan_pb2.StepPlanned, inbound: Inbound) -> StepPlanned:
         limit_from_pb(value.deadline) if has("deadline") else None,
         spec_from_pb(value, kind, field, inbound.payload) if field is not None or kind > StepKind.TASK else None,
         _undo_from_pb(value) if has("undo") else None,
+        value.traceparent and traceparent_from_pb(value.traceparent),
     )
 
 

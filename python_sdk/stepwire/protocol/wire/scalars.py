@@ -13,6 +13,7 @@ from stepwire.protocol.bounds import has_control_characters
 from stepwire.protocol.failure import ErrorCode, Retryable
 from stepwire.protocol.frames import CancelReason, Purpose, RejectReason
 from stepwire.protocol.plan import Backoff, BranchOutcome, FailPolicy, Fence, ParallelMode, StepKind, Verdict
+from stepwire.protocol.traceparent import is_traceparent
 from stepwire.v1 import plan_pb2
 
 _NANOS = 1_000_000_000
@@ -129,6 +130,11 @@ def checked_path(path: str) -> str:
 
 def checked_run_id(value: str) -> str:
     return value or undecodable("a section has no run_id")
+
+
+def traceparent_from_pb(value: str) -> str:
+    """It if it is well formed, otherwise none: nobody loses a run over the context of a span."""
+    return value if is_traceparent(value) else ""
 
 
 def checked_attempt(number: int) -> int:

@@ -20,6 +20,7 @@ from stepwire.protocol.wire.scalars import (
     duration_to_pb,
     moment_to_pb,
     timestamp_from_pb,
+    traceparent_from_pb,
     undecodable,
 )
 from stepwire.v1 import host_service_pb2, payload_pb2, plan_pb2
@@ -155,6 +156,8 @@ def _event_to_pb(event: Event, target: plan_pb2.Event, put: PutPayload) -> None:
     target.id = event.id
     if event.at_ms is not None:
         moment_to_pb(event.at_ms, target.at)
+    if event.traceparent:
+        target.traceparent = event.traceparent
 
 
 def _event_from_pb(value: plan_pb2.Event, get: GetPayload) -> Event:
@@ -163,6 +166,7 @@ def _event_from_pb(value: plan_pb2.Event, get: GetPayload) -> Event:
         get(value.data) if value.HasField("data") else NULL,
         value.id,
         timestamp_from_pb(value.at) if value.HasField("at") else None,
+        traceparent_from_pb(value.traceparent),
     )
 
 
