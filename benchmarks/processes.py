@@ -82,7 +82,7 @@ def _ready_message(process: subprocess.Popen[bytes], log: Path) -> str:
     while time.monotonic() < deadline and process.poll() is None:
         for line in log.read_text().splitlines(keepends=True):
             if "stepwire engine ready" in line and line.endswith("\n"):
-                return str(json.loads(line)["message"])
+                return str(json.loads(line)["event"])
         time.sleep(0.02)
     raise BenchmarkError(f"the engine did not start:\n{log.read_text()[-2000:]}")
 

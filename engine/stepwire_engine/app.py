@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,7 +17,7 @@ from typing import Any
 
 from stepwire_engine.calls.host import CallHost, CallSettings
 from stepwire_engine.clock import SystemClock
-from stepwire_engine.config import Config
+from stepwire_engine.config import Config, secrets_of
 from stepwire_engine.scheduler.driver import Driver
 from stepwire_engine.scheduler.runs import RunBounds
 from stepwire_engine.store.base import Store, StoreError
@@ -210,6 +211,7 @@ def _call_settings(config: Config) -> CallSettings:
         response_bytes_max=config.call_response_bytes_max,
         payload_bytes_max=config.payload_bytes_max,
         timeout_max=config.call_timeout_max,
+        secrets=secrets_of(os.environ),
     )
 
 

@@ -21,6 +21,8 @@ from stepwire_engine.core.config import CoreConfig
 
 FILE_NAME = "stepwire.toml"
 ENV_PREFIX = "STEPWIRE_"
+SECRET_PREFIX = "STEPWIRE_SECRET_"
+"""What follows is the name of a secret, which `call` steps may put into a header; no setting."""
 OTHER_ENV = frozenset({"STEPWIRE_ENGINE", "STEPWIRE_TOKEN", "STEPWIRE_PROFILE", "STEPWIRE_SEED"})
 """Names that the SDK, the command line and the tests read."""
 # What Kubernetes puts into every container for services called "stepwire..."; not ours.
@@ -108,6 +110,8 @@ class Config:
     live_idle: float = _CORE.live_idle
     stop_grace: float = _CORE.stop_grace
     event_window: float = _CORE.event_window
+    log_lines_per_run_max: int = _CORE.log_lines_per_run_max
+    log_lines_waiting_max: int = _CORE.log_lines_waiting_max
     loop_lag_max: float = _CORE.loop_lag_max
     reconcile_interval: float = _CORE.reconcile_interval
     reconcile_portion: int = _CORE.reconcile_portion
@@ -366,6 +370,22 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("call_timeout_max", "calls.timeout_max", Unit.SECONDS, "Longest attempt of a call step.", 0.001, 7 * _DAY),
     Setting(
+        "log_lines_per_run_max",
+        "logs.lines_per_run_max",
+        Unit.COUNT,
+        "Log lines of flows and steps that are kept of one run, the newest; 0: none.",
+        0,
+        100_000,
+    ),
+    Setting(
+        "log_lines_waiting_max",
+        "logs.waiting_max",
+        Unit.COUNT,
+        "Log lines of flows and steps that wait for their commit; more are dropped and counted.",
+        1,
+        1_000_000,
+    ),
+    Setting(
         "log", "log", Unit.CHOICE, "Least severe level that is logged.", choices=("debug", "info", "warning", "error")
     ),
     Setting(
@@ -441,10 +461,15 @@ def _flat(table: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
             yield prefix + name, value
 
 
+def secrets_of(env: Mapping[str, str]) -> dict[str, str]:
+    """The secrets that `call` steps may name (MISSION V7), by their names. Empty ones are none."""
+    return {name[len(SECRET_PREFIX) :]: text for name, text in env.items() if name.startswith(SECRET_PREFIX) and text}
+
+
 def _from_env(env: Mapping[str, str]) -> dict[str, Any]:
     values = {}
     for name, text in env.items():
-        if not name.startswith(ENV_PREFIX) or name in OTHER_ENV:
+        if not name.startswith(ENV_PREFIX) or name.startswith(SECRET_PREFIX) or name in OTHER_ENV:
             continue
         if name not in _ENV and (_KUBERNETES_ENV.fullmatch(name) or _KUBERNETES_URL.match(text)):
             continue

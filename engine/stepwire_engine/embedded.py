@@ -7,6 +7,7 @@ time until the owner moves it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from types import TracebackType
 
@@ -14,6 +15,7 @@ from stepwire.protocol.frames import Fault, Hello
 from stepwire_engine.calls.destinations import LOCAL_NETWORKS
 from stepwire_engine.calls.host import CallHost, CallSettings
 from stepwire_engine.clock import Clock, VirtualClock
+from stepwire_engine.config import secrets_of
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.scheduler.driver import Driver
 from stepwire_engine.scheduler.ports import Attached, Port
@@ -49,7 +51,9 @@ class EmbeddedEngine:
         self.config = config or (_VIRTUAL_CONFIG if virtual else CoreConfig())
         self._store = store
         self._call_settings = calls or CallSettings(
-            allow=LOCAL_NETWORKS, payload_bytes_max=self.config.payload_bytes_max
+            allow=LOCAL_NETWORKS,
+            payload_bytes_max=self.config.payload_bytes_max,
+            secrets=secrets_of(os.environ),
         )
 
     async def __aenter__(self) -> EmbeddedEngine:

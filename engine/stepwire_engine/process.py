@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 
+from stepwire.logs import formatter_for
 from stepwire_engine.app import MEMORY, Addresses, Engine
 from stepwire_engine.config import Config
 from stepwire_engine.store.base import StoreError
@@ -171,36 +170,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 # ---- logging
 
 
-class _Lines(logging.Formatter):
-    """One line per event for people."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%H:%M:%S", time.localtime(record.created))
-        text = f"{at}.{int(record.msecs):03d} {record.levelname.lower():<8} {record.getMessage()}"
-        return text + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
-
-
-class _Json(logging.Formatter):
-    """One JSON object per event."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        event = {
-            "at": f"{at}.{int(record.msecs):03d}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            event["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(event, ensure_ascii=False)
-
-
 def set_up_logging(config: Config) -> None:
     """Send the process's log to stderr: text on a terminal, JSON otherwise, or as the configuration says."""
-    text = sys.stderr.isatty() if config.log_format == "auto" else config.log_format == "text"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines() if text else _Json())
+    handler.setFormatter(formatter_for(config.log_format, sys.stderr))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.log.upper())

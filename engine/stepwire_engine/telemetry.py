@@ -56,7 +56,7 @@ _MODE, _VERDICT = _names(ParallelMode), _names(Verdict)
 _DIRECTION = ("in", "out")
 _WAITING = _names(WaitReason)
 _CODE = ("ok", *(code.slug for code in ErrorCode))
-METHODS = ("Start", "Get", "Explain", "List", "Watch", "Resume", "Cancel", "SendEvent")
+METHODS = ("Start", "Get", "Explain", "List", "Watch", "Resume", "Cancel", "SendEvent", "Logs")
 """Of RunService."""
 
 _RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 1800, 7200, 86_400)
@@ -118,6 +118,8 @@ METRICS: tuple[Definition, ...] = (
     Definition("rpcs_total", _C, "Calls of clients that were answered.", {"method": METHODS, "code": _CODE}),
     Definition("events_received_total", _C, "Events that were sent to the engine.",
                {"outcome": ("accepted", "duplicate")}),
+    Definition("log_lines_total", _C, "Log lines of flows and steps, stored or dropped for want of room.",
+               {"outcome": ("stored", "dropped")}),
     # The engine itself
     Definition("quarantined_runs", _G, "Open runs that are kept aside: what the store has of them is damaged."),
     Definition("damaged_rows_total", _C, "Rows of the store that were met and are not what was written."),
@@ -176,6 +178,7 @@ class Telemetry(Numbers):
     reconciled: dict[str, int]
     rpcs: dict[tuple[str, str], int]
     events_received: dict[str, int]
+    log_lines: dict[str, int]
     quarantined_runs: int
     damaged_rows: int
     commit_seconds: Histogram
@@ -249,7 +252,7 @@ _CORE_INTEGERS = (
 )  # fmt: skip
 _CORE_COUNTS = (
     "steps_finished", "attempts", "poison", "groups_finished", "body_evictions", "attempts_lost", "cancels_sent",
-    "events_received", "reconciled",
+    "events_received", "reconciled", "log_lines",
 )  # fmt: skip
 _CORE_SECONDS = ("step_duration_seconds", "attempt_seconds", "schedule_to_start_seconds")
 """Slots that have the same name in `core.counters.Counters`."""

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 
 from stepwire._runtime import keeping as bodies
 from stepwire._runtime.executor import HostRuntime
+from stepwire._runtime.logs import LogShipper
 from stepwire._runtime.telemetry import HostTelemetry
+from stepwire._runtime.tracing import makers_of
 from stepwire._transport.grpc_link import GrpcLink
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
@@ -50,7 +52,9 @@ class Served(Protocol):
     body_bytes: int
     body_idle: float
     body_stall_timeout: float
+    tracing: bool
     telemetry: HostTelemetry
+    log_handler: LogShipper
 
     def hello(self) -> Hello:
         """A fresh greeting; each is of another instance."""
@@ -77,6 +81,8 @@ def runtime_of(
         context_of=context_of,
         keeping=keeping or bodies.bounded(host.bodies, host.body_bytes, host.body_idle),
         hooks=host.hooks,
+        logs=host.log_handler,
+        makers=makers_of(host.name, host.tracing),
     )
 
 
@@ -92,15 +98,16 @@ class RunningHost:
         self.host = host
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
-        self.port = SessionPort(HostSession(host.hello()), time.monotonic)
+        self.port = SessionPort(HostSession(host.hello()), time.monotonic, host.log_handler.lines)
         self.runtime = runtime_of(host, self.port, self.loop)
-        self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect)
+        self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect, self._on_traffic)
         self._lag: asyncio.TimerHandle | None = None
         self._hurried = False
         self._answered = asyncio.Event()
         host.telemetry.refresh.append(self._gauges)
 
     def start(self) -> None:
+        self.host.log_handler.attach()
         self._link.start()
         self._watch_lag(self.port.clock())
 
@@ -193,6 +200,7 @@ class RunningHost:
 
     def _close(self) -> None:
         self.runtime.close()
+        self.host.log_handler.detach()
         if self._lag is not None:
             self._lag.cancel()
         if self._gauges in self.host.telemetry.refresh:
@@ -210,7 +218,6 @@ class RunningHost:
     # ---- from the link's threads
 
     def _on_frame(self, frame: EngineFrame, sections: list[Any]) -> None:
-        self.host.telemetry.frames["in"] += 1
         if os.getpid() != self.pid:
             return
         self.loop.call_soon_threadsafe(self._handle, frame, sections)
@@ -228,6 +235,10 @@ class RunningHost:
         if not self._answered.is_set():
             self.loop.call_soon_threadsafe(self._answered.set)
 
+    def _on_traffic(self, direction: str, frames: int, size: int) -> None:
+        self.host.telemetry.frames[direction] += frames
+        self.host.telemetry.frame_bytes[direction] += size
+
     # ---- loop lag
 
     def _watch_lag(self, due: float) -> None:
@@ -243,6 +254,7 @@ class RunningHost:
 
     def _gauges(self) -> None:
         session = self.port.session
+        self.host.telemetry.connected = int(session.connected)
         self.host.telemetry.bodies_live = session.bodies
         self.host.telemetry.slots["busy"] = session.attempts
         self.host.telemetry.slots["free"] = max(0, session.free_slots)

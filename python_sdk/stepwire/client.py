@@ -15,6 +15,7 @@ from typing import Any, Protocol, Self, TypeVar, overload
 from stepwire._transport.explanation import Explanation, Holder, OpenStep, ServiceStatus
 from stepwire._transport.run_calls import RunCalls
 from stepwire._transport.run_handle import RunHandle, RunHandleSync
+from stepwire._transport.run_logs import LoggedLine, LogLines, LogLinesSync
 from stepwire._transport.run_record import (
     AttemptRecord,
     GroupRecord,
@@ -40,6 +41,7 @@ from stepwire.codec import JSON_CODEC, Codec, encode_flow_input
 from stepwire.errors import ConfigurationError
 from stepwire.events import Event
 from stepwire.protocol.payload import Payload
+from stepwire.redaction import Redacted
 
 __all__ = (
     "Client",
@@ -55,10 +57,14 @@ __all__ = (
     "AttemptRecord",
     "GroupRecord",
     "WaitReason",
+    "Redacted",
     "Explanation",
     "Holder",
     "OpenStep",
     "ServiceStatus",
+    "LoggedLine",
+    "LogLines",
+    "LogLinesSync",
     "ADDRESS_DEFAULT",
 )
 
@@ -194,6 +200,25 @@ class ClientSync(_ClientBase):
             RunNotFound: there is no such run.
         """
         return RunWatch(self._calls, run_id, steps=steps, timeout=timeout, follow=follow).records()
+
+    def logs(
+        self, run_id: str, *, path: str = "", attempt: int = 0, level: int | str = 0, after: int = 0
+    ) -> LogLinesSync:
+        """What flow and steps of a run logged and the engine has kept, oldest first, up to the newest (MISSION V1).
+
+        The iterator's `dropped` counts lines that are missing, and its `next` is what to give as `after` later.
+
+        Args:
+            path: Of this step or branch only.
+            attempt: Of this attempt only.
+            level: Of this level and above, a number or a name.
+            after: Only lines after this number.
+
+        Raises:
+            RunNotFound, EngineUnavailable: when it is iterated.
+            ValueError: there is no such level.
+        """
+        return self.handle(run_id).logs(path=path, attempt=attempt, level=level, after=after)
 
     def resume(self, run_id: str) -> None:
         """Let a PAUSED run go on. Raises RunNotFound, or RunError with code WRONG_STATE."""
@@ -343,6 +368,10 @@ class Client(_ClientBase):
             RunNotFound: there is no such run.
         """
         return records_of(RunWatch(self._calls, run_id, steps=steps, timeout=timeout, follow=follow))
+
+    def logs(self, run_id: str, *, path: str = "", attempt: int = 0, level: int | str = 0, after: int = 0) -> LogLines:
+        """What flow and steps of a run logged; everything as of ClientSync.logs."""
+        return self.handle(run_id).logs(path=path, attempt=attempt, level=level, after=after)
 
     async def resume(self, run_id: str) -> None:
         """Let a PAUSED run go on. Raises RunNotFound, or RunError with code WRONG_STATE."""

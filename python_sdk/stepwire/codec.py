@@ -14,7 +14,7 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import lru_cache, partial
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any, NoReturn, Protocol, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -296,8 +296,10 @@ def _hints(fn: Callable[..., Any]) -> dict[str, Any]:
     if not inspect.isroutine(target):
         target = type(target).__call__
     names = None
-    if inspect.isfunction(inner := getattr(target, "__func__", target)):
-        names = dict(inspect.getclosurevars(inner).nonlocals) if inner.__closure__ else None
+    if inspect.isfunction(inner := getattr(target, "__func__", target)) and inner.__closure__:
+        cells = zip(inner.__code__.co_freevars, inner.__closure__, strict=True)
+        # Empty is what is defined after it, such as the other of two flows.
+        names = {name: cell.cell_contents for name, cell in cells if cell != CellType()}
     try:
         return get_type_hints(target, localns=names, include_extras=True)
     except NameError as unknown:

@@ -35,6 +35,7 @@ from stepwire.events import TriggerLike
 from stepwire.flow import FlowFunction
 from stepwire.hooks import HookFunction, HookKind
 from stepwire.protocol.payload import Payload
+from stepwire.redaction import Parts, Redact, redacts
 from stepwire.retry import Duration
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Flow(FlowFunction[..., Coroutine[Any, Any, FlowResult]]):
         name: Of the flow, 1..256 bytes.
         input: Type of its input, as a flow's parameter would be annotated: input that does not fit is refused
             before any step (MISSION S23). Left out: any JSON value, or none.
-        deadline, undo_on_cancel, on: As of `Host.flow`.
+        deadline, undo_on_cancel, on, redact: As of `Host.flow`.
 
     Raises:
         ConfigurationError: the name, the type or an option is bad.
@@ -77,6 +78,7 @@ class Flow(FlowFunction[..., Coroutine[Any, Any, FlowResult]]):
         deadline: Duration | None = None,
         undo_on_cancel: bool = False,
         on: TriggerLike = (),
+        redact: Redact = (),
     ) -> None:
         if isinstance(input, str):
             raise ConfigurationError(f"flow {name!r}: input= is a type, not the text {input!r:.80}")
@@ -86,7 +88,14 @@ class Flow(FlowFunction[..., Coroutine[Any, Any, FlowResult]]):
         self._left_out: frozenset[str] = frozenset()
         self._input_type = Any if input is inspect.Parameter.empty else input
         body = self._any_input() if input is inspect.Parameter.empty else self._typed_input(input)
-        super().__init__(body, name=checked_name("flow", name), deadline=deadline, undo_on_cancel=undo_on_cancel, on=on)
+        super().__init__(
+            body,
+            name=checked_name("flow", name),
+            deadline=deadline,
+            undo_on_cancel=undo_on_cancel,
+            on=on,
+            redact=redact,
+        )
 
     # ---- declaring
 
@@ -172,6 +181,8 @@ class Flow(FlowFunction[..., Coroutine[Any, Any, FlowResult]]):
         self._names |= names
         self._types |= {step.name: step.returns for step in steps}
         self._left_out |= {step.name for step in steps if not step.in_result}
+        if any(step.in_result and redacts(step.redacted, Parts.OUTPUT) for step in steps):
+            self.redact = Parts.OUTPUT | (self.redact or Parts.OUTPUT)
 
     def _check_new(self, name: str, beside: dict[str, Standing]) -> None:
         """Names of steps and groups are one set: results are read by them (MISSION 2.2)."""

@@ -99,6 +99,12 @@ class ProtocolError(StepwireError):
     hint = "run engine and SDK of compatible versions; if they are, report this as a bug"
 
 
+class UnreadablePayload(ProtocolError):
+    """A payload cannot be decrypted."""
+
+    hint = "give the host every key whose payloads are still stored, then `stepwire runs resume` what was paused"
+
+
 class RunError(StepwireError):
     """A request about a run failed."""
 

@@ -35,6 +35,8 @@ class Event:
         data: Any JSON value.
         id: Deduplicates, at most 256 bytes; empty: the engine makes one.
         at: When it is delivered, with time zone; None or past: at once. Of a received event: when it was.
+        redact: Its data are not for human eyes (MISSION V7): neither in the record of a flow that waits for it nor in
+            that of a run that it starts. A received event does not say it: say it again to send it on.
 
     Raises:
         ValueError: name or id is out of bounds, or `at` has no time zone.
@@ -48,6 +50,7 @@ class Event:
     else:
         # The engine writes seconds since 1970, which every language reads; users only ever see the datetime.
         at: datetime | float | None = None
+    redact: bool = False
 
     def __post_init__(self) -> None:
         for text in (self.name, self.id):
@@ -76,7 +79,8 @@ def planned_event(event: Event) -> plan.Event:
         data = JSON_CODEC.encode(event.data)
     except OutputUnserializable as problem:
         raise ConfigurationError(f"data of event {event.name!r}: {problem.message}") from None
-    return plan.Event(event.name, data, event.id, None if event.at is None else epoch_ms(event.at))
+    at_ms = None if event.at is None else epoch_ms(event.at)
+    return plan.Event(event.name, data.marked() if event.redact else data, event.id, at_ms)
 
 
 def epoch_ms(when: datetime) -> int:

@@ -29,6 +29,7 @@ from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.payload import JSON, Payload
 from stepwire.protocol.plan import RESERVED_PREFIX, ParallelMode
+from stepwire.redaction import Parts, Redact, marked, parts_of, redacts
 from stepwire.retry import Duration, Retry, deadline_of, duration, retry_policy
 
 P = ParamSpec("P")
@@ -54,11 +55,13 @@ class StepFunction(Generic[P, T]):
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
         codec: Codec = JSON_CODEC,
     ) -> None:
         self.fn = fn
         self.name = name or _function_name(fn)
         _check_name("step", self.name)
+        self.redact = parts_of(redact)
         self.retries = retries
         self.retry = retry_policy(retries)
         self.timeout = None if timeout is None else duration(timeout)
@@ -78,7 +81,8 @@ class StepFunction(Generic[P, T]):
 
     def encode_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Payload:
         """The input of a call. Raises InvalidInput if it does not fit the annotations."""
-        return encode_call(args, kwargs, self.fn, codec=self.codec)
+        payload = encode_call(args, kwargs, self.fn, codec=self.codec)
+        return marked(payload, self.codec, Parts.INPUT) if redacts(self.redact, Parts.INPUT) else payload
 
     def decode_input(self, payload: Payload) -> tuple[list[Any], dict[str, Any]]:
         """Arguments of a call. Raises InvalidInput."""
@@ -100,12 +104,14 @@ class FlowFunction(Generic[P, T]):
         deadline: Duration | None = None,
         undo_on_cancel: bool = False,
         on: TriggerLike = (),
+        redact: Redact = (),
         codec: Codec = JSON_CODEC,
         add: Callable[[FlowFunction[..., Any]], None] | None = None,
     ) -> None:
         self.fn = fn
         self.name = name or _function_name(fn)
         _check_name("flow", self.name)
+        self.redact = parts_of(redact)
         self.parallel_mode = parallel_mode
         self.deadline = None if deadline is None else deadline_of(deadline)
         self.undo_on_cancel = undo_on_cancel
@@ -127,7 +133,8 @@ class FlowFunction(Generic[P, T]):
 
     def encode_input(self, *args: Any) -> Payload:
         """The input of a run, for clients. Raises InvalidInput if it does not fit the annotation."""
-        return encode_flow_input(args, self.fn, codec=self.codec)
+        payload = encode_flow_input(args, self.fn, codec=self.codec)
+        return marked(payload, self.codec, Parts.INPUT) if redacts(self.redact, Parts.INPUT) else payload
 
     def decode_input(self, payload: Payload) -> tuple[Any, ...]:
         """Arguments after the context. Raises InvalidInput."""
@@ -146,7 +153,8 @@ class FlowFunction(Generic[P, T]):
     def options(self) -> FlowOptions:
         """What the engine must know of it."""
         planned = tuple(map(planned_trigger, self.triggers))
-        return FlowOptions(self.name, self.deadline, self.undo_on_cancel, planned)
+        redact_input = redacts(self.redact, Parts.INPUT)
+        return FlowOptions(self.name, self.deadline, self.undo_on_cancel, planned, redact_input)
 
     # ---- beside its runs
 

@@ -15,8 +15,10 @@ from prometheus_client import CollectorRegistry
 
 from stepwire._exposition import Exposition
 from stepwire._process import HostProcess
+from stepwire._runtime.logs import LogShipper, level_of
 from stepwire._runtime.telemetry import HostTelemetry, export
 from stepwire._serving import RunningHost
+from stepwire._transport.log_queue import LogQueue
 from stepwire.codec import JSON_CODEC, Codec
 from stepwire.declarative import Flow
 from stepwire.errors import ConfigurationError
@@ -25,6 +27,7 @@ from stepwire.flow import FlowFunction, StepFunction
 from stepwire.hooks import Hook, HookFunction, HookKind, registering
 from stepwire.protocol.frames import Feature, FlowOptions, Hello
 from stepwire.protocol.plan import ParallelMode
+from stepwire.redaction import Redact
 from stepwire.retry import Duration, Retry, duration
 
 P = ParamSpec("P")
@@ -69,6 +72,14 @@ class Host:
         metrics_port: Show the metrics at /metrics on this port, 1..65535, or a free one for 0. If it is in use the next
             is tried, up to 15 further on: of several workers each shows its own. None: on no port.
         metrics_address: Where that port listens. One that other machines reach shows them the names of flows.
+        tracing: Make spans of flows, groups, steps and attempts, if the service has configured OpenTelemetry before
+            the host starts. Without that nothing is made, so that True costs nothing.
+        ship_logs: Least level of what flows and steps log that goes to the engine as well, for
+            `stepwire runs logs`: at most so much as there is room for, and as loggers let pass. None: nothing does.
+
+    Attributes:
+        log_handler: Takes what flows and steps of this host log, for the engine. It is on the root logger while the
+            host runs; a logger that does not propagate needs it too.
 
     Raises:
         ConfigurationError: an argument outside its bounds.
@@ -91,6 +102,8 @@ class Host:
         registry: CollectorRegistry | None = None,
         metrics_port: int | None = None,
         metrics_address: str = "127.0.0.1",
+        tracing: bool = True,
+        ship_logs: str | None = "INFO",
     ) -> None:
         _check_bound("slots", slots, 10_000)
         _check_bound("bodies", bodies, 100_000)
@@ -109,10 +122,12 @@ class Host:
         self.branch_threads = branch_threads
         self.body_stall_timeout = duration(body_stall_timeout)
         self.drain_timeout = duration(drain_timeout)
+        self.tracing = tracing
         self.flows: dict[str, FlowFunction[..., Any]] = {}
         self.steps: dict[str, StepFunction[..., Any]] = {}
         self.hooks: list[Hook] = []
         self.telemetry = HostTelemetry(name, SDK_VERSION)
+        self.log_handler = LogShipper(name, level_of(ship_logs), LogQueue(self.telemetry.log_lines))
         self.registry = CollectorRegistry() if registry is None else registry
         export(self.telemetry, self.registry)
         if metrics_port is not None:
@@ -135,6 +150,7 @@ class Host:
         deadline: Duration | None = None,
         undo_on_cancel: bool = False,
         on: TriggerLike = (),
+        redact: Redact = (),
     ) -> Callable[[Callable[P, T]], FlowFunction[P, T]]: ...
 
     def flow(
@@ -147,6 +163,7 @@ class Host:
         deadline: Duration | None = None,
         undo_on_cancel: bool = False,
         on: TriggerLike = (),
+        redact: Redact = (),
     ) -> Any:
         """Register a flow: an async or plain function whose first parameter is its context.
 
@@ -158,6 +175,8 @@ class Host:
             undo_on_cancel: What a run did is also undone when it is cancelled, not only when it fails.
             on: Events that start runs: a name, a Trigger, or up to 64 of them. The input of such a run is
                 the event; annotate it with stepwire.Event.
+            redact: Of its runs the "input", the "output" or the texts of the "failure", or several, are not for human
+                eyes: records and commands do not show them (MISSION V7).
 
         Raises:
             ConfigurationError: the name is taken, an option is bad, or an annotation cannot be resolved.
@@ -171,6 +190,7 @@ class Host:
                 deadline=deadline,
                 undo_on_cancel=undo_on_cancel,
                 on=on,
+                redact=redact,
                 codec=self.codec,
                 add=self._add_flow,
             )
@@ -205,6 +225,7 @@ class Host:
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
     ) -> Callable[[Callable[P, T]], StepFunction[P, T]]: ...
 
     def step(
@@ -216,6 +237,7 @@ class Host:
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
     ) -> Any:
         """Register a step: any host that serves it may run it.
 
@@ -225,6 +247,7 @@ class Host:
             timeout: Longest duration of one attempt.
             abandon_after: How long an attempt that was told to stop may go on before this host gives it up:
                 then the next may begin beside it, and its late result is dropped. None: never.
+            redact: Of its "input", its "output" and the texts of its "failure", what is not for human eyes.
 
         Raises:
             ConfigurationError: the name is taken, or an option or annotation is bad.
@@ -232,7 +255,13 @@ class Host:
 
         def register(function: Callable[..., Any]) -> StepFunction[..., Any]:
             made: StepFunction[..., Any] = StepFunction(
-                function, name=name, retries=retries, timeout=timeout, abandon_after=abandon_after, codec=self.codec
+                function,
+                name=name,
+                retries=retries,
+                timeout=timeout,
+                abandon_after=abandon_after,
+                redact=redact,
+                codec=self.codec,
             )
             if made.name in self.steps:
                 raise ConfigurationError(f"step {made.name!r} is registered twice on host {self.name!r}")

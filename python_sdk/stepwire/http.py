@@ -16,6 +16,22 @@ _CHARSET = re.compile(r"""charset\s*=\s*"?([^\s";]+)""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSecret:
+    """Stands in `headers` of a call for a value that only the engine has (MISSION V7).
+
+    The engine takes it from its environment, where it is called STEPWIRE_SECRET_ and this name, each time it makes the
+    request. Nothing of it is recorded. Every flow of every host may name every secret of its engine.
+
+    Args:
+        name: A-Z, 0-9 and _, not beginning with a digit; at most 256.
+        prefix: What stands before the secret, as "Bearer ".
+    """
+
+    name: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HttpResult:
     """The answer of a server, whatever its status.
 

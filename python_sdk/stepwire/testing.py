@@ -21,6 +21,7 @@ import msgspec
 
 from stepwire._runtime.keeping import NoBodies
 from stepwire._serving import runtime_of
+from stepwire._tracing import current_traceparent
 from stepwire._transport.local import LocalLink
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
@@ -35,6 +36,7 @@ from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import AttemptEnded, Entry, RunState
 from stepwire_engine.core.history import RunView
 from stepwire_engine.embedded import EmbeddedEngine
+from stepwire_engine.store.base import LogQuery, LogRow
 from stepwire_engine.store.memory import MemoryStore
 
 __all__ = ("Environment", "Stuck", "TestRun", "environment", "run")
@@ -56,12 +58,16 @@ class TestRun:
         record: The run's record with its steps, as `stepwire runs show` has it.
         journal: The entries of its journal, in order.
         body_entries: How often user code of the flow was entered.
+        logs: What flow and steps logged, as far as their loggers let it pass, as `stepwire runs logs` has it.
     """
 
     __test__ = False
 
-    def __init__(self, flow: FlowFunction[..., Any], record: RunView, journal: Sequence[Entry]) -> None:
+    def __init__(
+        self, flow: FlowFunction[..., Any], record: RunView, journal: Sequence[Entry], logs: Sequence[LogRow] = ()
+    ) -> None:
         self._flow = flow
+        self.logs = logs
         self.record = record
         self.journal = journal
         self.body_entries = record.stats.body_entries
@@ -96,7 +102,7 @@ class _LocalHost:
         self.host = host
         self._env = env
         loop = asyncio.get_running_loop()
-        self.port = SessionPort(HostSession(host.hello()), time.monotonic)
+        self.port = SessionPort(HostSession(host.hello()), time.monotonic, host.log_handler.lines)
         self.runtime = runtime_of(host, self.port, loop, NoBodies() if env.replay else None)
         self.runtime.stubs = env.stubs
         self.link = self._new_link()
@@ -109,6 +115,22 @@ class _LocalHost:
         self.link.cut()
         self.link = self._new_link()
         self.link.start()
+
+    def start(self) -> None:
+        self.host.log_handler.attach()
+        self.link.start()
+
+    def close(self) -> None:
+        self.runtime.close()
+        self.host.log_handler.detach()
+
+    async def ship_logs(self) -> None:
+        """Send the log lines that wait to go along with something."""
+        if self.port.logs:
+            self.port.logs.hurry()
+            self.port.ring()
+            while self.link.in_flight:  # noqa: ASYNC110 - the link is callbacks of this loop; nothing tells
+                await asyncio.sleep(0)
 
     @property
     def idle(self) -> bool:
@@ -148,13 +170,14 @@ class Environment:
     async def add(self, host: Host) -> None:
         """Connect one more host and wait until the engine knows it."""
         local = self._hosts[host.name] = _LocalHost(self, host)
-        local.link.start()
+        local.start()
         while not local.port.session.connected:  # noqa: ASYNC110 - the link is callbacks of this loop; nothing tells
             await asyncio.sleep(0)
 
     async def start(self, flow: FlowFunction[..., Any], *args: Any, id: str = "") -> str:
         """Start a run. Returns its run_id."""
-        run_id, _ = await self.engine.driver.runs.start(flow.name, flow.encode_input(*args), id)
+        runs, payload = self.engine.driver.runs, flow.encode_input(*args)
+        run_id, _ = await runs.start(flow.name, payload, id, current_traceparent())
         return run_id
 
     async def finish(self, flow: FlowFunction[..., Any], run_id: str) -> TestRun:
@@ -183,16 +206,25 @@ class Environment:
         await self.engine.driver.settled()
         for local in self._hosts.values():
             await local.runtime.hooks.drained()
-        return TestRun(flow, await self.engine.driver.runs.view(run_id, include_steps=True), self.journal(run_id))
+            await local.ship_logs()
+        await self.engine.driver.settled()
+        record = await self.engine.driver.runs.view(run_id, include_steps=True)
+        return TestRun(flow, record, self.journal(run_id), self.logs(run_id))
 
     def journal(self, run_id: str) -> list[Entry]:
         """The committed entries of a run, in order."""
         record = self._store.find_run(run_id)
         return [] if record is None else [entry for row in self._store.journal(record.number) for entry in row.entries]
 
+    def logs(self, run_id: str) -> list[LogRow]:
+        """The last lines that flow and steps of a run logged, at most 1,000, oldest first."""
+        record = self._store.find_run(run_id)
+        return [] if record is None else list(self._store.logs(LogQuery(record.number, limit=1_000)).lines)
+
     async def send(self, event: Event) -> str:
         """Send an event, as a client does; gives its id. What it starts or wakes moves with the next `finish`."""
-        event_id, _ = await self.engine.driver.runs.send_event(planned_event(event))
+        sent = msgspec.structs.replace(planned_event(event), traceparent=current_traceparent())
+        event_id, _ = await self.engine.driver.runs.send_event(sent)
         return event_id
 
     async def started(self, flow: FlowFunction[..., Any], count: int = 1) -> list[str]:
@@ -225,7 +257,7 @@ class Environment:
             successor: What comes back instead, for example the same service with newer code.
         """
         dead = self._hosts.pop(host.name)
-        dead.runtime.close()
+        dead.close()
         dead.link.cut()
         if self._virtual:
             await self.engine.advance(self._config.reconnect_grace + 1.0)
@@ -237,7 +269,7 @@ class Environment:
 
     async def close(self) -> None:
         for local in self._hosts.values():
-            local.runtime.close()
+            local.close()
 
     # ---- idleness
 

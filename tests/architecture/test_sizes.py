@@ -17,10 +17,14 @@ REASONS: dict[str, str] = {
     "engine/stepwire_engine/core/dispatch.py": "who gets what: bodies, steps and closures wait for the same sessions",
     "engine/stepwire_engine/core/model.py": "one run as a value: what folds, and what hosts hold of it",
     "engine/stepwire_engine/core/history.py": "the record people read, its value types and its one fold, side by side",
+    "engine/stepwire_engine/scheduler/runs.py": "every call of clients beside the refusals that they share",
+    "python_sdk/stepwire/_replay/journal.py": "one cursor: recorded, made and new are told apart in one place",
     "python_sdk/stepwire/_runtime/body.py": "one live body: its decisions, lines of control and end share state",
     "python_sdk/stepwire/_runtime/executor.py": "one tick of a host: what a frame says, what leaves",
     "python_sdk/stepwire/_transport/session.py": "one pure machine: a session's books are changed in one place",
     "examples/census/analysis.py": "one program, read in the order of the census; its counting rules stand at its head",
+    "python_sdk/stepwire/client.py": "both clients side by side: neither may lack what the other has",
+    "python_sdk/stepwire/host.py": "what a service registers, in one class: signatures and their docstrings",
     "python_sdk/stepwire/errors.py": "the whole error tree with its hints: one reference, mostly docstrings",
 }
 """Modules of more than 400 lines (tests aside), each with the reason why it is not split."""

@@ -7,7 +7,7 @@ import pytest
 from stepwire.protocol.failure import ErrorCode, Retryable
 from stepwire.protocol.limits import HEADERS_MAX
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import Call
+from stepwire.protocol.plan import Call, SecretHeader
 from stepwire_engine.calls.exchange import OWN_HEADERS, CallFailed, answer, idempotency_key, outgoing
 from tests.calls.desk import decoded
 
@@ -139,10 +139,50 @@ def test_the_host_of_a_url(url: str, host: str, header: bytes, origin: str) -> N
     assert (request.host, dict(request.headers)[b"host"], request.origin) == (host, header, origin)
 
 
+def test_a_call_says_where_its_span_belongs_unless_the_user_does() -> None:
+    def said(call: Call, traceparent: str) -> list[bytes]:
+        return [value for name, value in outgoing(call, "k", traceparent).headers if name == b"traceparent"]
+
+    span = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    assert said(Call(URL), span) == [span.encode()]
+    assert said(Call(URL, headers=(("Traceparent", "mine"),)), span) == [b"mine"]
+    assert said(Call(URL), "") == []
+
+
 def test_the_idempotency_key_is_that_of_user_code() -> None:
     from stepwire._runtime.scope import AttemptInfo
 
     assert idempotency_key("run", "a/[0]/b#2") == AttemptInfo("run", "a/[0]/b#2", 3).idempotency_key
+
+
+# ---- secrets of the engine
+
+TOKEN = (SecretHeader("Authorization", "Bearer ", "TOKEN"),)
+
+
+def test_a_secret_header_is_its_prefix_and_the_secret() -> None:
+    request = outgoing(Call(URL, headers=(("x-a", "1"),), secret_headers=TOKEN), "k", secrets={"TOKEN": "t0p"})
+    assert dict(request.headers)[b"authorization"] == b"Bearer t0p"
+    assert dict(request.headers)[b"x-a"] == b"1"
+
+
+def test_a_secret_header_replaces_a_default_as_any_other_does() -> None:
+    header = (SecretHeader("idempotency-key", "", "TOKEN"),)
+    request = outgoing(Call(URL, secret_headers=header), "k", secrets={"TOKEN": "mine"})
+    assert [value for name, value in request.headers if name == b"idempotency-key"] == [b"mine"]
+
+
+def test_a_secret_that_the_engine_does_not_have_fails_the_step_and_names_the_variable() -> None:
+    error = refusal(Call(URL, secret_headers=TOKEN))
+    assert (error.failure.code, error.failure.type) == (ErrorCode.INVALID_INPUT, "UnknownSecret")
+    assert "STEPWIRE_SECRET_TOKEN" in str(error)
+
+
+def test_a_secret_that_cannot_be_sent_is_refused_and_not_told() -> None:
+    with pytest.raises(CallFailed) as caught:
+        outgoing(Call(URL, secret_headers=TOKEN), "k", secrets={"TOKEN": "t0p\nx: y"})
+    assert caught.value.failure.code is ErrorCode.INVALID_INPUT
+    assert "t0p" not in str(caught.value.failure)
 
 
 # ---- answers

@@ -29,6 +29,7 @@ from tests.sdk.gates import until
 
 SETTINGS = CallSettings(allow=("127.0.0.1",))
 ONCE = RetryPolicy(max_attempts=1)
+SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01"
 
 
 class Checkout:
@@ -41,7 +42,7 @@ class Checkout:
         self.fence = fence
 
     def plan_call(self, url: str, retry: RetryPolicy = ONCE) -> None:
-        step = StepPlanned("pay", StepKind.CALL, CALL_STEP, retry=retry, timeout=30.0, spec=Call(url))
+        step = StepPlanned("pay", StepKind.CALL, CALL_STEP, retry=retry, timeout=30.0, spec=Call(url), traceparent=SPAN)
         self.host.say(HostSection(self.run_id, plans=[Plan(1, 0, self.fence, steps=(step,))]))
 
     @property
@@ -115,6 +116,7 @@ def test_the_engine_makes_the_call_and_no_slot_of_a_host_is_held() -> None:
             assert len(running.driver.core.sessions[ENGINE_INSTANCE].leases) == 1
             gate.set()
             assert await run.status() == 200
+            assert shop.requests[0].header("traceparent") == [SPAN]
             assert running.calls_in_progress == 0
             assert running.driver.core.sessions[ENGINE_INSTANCE].leases == {}
             run.host.finish(run.run_id, run.fence, 2, 1)

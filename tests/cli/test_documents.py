@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from stepwire_engine.cli import documents
-from stepwire_engine.cli.documents import Listed, Runs, StepChange, line, page, value, value_text
-from tests.cli.made_runs import checkout, succeeded
+from stepwire_engine.cli.documents import Listed, Runs, StepChange, line, page, value, value_line, value_text
+from stepwire_engine.cli.record import record_lines
+from tests.cli.made_runs import NOW, checkout, succeeded
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -62,3 +63,10 @@ def test_no_value_is_null() -> None:
 def test_times_are_utc_with_z() -> None:
     assert msgspec.json.encode(documents.moment(1_767_225_600_250)) == b'"2026-01-01T00:00:00.250000Z"'
     assert documents.moment(0) is None and documents.moment(None) is None
+
+
+def test_a_redacted_value_is_said_to_be_one_wherever_people_look() -> None:
+    assert value_text(None, 37) == value_line(None, 37) == "(redacted, 37 bytes)"
+    run = msgspec.structs.replace(checkout(), input=None, input_redacted_bytes=37)
+    assert "input    (redacted, 37 bytes)" in record_lines(run, NOW)
+    assert json.loads(line(run))["input_redacted_bytes"] == 37

@@ -18,6 +18,7 @@ GIVES: dict[tuple[str, str], Any] = {
     ("cancellation", "stop_all"): lambda ids: len(ids) == 1,
     ("declarative", "how_it_went"): lambda steps: str(steps) == shown("declarative", "[("),
     ("events", "tell"): lambda event_id: event_id == "bank-4711",
+    ("logs", "warnings"): lambda lines: lines == [],
 }
 """Page and function, and what is said of its result."""
 

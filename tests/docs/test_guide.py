@@ -36,8 +36,8 @@ def test_there_is_a_page_for_every_topic() -> None:
     assert [page.path.stem for page in guide()] == sorted(
         [
             "cancellation", "compensation", "declarative", "events", "failures", "groups", "hosts", "http-calls",
-            "long-lives",
-            "monitoring", "steps", "testing",
+            "logs", "long-lives",
+            "monitoring", "secrets", "steps", "testing", "tracing",
         ]
     )  # fmt: skip
 

@@ -21,6 +21,8 @@ class Site:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
         """Path and body of every request, in order."""
+        self.authorizations: list[str | None] = []
+        """Their headers of that name."""
         self._released = threading.Event()
         site = self
 
@@ -30,6 +32,7 @@ class Site:
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", "0"))).decode()
                 site.asked.append((self.path, body))
+                site.authorizations.append(self.headers.get("authorization"))
                 if self.path.startswith("/held") or (self.path == "/first-held" and len(site.of(self.path)) == 1):
                     site._released.wait(HELD_SECONDS)
                 answer = json.dumps({"path": self.path, "body": body}).encode()

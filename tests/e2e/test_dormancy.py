@@ -118,7 +118,7 @@ def test_an_event_wakes_a_dormant_run(served: Served) -> None:
     run = served.dormant(served.client.start("waits", {"event": "wake", "n": 1}))
     served.client.send("wake", {"n": 1})
     assert run.result(timeout=10) == {"n": 1}
-    assert served.entered(run) == 2
+    assert served.entered(run) == Entries(2)
 
 
 def test_the_end_of_its_child_wakes_a_dormant_run(served: Served) -> None:
@@ -126,7 +126,8 @@ def test_the_end_of_its_child_wakes_a_dormant_run(served: Served) -> None:
     (step,) = run.get(steps=True).steps
     child = served.dormant(served.client.handle(step.child_run_id))
     assert run.result(timeout=10) == "rested"
-    assert served.entered(run) == served.entered(child) == 2
+    assert served.entered(run) == Entries(2)
+    assert served.entered(child) == Entries(2)
 
 
 def test_cancelling_a_dormant_run_reaches_its_closures(served: Served) -> None:

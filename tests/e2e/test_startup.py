@@ -30,7 +30,7 @@ def test_ready_healthy_and_all_metrics_at_zero(stage: Stage, figure: Callable[[s
             continue  # one series per flow, service or version: there is none yet
         for key in metric.series({}):
             values = [key] if isinstance(key, str) else list(key)
-            pairs = ",".join(f'{name}="{value}"' for name, value in zip(metric.labels, values, strict=True))
+            pairs = ",".join(f'{name}="{value}"' for name, value in sorted(zip(metric.labels, values, strict=True)))
             series = PREFIX + metric.name + ("_count" if metric.kind is Kind.HISTOGRAM else "")
             if metric.labels:
                 assert engine.metric(f"{series}{{{pairs}}}") == 0, series

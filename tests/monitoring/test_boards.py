@@ -135,6 +135,8 @@ UNSEEN = {
     "stepwire_host_frame_bytes_total",
     "stepwire_host_frames_total",
     "stepwire_host_late_results_total",
+    "stepwire_host_log_lines_total",
+    "stepwire_log_lines_total",
     "stepwire_host_replay_seconds",
     "stepwire_host_replays_total",
 }

@@ -25,7 +25,7 @@ TIMEOUT = st.none() | st.integers(1, 10**15).map(lambda nanos: nanos / 1e9)
 TIME_MS = st.integers(0, 253_402_300_799_999)
 NAMES = st.lists(TEXT, max_size=3).map(tuple)
 
-PAYLOADS = st.builds(Payload, st.binary(max_size=40), st.sampled_from(["json", "cbor", "x-sealed"]))
+PAYLOADS = st.builds(Payload, st.binary(max_size=40), st.sampled_from(["json", "cbor", "x-sealed"]), st.booleans())
 FENCES = st.builds(plan.Fence, NUMBER, U64)
 RETRIES = st.builds(
     plan.RetryPolicy,
@@ -63,9 +63,10 @@ def either(build: type[T]) -> st.SearchStrategy[T]:
 SLEEPS = st.builds(plan.Sleep, duration=SECONDS) | st.builds(plan.Sleep, until_ms=TIME_MS)
 WAITS = st.builds(plan.WaitEvent, event=NAME, match=TEXT, timeout=st.none() | SECONDS, lookback=SECONDS)
 EVENT_DATA = st.sampled_from([b"null", b"17", b'{"a":["\xc3\xa9"]}']).map(Payload) | st.builds(
-    Payload, st.binary(max_size=40), st.sampled_from(["cbor", "x-sealed"])
+    Payload, st.binary(max_size=40), st.sampled_from(["cbor", "x-sealed"]), st.booleans()
 )
-EVENTS = st.builds(plan.Event, name=NAME, data=EVENT_DATA, id=ID, at_ms=st.none() | TIME_MS)
+TRACES = st.sampled_from(["", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
+EVENTS = st.builds(plan.Event, name=NAME, data=EVENT_DATA, id=ID, at_ms=st.none() | TIME_MS, traceparent=TRACES)
 SENDS = st.builds(plan.SendEvent, st.lists(EVENTS, min_size=1, max_size=2).map(tuple))
 INVOKES = st.builds(plan.Invoke, flow=NAME, id=ID)
 CALLS = st.builds(
@@ -74,6 +75,10 @@ CALLS = st.builds(
     method=st.sampled_from(["GET", "POST", "x"]),
     headers=st.lists(st.tuples(NAME, TEXT), max_size=2).map(tuple),
     body=st.none() | PAYLOADS,
+    redact_output=st.booleans(),
+    secret_headers=st.lists(st.builds(plan.SecretHeader, NAME, TEXT, st.sampled_from(["A", "_B9"])), max_size=2).map(
+        tuple
+    ),
 )
 UNDOS = st.builds(plan.Undo, st.just(plan.StepKind.RUN), retry=st.none() | RETRIES, timeout=TIMEOUT) | st.builds(
     plan.Undo, st.just(plan.StepKind.TASK), NAME, st.none() | RETRIES, TIMEOUT
@@ -105,6 +110,7 @@ STEPS = st.builds(
         concurrent=st.booleans(),
         deadline=TIMEOUT,
         undo=st.none() | UNDOS,
+        traceparent=TRACES,
     ),
     _WORK | _PERFORMED,
 )
@@ -171,6 +177,7 @@ FLOW_OPTIONS = st.lists(
         deadline=TIMEOUT,
         undo_on_cancel=st.booleans(),
         triggers=st.lists(st.builds(frames.Trigger, NAME, TEXT), max_size=2).map(tuple),
+        redact_input=st.booleans(),
     ),
     max_size=2,
     unique_by=lambda options: options.flow,
@@ -211,6 +218,16 @@ HOST_SECTIONS = st.builds(
 DRAINS = st.none() | st.builds(frames.Drain, SECONDS)
 GOODBYES = st.none() | st.builds(frames.Goodbye, TEXT)
 FAULTS = st.none() | st.builds(frames.Fault, st.sampled_from(ErrorCode), TEXT, TEXT)
+LINES = st.builds(
+    frames.LogLine,
+    path=st.just("") | NAME,
+    attempt=U32,
+    age=SECONDS,
+    level=U32,
+    logger=TEXT,
+    message=TEXT,
+)
+RUN_LOGS = st.builds(frames.RunLogs, NAME, st.lists(LINES, max_size=3).map(tuple), U32)
 HOST_FRAMES = st.builds(
     frames.HostFrame,
     position=U64,
@@ -220,6 +237,7 @@ HOST_FRAMES = st.builds(
     drain=DRAINS,
     goodbye=GOODBYES,
     fault=FAULTS,
+    logs=st.lists(RUN_LOGS, max_size=2),
 )
 
 OUTCOMES = (
@@ -232,7 +250,7 @@ ADVANCES = st.builds(
     frames.Advance,
     fence=FENCES,
     entries=st.lists(PLANS | RELEASES, max_size=3).map(tuple),
-    start=st.none() | st.builds(frames.BodyStart, NAME, PAYLOADS, U64, TIME_MS),
+    start=st.none() | st.builds(frames.BodyStart, NAME, PAYLOADS, U64, TIME_MS, TRACES),
     hold=st.booleans(),
     more=st.booleans(),
     purpose=st.sampled_from(frames.Purpose),
@@ -247,6 +265,7 @@ _EXECUTED = st.builds(
     input=st.none() | PAYLOADS,
     timeout=TIMEOUT,
     flow=TEXT,
+    traceparent=TRACES,
 )
 UNDO_INPUTS = st.builds(frames.UndoInput, PAYLOADS, st.none() | FAILURES)
 

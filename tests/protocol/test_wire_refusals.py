@@ -115,6 +115,10 @@ HOST_CASES: dict[str, Callable[[Any], Any]] = {
         m.runs[0].plans[0].branches_ended.add(path="g/[0]", outcome=1, failure={"code": 1, "retryable": 1})
     ),
     "reject without reason": lambda m: m.runs[0].rejects.add(path="a", attempt=1, fence={"claim_epoch": 1}),
+    "lines of no run": lambda m: m.logs.add(dropped=1),
+    "line of the future": lambda m: m.logs.add(run_id="r").lines.add(age={"seconds": -1}),
+    "line with a path that moves the cursor": lambda m: m.logs.add(run_id="r").lines.add(path="\x1b[2J"),
+    "line with a path too long": lambda m: m.logs.add(run_id="r").lines.add(path="x" * (limits.PATH_BYTES_MAX + 1)),
     "empty Hello": lambda m: m.hello.SetInParent(),
     "fault without code": lambda m: m.fault.SetInParent(),
     "chunk without number": lambda m: m.chunks.add(data=b"x"),
@@ -278,6 +282,17 @@ def test_engine_messages_are_refused(case: str) -> None:
 def messages_of(size: int) -> list[bytes]:
     result = Result("a", 1, FENCE, Payload(bytes(size)))
     return wire.encode_host_frame(HostFrame(1, runs=[HostSection("r", results=[result])]))
+
+
+def test_texts_of_log_lines_that_are_too_long_are_cut() -> None:
+    """A line is never worth a stream."""
+    message = a_host_message()
+    message.logs.add(run_id="r").lines.add(logger="l" * 1000, message="\u20ac" * limits.LOG_MESSAGE_BYTES_MAX)
+    frame = wire.HostFrameDecoder().decode(message.SerializeToString())
+    assert frame is not None
+    (decoded,) = frame.logs[0].lines
+    assert len(decoded.logger.encode()) <= limits.NAME_BYTES_MAX
+    assert len(decoded.message.encode()) <= limits.LOG_MESSAGE_BYTES_MAX and "bytes cut]" in decoded.message
 
 
 def test_a_payload_over_the_limit_is_refused_while_it_arrives() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepwire.protocol import limits, wire
+from stepwire.protocol import limits, traceparent, wire
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import (
     Advance,
@@ -271,3 +271,26 @@ def test_an_error_code_of_a_newer_peer_reads_as_internal() -> None:
     [frame] = engine_frames([message.SerializeToString()])
     assert frame.fault is not None
     assert frame.fault.code is ErrorCode.INTERNAL
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "4bf92f3577b34da6a3ce929d0e0e4736",
+        "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+        "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+        "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\n",
+    ],
+)
+def test_a_malformed_traceparent_is_none(text: str) -> None:
+    assert wire.traceparent_from_pb(text) == ""
+
+
+def test_runs_of_every_host_derive_the_same_trace() -> None:
+    derived = traceparent.derived_traceparent("01m2q4w8xb0123456789abcdef")
+    assert derived == "00-2da34cf965b6cc0233a4f9b785b64b1c-f5105c3ca579fe75-01"
+    assert wire.traceparent_from_pb(derived) == derived
+    assert traceparent.trace_id_of(derived) == "2da34cf965b6cc0233a4f9b785b64b1c"

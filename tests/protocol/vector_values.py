@@ -21,6 +21,7 @@ from stepwire.protocol.frames import (
     HostFrame,
     HostSection,
     LiveBody,
+    LogLine,
     NeedSnapshot,
     Purpose,
     Reject,
@@ -29,6 +30,7 @@ from stepwire.protocol.frames import (
     Report,
     Result,
     ResumeState,
+    RunLogs,
     StepOutcome,
     Trigger,
     UndoInput,
@@ -51,6 +53,7 @@ from stepwire.protocol.plan import (
     ParallelMode,
     Plan,
     RetryPolicy,
+    SecretHeader,
     SendEvent,
     Sleep,
     StepKind,
@@ -61,6 +64,8 @@ from stepwire.protocol.plan import (
 )
 
 BODY = Fence(1, 7)
+CALLER_SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+STEP_SPAN = "00-4bf92f3577b34da6a3ce929d0e0e4736-b7ad6b7169203331-01"
 RETRY = RetryPolicy(3, Backoff.LINEAR, 0.25, 0.0, 5.0, 0.5, ("Fatal",))
 FAILED = Failure(
     ErrorCode.USER_ERROR,
@@ -406,6 +411,26 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
             ),
         ],
     ),
+    "host-plan-traced": HostFrame(
+        3,
+        runs=[
+            HostSection(
+                "run-1", plans=[Plan(1, 0, BODY, steps=(StepPlanned("charge", started=True, traceparent=STEP_SPAN),))]
+            )
+        ],
+    ),
+    "engine-advance-traced": EngineFrame(
+        4,
+        runs=[
+            EngineSection(
+                "run-1",
+                advance=Advance(
+                    BODY, start=BodyStart("checkout", Payload(b"null"), 1, 1_790_000_000_000, traceparent=CALLER_SPAN)
+                ),
+                executes=[Execute("charge", 2, Fence(1, 7), StepKind.RUN, flow="checkout", traceparent=STEP_SPAN)],
+            )
+        ],
+    ),
     "engine-execute-call": EngineFrame(
         8,
         runs=[
@@ -423,6 +448,50 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
                         call=Call("https://example.org/sync", headers=(("accept", "*/*"), ("accept", "text/plain"))),
                     )
                 ],
+            )
+        ],
+    ),
+    "host-logs": HostFrame(
+        logs=[
+            RunLogs(
+                "run-1",
+                (
+                    LogLine("charge", 2, 0.25, 30, "shop.payment", "card declined\nTraceback"),
+                    LogLine("", 0, 0.0, 20, "shop", "done"),
+                ),
+                3,
+            ),
+            RunLogs("run-2", dropped=1),
+        ]
+    ),
+    "host-redacted": HostFrame(
+        5,
+        hello=Hello("orders", "5f0c9e", ("checkout",), flow_options=(FlowOptions("checkout", redact_input=True),)),
+        runs=[
+            HostSection(
+                "run-1",
+                plans=[
+                    Plan(
+                        3,
+                        2,
+                        BODY,
+                        steps=(
+                            StepPlanned("charge", StepKind.TASK, "charge", Payload(b"[[17],{}]", "x-sealed", True)),
+                            StepPlanned(
+                                "pay",
+                                StepKind.CALL,
+                                CALL_STEP,
+                                spec=Call(
+                                    "https://example.org/pay",
+                                    body=Payload(b"{}", redacted=True),
+                                    redact_output=True,
+                                    secret_headers=(SecretHeader("authorization", "Bearer ", "PAY_TOKEN"),),
+                                ),
+                            ),
+                        ),
+                    )
+                ],
+                results=[Result("token", 1, BODY, Payload(b'"t"', redacted=True))],
             )
         ],
     ),

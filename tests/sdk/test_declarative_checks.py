@@ -409,6 +409,7 @@ def test_o13_policies_are_shown() -> None:
         "timeout": 5.0,
         "deadline": None,
         "compensated": False,
+        "redacted": [],
         "needs": [],
     }
 

@@ -247,8 +247,8 @@ def test_large_payloads_come_back_byte_for_byte(desk: Desk) -> None:
         0,
         Fence(1, 1),
         steps=(
-            StepPlanned("a", StepKind.TASK, "t", Payload(large[0], "other")),
-            StepPlanned("b", StepKind.TASK, "t", Payload(small)),
+            StepPlanned("a", StepKind.TASK, "t", Payload(large[0], "other", True)),
+            StepPlanned("b", StepKind.TASK, "t", Payload(small, redacted=True)),
             StepPlanned("c"),
             StepPlanned("d", StepKind.TASK, "t", Payload(large[1])),
             StepPlanned("e", StepKind.CALL, CALL_STEP, spec=Call("http://x", body=Payload(large[3]))),

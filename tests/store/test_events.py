@@ -47,7 +47,7 @@ def everything(desk: Desk) -> list[str]:
 
 
 def test_an_event_is_undelivered_from_when_it_is_due_until_its_delivery_is_noted(desk: Desk) -> None:
-    sent = EventRecord("e", "paid", Payload(b'{"n":1}', "other"), due_ms=200, sent_ms=100)
+    sent = EventRecord("e", "paid", Payload(b'{"n":1}', "other"), due_ms=200, sent_ms=100, traceparent="00-ab")
     (number,) = send(desk, sent)
     stored = msgspec.structs.replace(sent, number=number)
     assert number > 0

@@ -16,7 +16,7 @@ from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import Fence, Plan, StepPlanned, StepSpec
 from stepwire_engine.core.entries import Entry, Planned
-from stepwire_engine.core.units import Unit
+from stepwire_engine.core.units import LogRow, RunLines, Unit
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import InboxRow, WaitRow
 from stepwire_engine.store.payloads import map_payloads
@@ -276,11 +276,12 @@ SIDE_CHANGES: dict[str, Any] = {
     "events_delivered": (1,),
     "waits": (WaitRow(1, "a", "paid"),),
     "waits_done": ("a",),
+    "logs": (RunLines("run-1", (LogRow(1, "a", 1, 20, "shop", "text", "h"),)),),
 }
 
 
 def test_a_unit_with_any_side_change_is_not_plain() -> None:
-    row_only = {"claim_epoch", "run", "expected_seq", "entries"}
+    row_only = {"claim_epoch", "run", "expected_seq", "entries", "log_lines_max"}
     assert SIDE_CHANGES.keys() | row_only == set(Unit.__struct_fields__)
     assert rows.pack_unit(Unit(1, 1, 0, (ended(1),))).plain
     for field, change in SIDE_CHANGES.items():
@@ -296,6 +297,9 @@ def test_the_size_of_a_unit_is_that_of_all_it_brings() -> None:
     packed = rows.pack_unit(unit)
     assert packed.row is not None
     assert packed.size == packed.row.size + len(packed.inbox[0]) + len(packed.events[0]) > 501_000
+    assert (
+        rows.pack_unit(Unit(1, logs=(RunLines("r", (LogRow(1, "a", 1, 20, "l", "x" * 100, "h"),)),))).size == 102
+    )  # path, logger and message
 
 
 def test_an_entry_of_a_newer_engine_is_refused_and_not_guessed() -> None:

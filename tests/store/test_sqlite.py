@@ -53,6 +53,26 @@ def test_durable_settings_are_read_back(make: StoreMaker, path: Path) -> None:
     assert writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,), "it keeps its errors to itself"
 
 
+def test_its_files_are_for_this_user_alone(make: StoreMaker, path: Path) -> None:
+    """What flows recorded is nobody else's to read, however open the umask is (MISSION V7)."""
+    before = os.umask(0)
+    try:
+        store = make()
+        store.open()
+        files = sorted(path.parent.glob(path.name + "*"))
+        modes = {file.name.removeprefix(path.name): file.stat().st_mode & 0o777 for file in files}
+    finally:
+        os.umask(before)
+    assert modes == {"": 0o600, "-shm": 0o600, "-wal": 0o600, ".lock": 0o600}
+
+
+def test_a_database_that_exists_keeps_its_mode(make: StoreMaker, path: Path) -> None:
+    path.touch()
+    path.chmod(0o660)
+    make().open()
+    assert path.stat().st_mode & 0o777 == 0o660
+
+
 def test_a_database_without_incremental_vacuum_is_refused(make: StoreMaker, path: Path) -> None:
     edit(path, "PRAGMA application_id = 0x53745770", "CREATE TABLE t (x)")
     with pytest.raises(StoreError, match="does not take the settings that durability needs"):

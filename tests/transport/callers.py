@@ -26,6 +26,8 @@ class Caller(Protocol):
     def cancel_handle(self, run_id: str, undo: bool | None = None) -> None: ...
     def cancel_all(self, **filters: Any) -> tuple[str, ...]: ...
     def send(self, *args: Any, **kwargs: Any) -> str: ...
+    def logs(self, run_id: str, **filters: Any) -> tuple[list[client_module.LoggedLine], int, int]:
+        """The lines, how many are missing, and where reading goes on."""
 
 
 class SyncCaller:
@@ -62,6 +64,10 @@ class SyncCaller:
 
     def send(self, *args: Any, **kwargs: Any) -> str:
         return self._client.send(*args, **kwargs)
+
+    def logs(self, run_id: str, **filters: Any) -> tuple[list[client_module.LoggedLine], int, int]:
+        lines = self._client.logs(run_id, **filters)
+        return list(lines), lines.dropped, lines.next
 
     def close(self) -> None:
         self._client.close()
@@ -109,6 +115,13 @@ class AsyncCaller:
 
     def send(self, *args: Any, **kwargs: Any) -> str:
         return asyncio.run(self._client.send(*args, **kwargs))
+
+    def logs(self, run_id: str, **filters: Any) -> tuple[list[client_module.LoggedLine], int, int]:
+        async def collect() -> tuple[list[client_module.LoggedLine], int, int]:
+            lines = self._client.logs(run_id, **filters)
+            return [line async for line in lines], lines.dropped, lines.next
+
+        return asyncio.run(collect())
 
     def close(self) -> None:
         self._client.close()

@@ -21,7 +21,7 @@ from stepwire_engine.core.explanation import ExplanationView
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import RunRecord
-from stepwire_engine.store.base import RunPage
+from stepwire_engine.store.base import LogPage, LogRow, RunPage
 from stepwire_engine.transport.run_service import RunService
 
 T = TypeVar("T")
@@ -54,6 +54,9 @@ class TablePort:
         self.unreadable: frozenset[int] = frozenset()
         self.keys: dict[str, str] = {}
         self.event_ids: set[str] = set()
+        self.lines: list[LogRow] = []
+        """Log lines, of whatever run."""
+        self.dropped = 0
         self.over: set[str] = set()
         """Runs that can no longer be cancelled."""
         self.refusal: Exception | None = None
@@ -71,8 +74,8 @@ class TablePort:
             for event in self._changed[view.run_id]:
                 event.set()
 
-    async def start(self, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
-        self._ask("start", flow, payload, key)
+    async def start(self, flow: str, payload: Payload, key: str, traceparent: str) -> tuple[str, bool]:
+        self._ask("start", flow, payload, key, *([traceparent] if traceparent else []))
         if key in self.keys:
             return self.keys[key], True
         run_id = f"r{len(self.runs) + 1}"
@@ -111,6 +114,12 @@ class TablePort:
         existing = event_id in self.event_ids
         self.event_ids.add(event_id)
         return event_id, existing
+
+    async def logs(self, run_id: str, *, path: str, attempt: int, level_min: int, after: int, limit: int) -> LogPage:
+        self._ask("logs", run_id, path, attempt, level_min, after, limit)
+        await self.view(run_id, include_steps=False)
+        wanted = [line for line in self.lines if line.number > after][:limit]
+        return LogPage(tuple(wanted), wanted[-1].number if wanted else after, self.dropped)
 
     @contextmanager
     def changes(self, run_id: str) -> Iterator[Callable[[], Awaitable[None]]]:

@@ -97,7 +97,7 @@ def test_ready_and_sigterm(tmp_path: Path) -> None:
             assert b"stepwire_runs_started" in answer.read()
         assert process.end(signal.SIGTERM) == 0
         events = [json.loads(line) for line in process.said.splitlines()]
-        assert events[-1]["message"] == "stepwire engine stopped" and "Traceback" not in process.said
+        assert events[-1]["event"] == "stepwire engine stopped" and "Traceback" not in process.said
 
 
 def test_a_database_in_memory(tmp_path: Path) -> None:

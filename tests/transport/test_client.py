@@ -47,7 +47,7 @@ from stepwire.v1 import run_pb2
 from stepwire_engine.core import entries
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.refusal import CallRefused
-from stepwire_engine.core.units import RunRecord
+from stepwire_engine.core.units import LogRow, RunRecord
 from stepwire_engine.transport import run_messages
 from tests.transport.callers import Caller, Order, Typed
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run, open_run, passed
@@ -132,6 +132,25 @@ def test_result_waits_for_the_end(
     assert not result.done()
     engine.call(port.put, ended_run())
     assert result.result(10) == "done"
+
+
+def test_logs_are_read_page_by_page_to_the_newest(caller: Caller, port: TablePort) -> None:
+    port.lines = [LogRow(1_000 + n, "a", 1, 20, "shop", f"line {n}", "h", n) for n in range(1, 1202)]
+    port.dropped = 3
+    port.runs["r1"] = open_run()
+    found, dropped, ahead = caller.logs("r1", path="a", level="info", after=1)
+    assert [line.message for line in found] == [f"line {n}" for n in range(2, 1202)]
+    assert (dropped, ahead) == (3, 1201)
+    assert found[0].level_name == "INFO" and found[0].at.timestamp() == 1.002
+    asked = [question[1:] for question in port.asked if question[0] == "logs"]
+    assert asked == [("r1", "a", 0, 20, after, 500) for after in (1, 501, 1001)]
+
+
+def test_logs_of_a_run_that_there_is_not_and_a_level_that_there_is_not(caller: Caller) -> None:
+    with pytest.raises(RunNotFound):
+        caller.logs("nobody")
+    with pytest.raises(ValueError, match="'LOUD'"):
+        caller.logs("r1", level="LOUD")
 
 
 def test_result_of_a_failed_run_raises_its_failure(caller: Caller, port: TablePort) -> None:
@@ -460,7 +479,7 @@ def test_an_input_over_the_servers_limit_is_too_large(caller: Caller, port: Tabl
 def test_a_state_of_a_newer_engine_is_a_clear_error(
     caller: Caller, port: TablePort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def newer(view: RunView, target: run_pb2.Run) -> None:
+    def newer(view: RunView, target: run_pb2.Run, **_: bool) -> None:
         target.run_id = "r1"
         target.state = 99  # type: ignore[assignment]
 

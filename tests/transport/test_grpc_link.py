@@ -43,7 +43,11 @@ def test_a_stream_without_welcome_is_given_up_and_dialled_again(monkeypatch: pyt
     server.start()
     session = HostSession(stepwire.Host("h").hello())
     link = grpc_link.GrpcLink(
-        f"127.0.0.1:{port}", SessionPort(session, time.monotonic), lambda frame, sections: None, lambda: None
+        f"127.0.0.1:{port}",
+        SessionPort(session, time.monotonic),
+        lambda frame, sections: None,
+        lambda: None,
+        lambda *_: None,
     )
     link.start()
     try:

@@ -389,7 +389,9 @@ def test_the_link_dials_with_this_table(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(grpc, "insecure_channel", noted)
     session = HostSession(stepwire.Host("h").hello())
     lost = threading.Event()
-    link = grpc_link.GrpcLink("127.0.0.1:1", SessionPort(session, time.monotonic), lambda *_: None, lost.set)
+    link = grpc_link.GrpcLink(
+        "127.0.0.1:1", SessionPort(session, time.monotonic), lambda *_: None, lost.set, lambda *_: None
+    )
     link.start()
     assert lost.wait(10)
     link.stop(5)

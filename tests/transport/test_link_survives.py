@@ -63,7 +63,7 @@ class Engine:
 def linked(answer: Answer, on_frame: Callable[[EngineFrame, list[Any]], None]) -> Iterator[tuple[Engine, GrpcLink]]:
     engine = Engine(answer)
     session = HostSession(stepwire.Host("h").hello())
-    link = GrpcLink(engine.address, SessionPort(session, time.monotonic), on_frame, lambda: None)
+    link = GrpcLink(engine.address, SessionPort(session, time.monotonic), on_frame, lambda: None, lambda *_: None)
     link.start()
     try:
         yield engine, link

@@ -89,6 +89,7 @@ def test_a_link_dials_again_and_again_while_it_is_slammed(dials: int) -> None:
             SessionPort(session, time.monotonic),
             lambda *_: None,
             lambda: None,
+            lambda *_: None,
         )
         link.start()
         try:

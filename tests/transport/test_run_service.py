@@ -20,14 +20,14 @@ from stepwire_engine.core.history import AttemptView, GroupView, RunView, StepSt
 from stepwire_engine.core.model import RunPhase
 from stepwire_engine.core.reasons import WaitReason
 from stepwire_engine.core.refusal import CallRefused
-from stepwire_engine.core.units import RunRecord
+from stepwire_engine.core.units import LogRow, RunRecord
 from stepwire_engine.transport import run_messages, run_service
 from stepwire_engine.transport.run_messages import run_to_pb
 from stepwire_engine.transport.status import EXIT_CODES, STATUS, stream_status
 from tests.transport.run_engine import PAYLOAD_BYTES_MAX, LoopbackEngine, TablePort, ended_run, open_run, passed
 
 FAILURE = Failure(ErrorCode.USER_ERROR, "ValueError", "no", "Traceback ...")
-METHODS = ["Start", "Get", "List", "Resume", "Cancel", "SendEvent", "Watch"]
+METHODS = ["Start", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch"]
 NOT_A_MESSAGE = b"\x0a\xff"
 
 
@@ -132,6 +132,25 @@ def test_cancel_says_whether_to_undo_or_leaves_it_to_the_flow(peer: Peer, port: 
     assert port.asked == [("cancel", "r1", undo)]
 
 
+def test_logs_are_asked_for_with_every_filter_and_answered_with_every_field(peer: Peer, port: TablePort) -> None:
+    port.runs["r1"] = open_run()
+    port.lines = [LogRow(1_500, "a", 2, 30, "shop", "declined", "h", 7)]
+    port.dropped = 6
+    request = pb.LogsRequest(run_id="r1", path="a", attempt=2, level_min=30, after=3, limit=10)
+    answer = pb.LogsResponse.FromString(peer.send("Logs", request.SerializeToString()))
+    assert port.asked[0] == ("logs", "r1", "a", 2, 30, 3, 10)
+    assert (answer.next, answer.dropped) == (7, 6)
+    (line,) = answer.lines
+    assert (line.number, line.path, line.attempt, line.level) == (7, "a", 2, 30)
+    assert (line.logger, line.message, line.host, line.at.ToMilliseconds()) == ("shop", "declined", "h", 1_500)
+
+
+def test_a_hundred_lines_are_asked_for_by_default(peer: Peer, port: TablePort) -> None:
+    port.runs["r1"] = open_run()
+    peer.send("Logs", pb.LogsRequest(run_id="r1").SerializeToString())
+    assert port.asked[0] == ("logs", "r1", "", 0, 0, 0, 100)
+
+
 def test_an_event_is_handed_over_with_its_id_and_time(peer: Peer, port: TablePort) -> None:
     event = plan_pb2.Event(name="order/paid", data=payload_pb2.Payload(data=b'{"n":1}'), id="e1")
     event.at.FromMilliseconds(1_767_225_600_250)
@@ -200,6 +219,11 @@ def _event_of(data: bytes) -> pb.SendEventRequest:
         ("Watch", pb.WatchRequest(), "run_id"),
         ("Watch", pb.WatchRequest(run_id="r" * 257), "run_id"),
         ("Resume", pb.ResumeRequest(), "run_id"),
+        ("Logs", pb.LogsRequest(), "run_id"),
+        ("Logs", pb.LogsRequest(run_id="r", path="x" * 20_000), "path"),
+        ("Logs", pb.LogsRequest(run_id="r", path="\x1b[2J"), "path"),
+        ("Logs", pb.LogsRequest(run_id="r", limit=1001), "limit"),
+        ("Logs", pb.LogsRequest(run_id="r", after=2**63), "after"),
         ("List", pb.ListRequest(flow="f" * 257), "flow"),
         ("List", pb.ListRequest(page_size=1001), "page_size"),
         ("List", pb.ListRequest(page_token="../r1"), "page_token"),

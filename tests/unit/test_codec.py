@@ -327,6 +327,18 @@ def test_return_types() -> None:
         assert return_type(fn) is tp
 
 
+def test_a_function_may_use_what_is_defined_after_it() -> None:
+    """Of two flows inside a function that invoke each other, one comes first."""
+
+    def first() -> int:
+        return second()
+
+    assert return_type(first) is int
+
+    def second() -> int:
+        return 2
+
+
 def test_annotations_that_cannot_be_resolved_say_what_to_do() -> None:
     def step(x: Hidden) -> None: ...
 

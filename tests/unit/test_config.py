@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stepwire_engine.clock import RUN_ID_LENGTH, Clock, SystemClock, VirtualClock
-from stepwire_engine.config import SETTINGS, Config, ConfigError, Setting, Unit, load, network_of
+from stepwire_engine.config import SETTINGS, Config, ConfigError, Setting, Unit, load, network_of, secrets_of
 from stepwire_engine.core.config import CoreConfig
 
 
@@ -107,6 +107,12 @@ def test_a_named_file_must_exist(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_names_of_others_are_left_alone(name: str) -> None:
     assert load(env={name: "tcp://10.0.0.1:7380"}) == Config()
+
+
+def test_secrets_are_no_settings_and_known_by_the_rest_of_their_names() -> None:
+    env = {"STEPWIRE_SECRET_TOKEN": "t", "STEPWIRE_SECRET_EMPTY": "", "OTHER": "x"}
+    assert load(env=env) == Config()
+    assert secrets_of(env) == {"TOKEN": "t"}
 
 
 def test_bounds_also_hold_for_a_config_made_directly() -> None:

@@ -15,6 +15,7 @@ from stepwire import metrics
 from stepwire._runtime import telemetry as host
 from stepwire_engine import telemetry as engine
 from stepwire_engine.core.counters import Counters, EndedRun
+from tests.architecture.source import ROOT
 
 
 def exposed(registry: CollectorRegistry, accept: str = "") -> str:
@@ -48,6 +49,17 @@ def new_host() -> tuple[host.HostTelemetry, CollectorRegistry]:
 )
 def test_every_slot_has_a_metric_and_every_metric_a_slot(module: Any, slots: type) -> None:
     assert sorted(m.slot for m in module.METRICS) == sorted(get_type_hints(slots))
+
+
+@pytest.mark.parametrize(("module", "package"), [(engine, "engine"), (host, "python_sdk")], ids=["engine", "host"])
+def test_every_metric_is_counted_somewhere(module: Any, package: str) -> None:
+    texts = [(file.name, file.read_text("utf-8")) for file in (ROOT / package).rglob("*.py")]
+    code = "\n".join(text if name != "telemetry.py" else text.replace("self.", "telemetry.") for name, text in texts)
+    counts = r"\+=|=(?!=)|\.observe|\.update|\.append|\.exemplify"
+    for metric in module.METRICS:
+        slot = rf"(?:telemetry|counters)\.{metric.slot}\b"
+        counted = rf"{slot}(?:\[[^\n]*\])?\s*(?:{counts})|= {slot}\[|{slot}[,)]"
+        assert re.search(counted, code), f"nothing counts {metric.name}"
 
 
 @pytest.mark.parametrize("module", [engine, host], ids=["engine", "host"])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 
 import httpx
 import msgspec
@@ -18,11 +19,13 @@ import msgspec
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.payload import JSON, Payload
-from stepwire.protocol.plan import Call
+from stepwire.protocol.plan import Call, SecretHeader
 
 Headers = tuple[tuple[bytes, bytes], ...]
+NO_SECRETS: Mapping[str, str] = MappingProxyType({})
 
 IDEMPOTENCY_KEY = b"idempotency-key"
+TRACEPARENT = b"traceparent"
 OWN_HEADERS = frozenset(
     {
         b"connection", b"content-length", b"host", b"http2-settings", b"keep-alive", b"proxy-connection", b"te",
@@ -99,20 +102,22 @@ def idempotency_key(run_id: str, path: str) -> str:
     return sha256(f"{run_id}/{path}".encode()).hexdigest()
 
 
-def outgoing(call: Call, key: str) -> Outgoing:
+def outgoing(call: Call, key: str, traceparent: str = "", secrets: Mapping[str, str] = NO_SECRETS) -> Outgoing:
     """The request of a call.
 
     Args:
         key: Value of `idempotency-key`, unless the call sets one.
+        traceparent: Value of that header, unless the call sets one; empty: there is none.
+        secrets: What its secret headers may name, by name.
 
     Raises:
-        CallFailed: the URL, the method or a header is not allowed.
+        CallFailed: the URL, the method or a header is not allowed, or the engine has no such secret.
     """
     method = call.method.upper() or "GET"
     if not _METHOD.fullmatch(method) or method == "CONNECT":
         raise invalid(f"{call.method[:32]!r} is no method of a call")
     url = _url(call.url)
-    given = _given(call.headers)
+    given = _given([*call.headers, *_with_secrets(call.secret_headers, secrets)])
     content = call.body.data if call.body is not None else b""
     names = {name for name, _ in given}
     made = [(b"host", url.netloc), *(header for header in _DEFAULTS if header[0] not in names)]
@@ -120,6 +125,8 @@ def outgoing(call: Call, key: str) -> Outgoing:
         made.append((b"content-type", b"application/json"))
     if IDEMPOTENCY_KEY not in names:
         made.append((IDEMPOTENCY_KEY, key.encode()))
+    if traceparent and TRACEPARENT not in names:
+        made.append((TRACEPARENT, traceparent.encode()))
     return Outgoing(method, url, (*made, *given, (b"connection", b"close")), content)
 
 
@@ -137,6 +144,22 @@ def _url(text: str) -> httpx.URL:
     if url.port is not None and not 0 < url.port < 65536:
         raise invalid(f"{url.port} is no port")
     return url
+
+
+def _with_secrets(headers: Iterable[SecretHeader], secrets: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    for header in headers:
+        secret = secrets.get(header.secret)
+        if secret is None:
+            raise CallFailed(
+                Failure(
+                    ErrorCode.INVALID_INPUT,
+                    "UnknownSecret",
+                    f"the engine has no secret {header.secret!r} for header {header.name!r}; "
+                    f"start it with STEPWIRE_SECRET_{header.secret}",
+                    retryable=Retryable.NO,
+                )
+            )
+        yield header.name, header.prefix + secret
 
 
 def _given(headers: Iterable[tuple[str, str]]) -> Headers:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stepwire.protocol import limits
@@ -52,6 +52,7 @@ class CallSettings:
         response_bytes_max: Longest body of an answer.
         payload_bytes_max: Longest output of a step.
         timeout_max: Longest attempt in seconds, whatever timeout the step has.
+        secrets: What headers may name, by name. Never part of a message, a log or an output.
     """
 
     allow: tuple[str, ...] = ()
@@ -59,6 +60,7 @@ class CallSettings:
     response_bytes_max: int = 1024 * 1024
     payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX
     timeout_max: float = 12 * 3600.0
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class _Link:
@@ -126,6 +128,7 @@ class CallHost:
             resolve or Resolver(),
             response_bytes_max=settings.response_bytes_max,
             payload_bytes_max=settings.payload_bytes_max,
+            secrets=settings.secrets,
             tls=tls,
         )
         self._link = _Link(self)
@@ -233,7 +236,9 @@ class CallHost:
     async def _perform(self, attempt: _Attempt) -> Payload:
         assert attempt.execute.call is not None
         async with asyncio.timeout(attempt.limit):
-            return await self._caller.perform(attempt.execute.call, idempotency_key(*attempt.key))
+            return await self._caller.perform(
+                attempt.execute.call, idempotency_key(*attempt.key), attempt.execute.traceparent
+            )
 
     def _stop_attempt(self, key: Key, reason: CancelReason) -> None:
         for task, attempt in self._tasks.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -49,6 +49,7 @@ class Caller:
         resolve: Finds them.
         response_bytes_max: Longest body of an answer.
         payload_bytes_max: Longest output of a step.
+        secrets: What headers may name, by name.
         tls: What is trusted; None: what this machine trusts.
     """
 
@@ -59,12 +60,14 @@ class Caller:
         *,
         response_bytes_max: int,
         payload_bytes_max: int,
+        secrets: Mapping[str, str],
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._destinations = destinations
         self._resolve = resolve
         self._response_bytes_max = response_bytes_max
         self._payload_bytes_max = payload_bytes_max
+        self._secrets = secrets
         # The transport, not a client: a client would share cookies between runs, follow the environment's proxies
         # and log whole URLs.
         self._transport = httpx.AsyncHTTPTransport(
@@ -73,17 +76,22 @@ class Caller:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=0),
         )
 
-    async def perform(self, call: Call, key: str) -> Payload:
+    async def perform(self, call: Call, key: str, traceparent: str = "") -> Payload:
         """Make the request. Returns the output of the step; any answer of the server is one.
 
         Args:
             key: The idempotency key of the step.
+            traceparent: The context of its span; empty: it has none.
 
         Raises:
             CallFailed: there is no answer, it is too long, or the call is not allowed.
         """
-        request = outgoing(call, key)
-        *others, last = await self._checked(request)
+        request = outgoing(call, key, traceparent, self._secrets)
+        output = await self._first_answer(request, await self._checked(request))
+        return output.marked() if call.redact_output else output
+
+    async def _first_answer(self, request: Outgoing, addresses: list[str]) -> Payload:
+        *others, last = addresses
         for address in others:
             with contextlib.suppress(_Unreachable):
                 return await self._exchange(request, address)

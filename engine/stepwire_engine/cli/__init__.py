@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("stepwire_engine.cli.run:run", "Start a run of FLOW and follow it to its end."),
     "runs": (
         "stepwire_engine.cli.runs:runs",
-        "List runs, show one, say why it does not move, cancel them, let a paused one go on.",
+        "List runs, show one and its logs, say why it does not move, cancel them, let a paused one go on.",
     ),
     "send": (
         "stepwire_engine.cli.send:send",

@@ -53,6 +53,17 @@ class Connection:
         found = list(itertools.islice(self._client.list(flow=flow, states=states, limit=limit + 1), limit + 1))
         return tuple(map(listed_document, found[:limit])), len(found) <= limit
 
+    def logs(
+        self, run_id: str, path: str, attempt: int, level_min: int, after: int
+    ) -> tuple[Sequence[documents.LogLine], int, int]:
+        """Log lines up to the newest, what to give as `after` next, and how many lines of the run are missing."""
+        lines = self._client.logs(run_id, path=path, attempt=attempt, level=level_min, after=after)
+        return [log_document(line) for line in lines], lines.next, lines.dropped
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether the run is over."""
+        return self._client.get(run_id).state.value in documents.FINAL_STATES
+
     def resume(self, run_id: str) -> None:
         """Let a paused run go on."""
         self._client.resume(run_id)
@@ -76,6 +87,8 @@ def run_document(run: client.Run) -> documents.Run:
         **_facts(run),
         input=_value(run.input_payload),
         output=_value(run.output_payload),
+        input_redacted_bytes=run.input_redacted.size if run.input_redacted else None,
+        output_redacted_bytes=run.output_redacted.size if run.output_redacted else None,
         stats=documents.Stats(**{name: getattr(run.stats, name) for name in documents.Stats.__struct_fields__}),
         steps=tuple(map(_step, run.steps)),
         groups=tuple(map(_group, run.groups)),
@@ -89,6 +102,21 @@ def run_document(run: client.Run) -> documents.Run:
 def listed_document(run: client.Run) -> documents.Listed:
     """A record as lists have it."""
     return documents.Listed(**_facts(run))
+
+
+def log_document(line: client.LoggedLine) -> documents.LogLine:
+    """A log line."""
+    return documents.LogLine(
+        number=line.number,
+        at=line.at,
+        level=line.level_name.lower(),
+        level_number=line.level,
+        logger=line.logger,
+        message=line.message,
+        step=line.path,
+        attempt=line.attempt,
+        host=line.host,
+    )
 
 
 def _facts(run: client.Run) -> dict[str, Any]:
@@ -119,6 +147,7 @@ def _step(step: client.StepRecord) -> documents.Step:
         lost=step.lost,
         attempts=tuple(map(_attempt, step.attempts)),
         output=_value(step.output_payload),
+        output_redacted_bytes=step.output_redacted.size if step.output_redacted else None,
         undoes=step.undoes,
         child_run_id=step.child_run_id,
         due_at=step.due_at,

@@ -12,7 +12,7 @@ from stepwire_engine.cli.terminal import data
 
 @click.group()
 def dashboards() -> None:
-    """Dashboards, alerts and recording rules."""
+    """Write dashboards for Grafana, rules and alerts for Prometheus."""
 
 
 @dashboards.command()

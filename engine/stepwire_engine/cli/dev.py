@@ -133,7 +133,7 @@ def _configured() -> config.Config:
 
 
 def _host_command(target: str, drain_timeout: float) -> list[str]:
-    return [*_stepwire(), "host", "--drain-timeout", f"{drain_timeout:g}", "--", target]
+    return [*_stepwire(), "host", "--drain-timeout", f"{drain_timeout:g}", "--log-format", "text", "--", target]
 
 
 def _stepwire() -> list[str]:

@@ -1,5 +1,5 @@
 """What `-o json` prints, as values: the schemas `stepwire.run/v1`, `stepwire.runs/v1`, `stepwire.step/v1`,
-`stepwire.event/v1` and `stepwire.cancelled/v1`.
+`stepwire.event/v1`, `stepwire.log/v1`, `stepwire.logs/v1` and `stepwire.cancelled/v1`.
 
 Scripts depend on these fields; they are only added to. Everything the commands show, the tree included, is drawn
 from these values, so that people and scripts see the same facts. Times are the engine's, in UTC; durations are
@@ -20,6 +20,8 @@ RUN_SCHEMA = "stepwire.run/v1"
 RUNS_SCHEMA = "stepwire.runs/v1"
 STEP_SCHEMA = "stepwire.step/v1"
 EVENT_SCHEMA = "stepwire.event/v1"
+LOG_SCHEMA = "stepwire.log/v1"
+LOGS_SCHEMA = "stepwire.logs/v1"
 CANCELLED_SCHEMA = "stepwire.cancelled/v1"
 FINAL_STATES = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
@@ -48,7 +50,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """A step; `reason` says why it does not move, `lost` counts tries whose host was lost.
 
     `name` is the registered step, the event waited for, the flow invoked, the events sent, or the request made.
-    `undoes` is the path of the step that it compensates, `due_at` when it goes on by itself.
+    `undoes` is the path of the step that it compensates, `due_at` when it goes on by itself. `output` is null and
+    `output_redacted_bytes` a number for an output that is not for human eyes.
     """
 
     path: str
@@ -66,6 +69,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     undoes: str = ""
     child_run_id: str = ""
     due_at: datetime | None = None
+    output_redacted_bytes: int | None = None
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +126,8 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 class Run(Listed, frozen=True, kw_only=True):
     """A run with all that is known of it; steps are in order of planning.
 
-    `phase` is `BODY`, `CANCELLING` or `UNDOING`, and null once it has ended; `stopping` is why it will fail.
+    `phase` is `BODY`, `CANCELLING` or `UNDOING`, and null once it has ended; `stopping` is why it will fail. `input`
+    and `output` are null where `input_redacted_bytes` and `output_redacted_bytes` are numbers.
     """
 
     input: msgspec.Raw | None = None
@@ -134,6 +139,8 @@ class Run(Listed, frozen=True, kw_only=True):
     stopping: Failure | None = None
     parent_run_id: str = ""
     successor_run_id: str = ""
+    input_redacted_bytes: int | None = None
+    output_redacted_bytes: int | None = None
 
     @property
     def not_undone(self) -> tuple[Step, ...]:
@@ -163,6 +170,33 @@ class SentEvent(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = EVENT_SCHEMA
     event_id: str
     name: str
+
+
+class LogLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A line that a flow or step logged; `number` counts those of the run.
+
+    `step` is empty for the flow's own code, or its branch. Without a logger it says that lines are missing here.
+    """
+
+    schema: str = LOG_SCHEMA
+    number: int
+    at: datetime
+    level: str
+    level_number: int
+    logger: str
+    message: str
+    step: str = ""
+    attempt: int = 0
+    host: str = ""
+
+
+class LogLines(msgspec.Struct, frozen=True, kw_only=True):
+    """Lines of a run, oldest first; `dropped` counts those that are missing."""
+
+    schema: str = LOGS_SCHEMA
+    run_id: str
+    lines: tuple[LogLine, ...]
+    dropped: int = 0
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,14 +230,31 @@ def value(content: bytes, encoding: str) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(other))
 
 
-def value_text(content: msgspec.Raw | None) -> str:
-    """A value of a document as indented JSON; `null` if there is none."""
+def value_text(content: msgspec.Raw | None, redacted_bytes: int | None = None) -> str:
+    """A value of a document as indented JSON; `null` if there is none.
+
+    Args:
+        redacted_bytes: Of a value that is not for human eyes.
+    """
+    if redacted_bytes is not None:
+        return redacted_text(redacted_bytes)
     return _formatted(bytes(content), 2) if content is not None else "null"
 
 
-def value_line(content: msgspec.Raw | None) -> str:
-    """The same on one line; empty if there is none."""
+def value_line(content: msgspec.Raw | None, redacted_bytes: int | None = None) -> str:
+    """The same on one line; empty if there is none.
+
+    Args:
+        redacted_bytes: Of a value that is not for human eyes.
+    """
+    if redacted_bytes is not None:
+        return redacted_text(redacted_bytes)
     return _formatted(bytes(content), 0) if content is not None else ""
+
+
+def redacted_text(size: int) -> str:
+    """What stands for a value of `size` bytes that is not for human eyes."""
+    return f"(redacted, {size} bytes)"
 
 
 def _formatted(json: bytes, indent: int) -> str:

@@ -40,7 +40,18 @@ from stepwire_engine.cli.terminal import printable, talk
     show_envvar=True,
     help="Least severe level that is logged, if the module does not set up logging itself.",
 )
-def host(target: str, address: str, slots: int | None, drain_timeout: float | None, log_level: str) -> int:
+@click.option(
+    "--log-format",
+    type=click.Choice(("auto", "text", "json")),
+    default="auto",
+    show_default=True,
+    envvar="STEPWIRE_LOG_FORMAT",
+    show_envvar=True,
+    help="auto: text on a terminal, otherwise JSON.",
+)
+def host(
+    target: str, address: str, slots: int | None, drain_timeout: float | None, log_level: str, log_format: str
+) -> int:
     """Run a host: it serves the flows and steps of TARGET.
 
     TARGET is module:attr or file.py:attr; without attr it is the only stepwire.Host of the module. The host
@@ -50,13 +61,14 @@ def host(target: str, address: str, slots: int | None, drain_timeout: float | No
     Exit codes: 0 all finished or handed back, 1 ended by force because code did not stop, 4 refused by the engine,
     130 second signal.
     """
+    from stepwire.logs import formatter_for
     from stepwire_engine.cli.target import load_host
 
     found = load_host(target, Path.cwd())
     # After the import, so that a module's own logging.basicConfig wins.
-    logging.basicConfig(
-        level=log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(name)s  %(message)s"
-    )
+    lines = logging.StreamHandler(sys.stderr)
+    lines.setFormatter(formatter_for(log_format, sys.stderr))
+    logging.basicConfig(level=log_level.upper(), handlers=[lines])
     if slots is not None:
         found.slots = slots
     talk(f"host {found.name}: flows {_names(found.flows)}; steps {_names(found.steps)}; slots {found.slots}")

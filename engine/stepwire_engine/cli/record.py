@@ -26,8 +26,8 @@ def record_lines(run: Run, now: datetime) -> list[str]:
         "id": printable(run.id),
         "parent": f"run {printable(run.parent_run_id)}" if run.parent_run_id else "",
         "created": f"{run.created_at:%Y-%m-%d %H:%M:%S.%fZ}" if run.created_at else "",
-        "input": _cut(value_line(run.input)),
-        "output": _cut(value_line(run.output)) if run.state == "SUCCEEDED" else "",
+        "input": _cut(value_line(run.input, run.input_redacted_bytes)),
+        "output": _cut(value_line(run.output, run.output_redacted_bytes)) if run.state == "SUCCEEDED" else "",
         "stats": "  ".join(f"{name} {value}" for name, value in msgspec.structs.asdict(run.stats).items()),
     }
     return [

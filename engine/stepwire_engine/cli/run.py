@@ -133,7 +133,7 @@ def _result(ended: Run, output: Output, color: Color) -> int:
         case Output.JSON:
             data(page(ended))
         case Output.TABLE if ended.state == "SUCCEEDED":
-            data(value_text(ended.output))
+            data(value_text(ended.output, ended.output_redacted_bytes))
         case _:
             pass
     if ended.state == "SUCCEEDED":

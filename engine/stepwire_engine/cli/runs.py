@@ -1,4 +1,4 @@
-"""`stepwire runs list|show|why|resume|cancel`: what the engine has on record, what runs wait for, ending them."""
+"""`stepwire runs list|show|why|logs|resume|cancel`: what the engine has on record, what runs wait for, ending them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stepwire_engine.cli.failures import CommandError
+from stepwire_engine.cli.logs import logs
 from stepwire_engine.cli.options import Output, color_option, engine_option, here, inspection, output_option
 from stepwire_engine.cli.terminal import Color, data, printable, talk, wants_color
 
@@ -25,7 +26,7 @@ HEADINGS = ("RUN", "FLOW", "STATE", "CREATED", "DURATION", "REMARK")
 
 @click.group()
 def runs() -> None:
-    """List runs, show one, say why it does not move, cancel them, let a paused one go on."""
+    """List runs, show one and its logs, say why it does not move, cancel them, let a paused one go on."""
 
 
 @runs.command("list")
@@ -127,6 +128,9 @@ def why(run_id: str, address: str, output: Output) -> None:
             data(line(found))
         case Output.TABLE:
             data("\n".join(why_lines(found)))
+
+
+runs.add_command(logs)
 
 
 @runs.command()

@@ -189,6 +189,7 @@ class Books:
         self.loads: list[Run] = []
         self.reads: dict[Read, None] = {}
         self.repairs: list[Repair] = []
+        self.lost: list[tuple[Session, str]] = []
         # Taken, and not answered yet.
         self.loading: dict[Run, int] = {}
         self.reading: set[Read] = set()

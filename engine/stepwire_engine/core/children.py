@@ -43,7 +43,7 @@ def start(turn: Turn, step: Step) -> None:
     assert isinstance(spec, Invoke) and step.particulars is not None
     child = step.particulars.child = run_id_of(step)
     parent = ParentStep(run.number, run.run_id, step.path, step.attempt, _depth(step))
-    turn.facts.append((0, StartRun(child, spec.flow, step.input or NULL, spec.id, parent)))
+    turn.facts.append((0, StartRun(child, spec.flow, step.input or NULL, spec.id, parent, step.traceparent)))
 
 
 def cancel(turn: Turn, steps: Iterable[Step]) -> None:

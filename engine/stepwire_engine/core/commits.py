@@ -9,6 +9,7 @@ from __future__ import annotations
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import CancelReason, ResumeState, Welcome
+from stepwire.protocol.traceparent import trace_id_of
 from stepwire_engine.core import machine
 from stepwire_engine.core.books import Books, Commit, Reply, StopGrace, arm_deadline
 from stepwire_engine.core.counters import EndedRun
@@ -314,7 +315,10 @@ class Commits:
         state = turn.ended.state.name.lower()
         self._books.counters.runs_finished[run.flow, state] += 1
         seconds = max(0, turn.unix_ms - run.created_at_ms) / 1000
-        self._books.counters.runs_ended.append(EndedRun(run.flow, seconds, turn.unix_ms, {"run_id": run.run_id}))
+        labels = {"run_id": run.run_id}
+        if run.traceparent:
+            labels["trace_id"] = trace_id_of(run.traceparent)
+        self._books.counters.runs_ended.append(EndedRun(run.flow, seconds, turn.unix_ms, labels))
         if run.body is not None:
             holder = self._books.sessions.get(run.body.session_id)
             if holder is not None:

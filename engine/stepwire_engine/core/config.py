@@ -35,6 +35,8 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
         runs_in_memory_max: While so many runs are in memory, events start none and no dormant run is woken by time.
         invoke_depth_max: Runs that invoke runs, above one run.
         event_window: How long ids of events are compared, and delivered events kept for look-back, in seconds.
+        log_lines_per_run_max: Log lines of a run that are kept, the newest; 0: none.
+        log_lines_waiting_max: Log lines that wait for their commit; more are dropped.
         tick_interval: Longest pause between two ticks while there are sessions.
         stall_forgiven: A tick later than this is a stall of the engine; it expires no lease.
     """
@@ -59,5 +61,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     runs_in_memory_max: int = 100_000
     invoke_depth_max: int = 100
     event_window: float = 24 * 3600.0
+    log_lines_per_run_max: int = 1_000
+    log_lines_waiting_max: int = 5_000
     tick_interval: float = 0.5
     stall_forgiven: float = 2.0

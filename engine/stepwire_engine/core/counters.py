@@ -41,6 +41,7 @@ class Counters:
         self.cancels_sent: Counter[str] = Counter()
         self.reconciled: Counter[str] = Counter()
         self.events_received: Counter[str] = Counter()
+        self.log_lines: Counter[str] = Counter()
         self.timer_lags: list[float] = []
         self.damaged_rows = 0
         self.advances = 0

@@ -59,6 +59,7 @@ class Decisions:
         seed: int,
         key: str,
         parent: ParentStep | None = None,
+        traceparent: str = "",
         fact: int | None = None,
     ) -> Commit:
         """A new run, with the options that its flow has now.
@@ -76,13 +77,14 @@ class Decisions:
             RunCreated(
                 run_id,
                 flow,
-                payload,
+                payload.marked() if options.redact_input else payload,
                 seed,
                 turn.unix_ms,
                 key,
                 parent,
                 options.deadline,
                 options.undo_on_cancel,
+                traceparent,
             ),
         )
         if fact is not None:

@@ -288,7 +288,7 @@ class Delivery:
             for flow, match in self.triggers(name):
                 run_id = causes.triggered_run_id(event.id, flow, event.due_ms)
                 if run_id not in started and lane.matches(match, event):
-                    started[run_id] = StartRun(run_id, flow, lane.output(event))
+                    started[run_id] = StartRun(run_id, flow, lane.output(event), traceparent=event.traceparent)
         lane.facts.extend([(0, fact) for fact in started.values()])
 
     def _wake(self, lane: _Lane, wait: WaitRow) -> None:

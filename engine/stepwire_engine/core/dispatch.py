@@ -123,7 +123,7 @@ class Dispatcher:
         self._books.counters.body_entries += 1
         if entries:
             self._books.counters.live_body_misses += 1
-        start = BodyStart(run.flow, run.input, run.seed, run.created_at_ms)
+        start = BodyStart(run.flow, run.input, run.seed, run.created_at_ms, run.traceparent)
         purpose = Purpose.UNDO if run.compensates else Purpose.RUN
         self._advance(run, session, Advance(body.fence, tuple(entries), start, hold, purpose=purpose))
         self.enqueue_closures(run)
@@ -394,8 +394,10 @@ def _execute(step: Step, lease: Lease) -> Execute:
     run = step.run
     call: Call | None = None
     undo: UndoInput | None = None
+    traceparent = run.traceparent
     particulars = step.particulars
     if particulars is not None:
+        traceparent = step.traceparent
         if isinstance(particulars.spec, Call):
             call = particulars.spec
         if particulars.undo_of is not None:
@@ -411,6 +413,7 @@ def _execute(step: Step, lease: Lease) -> Execute:
         run.flow,
         call,
         undo,
+        traceparent,
     )
 
 

@@ -115,7 +115,7 @@ def _restart(turn: Turn, payload: Payload) -> None:
     """End the run and start its successor in one commit (`ctx.restart_with`)."""
     run = turn.run
     successor = causes.successor_run_id(run.run_id)
-    turn.facts.append((0, StartRun(successor, run.flow, payload, parent=run.parent)))
+    turn.facts.append((0, StartRun(successor, run.flow, payload, parent=run.parent, traceparent=run.traceparent)))
     _end(turn, RunState.SUCCEEDED, successor)
 
 

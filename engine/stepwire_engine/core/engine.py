@@ -26,6 +26,7 @@ from stepwire_engine.core.greeting import hello_refusal
 from stepwire_engine.core.intake import Intake
 from stepwire_engine.core.journals import Journals
 from stepwire_engine.core.liveness import Liveness
+from stepwire_engine.core.logs import Logs
 from stepwire_engine.core.model import PERFORMED, Group, Lease, Run, Step
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.reads import Read
@@ -57,6 +58,7 @@ class EngineCore:
         self._commits = Commits(self._books, self._dispatcher, self._liveness, self._performed)
         self._journals = Journals(self._books, self._dispatcher, self._liveness, self._performed, self._commits)
         self._reconciler = Reconciler(self._books, self._dispatcher, self._decisions, self._liveness, self._performed)
+        self._logs = Logs(self._books)
         self._decisions.queue = self._commits.queue
         self._decisions.quarantine = self._commits.quarantine
 
@@ -190,6 +192,8 @@ class EngineCore:
         session.heard = now.mono
         session.lost_at = None
         ticket = None
+        if frame.logs:
+            self._logs.take(session, frame.logs)
         if any(section.run_id in self._books.broken for section in frame.runs):
             self._books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
             return
@@ -234,6 +238,8 @@ class EngineCore:
             session.closing = True
 
     def _lose(self, session: Session, cause: str) -> None:
+        if cause != "goodbye":
+            self._books.lost.append((session, cause))
         for turn in self._liveness.lose(session, cause):
             self._commits.queue(turn, None)
         self._dispatcher.retire_freed()
@@ -242,11 +248,22 @@ class EngineCore:
     # ---- clients
 
     def start_run(
-        self, token: object, *, run_id: str, seed: int, flow: str, payload: Payload, key: str, now: Now
+        self,
+        token: object,
+        *,
+        run_id: str,
+        seed: int,
+        flow: str,
+        payload: Payload,
+        key: str,
+        now: Now,
+        traceparent: str = "",
     ) -> None:
         """A client starts a run (MISSION T2). The answer follows through `take_replies` after the commit."""
         self._books.now = now
-        self._requests.start(token, run_id=run_id, seed=seed, flow=flow, payload=payload, key=key)
+        self._requests.start(
+            token, run_id=run_id, seed=seed, flow=flow, payload=payload, key=key, traceparent=traceparent
+        )
 
     def resume_run(self, token: object, run_id: str, now: Now) -> None:
         """Let a paused run go on."""
@@ -417,8 +434,14 @@ class EngineCore:
 
     def take_commits(self) -> list[Commit]:
         """What to submit to the store now, in order."""
+        self._logs.flush()
         commits, self._books.commits = self._books.commits, []
         return commits
+
+    def take_lost(self) -> list[tuple[Session, str]]:
+        """Hosts that are gone without a word, and how that was noticed; for the log."""
+        lost, self._books.lost = self._books.lost, []
+        return lost
 
     def take_frames(self) -> list[tuple[Session, EngineFrame]]:
         """What to send now; a session appears at most once."""

@@ -58,7 +58,10 @@ class ParentStep(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RunCreated(msgspec.Struct, frozen=True, array_like=True, tag="run_created"):
-    """First entry of every run; `deadline` (seconds) and `undo_on_cancel` as its flow was registered then."""
+    """First entry of every run; `deadline` (seconds) and `undo_on_cancel` as its flow was registered then.
+
+    `traceparent` is where its spans belong; empty: nobody said so.
+    """
 
     run_id: str
     flow: str
@@ -69,6 +72,7 @@ class RunCreated(msgspec.Struct, frozen=True, array_like=True, tag="run_created"
     parent: ParentStep | None = None
     deadline: float | None = None
     undo_on_cancel: bool = False
+    traceparent: str = ""
 
 
 class BodyLost(msgspec.Struct, frozen=True, array_like=True, tag="body_lost"):

@@ -33,6 +33,7 @@ def sent_by_step(step: Step, spec: SendEvent, unix_ms: int) -> list[EventRecord]
             event.data,
             unix_ms if event.at_ms is None else max(event.at_ms, unix_ms),
             unix_ms,
+            traceparent=step.traceparent,
         )
         for index, event in enumerate(spec.events)
     ]
@@ -45,7 +46,8 @@ def ids_of(events: list[EventRecord]) -> Payload:
 
 def event_output(event: EventRecord) -> Payload:
     """What a flow gets of an event: `{"id", "name", "at": seconds since 1970, "data"}`."""
-    return _payload(id=event.id, name=event.name, at=event.due_ms / 1000, data=_raw(event.data))
+    output = _payload(id=event.id, name=event.name, at=event.due_ms / 1000, data=_raw(event.data))
+    return output.marked() if event.data.redacted else output
 
 
 def started_by(run: Run, name: str) -> bool:
@@ -64,7 +66,10 @@ def failed_event(run: Run, unix_ms: int, payload_bytes_max: int) -> EventRecord:
     data = _payload(**told, input=_raw(run.input))
     if len(data.data) > payload_bytes_max:
         data = _payload(**told, input=_NOTHING)
-    return EventRecord(causes.failed_event_id(run.run_id), causes.RUN_FAILED_EVENT, data, unix_ms, unix_ms)
+    elif run.input.redacted:
+        data = data.marked()
+    event_id = causes.failed_event_id(run.run_id)
+    return EventRecord(event_id, causes.RUN_FAILED_EVENT, data, unix_ms, unix_ms, traceparent=run.traceparent)
 
 
 class _Started(msgspec.Struct):

@@ -74,6 +74,7 @@ def _created(run: Run, entry: RunCreated) -> None:
     run.parent = entry.parent
     run.deadline = entry.deadline
     run.undo_on_cancel = entry.undo_on_cancel
+    run.traceparent = entry.traceparent
 
 
 def _body_lost(run: Run, entry: BodyLost) -> None:
@@ -134,11 +135,12 @@ def _plan_step(run: Run, planned: StepPlanned, at_ms: int) -> None:
     step.input = planned.input
     step.retry = planned.retry
     step.timeout = planned.timeout
-    if planned.spec is not None or planned.undo is not None or planned.deadline is not None:
+    if planned.spec is not None or planned.undo is not None or planned.deadline is not None or planned.traceparent:
         step.particulars = Particulars()
         step.particulars.spec = planned.spec
         step.particulars.undo = planned.undo
         step.particulars.deadline = planned.deadline
+        step.particulars.traceparent = planned.traceparent
     run.steps[planned.path] = step
     if scope.steps is None:
         scope.steps = [step]

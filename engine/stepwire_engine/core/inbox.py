@@ -276,6 +276,7 @@ class Inbox:
                 seed=causes.seed_of(fact.run_id),
                 key=fact.id,
                 parent=fact.parent,
+                traceparent=fact.traceparent,
                 fact=row.number,
             )
         return False

@@ -88,9 +88,10 @@ class Particulars:
         child: Id of the run that an INVOKE step waits for.
         asked: Of a WAIT_EVENT step planned in this engine's life: number of the last event that was stored before
             its plan was; -1 until that is committed. Volatile.
+        traceparent: The context of its span; empty: it has none.
     """
 
-    __slots__ = ("asked", "child", "deadline", "due_ms", "output", "spec", "undo", "undo_of")
+    __slots__ = ("asked", "child", "deadline", "due_ms", "output", "spec", "traceparent", "undo", "undo_of")
 
     def __init__(self) -> None:
         self.spec: StepSpec | None = None
@@ -101,6 +102,7 @@ class Particulars:
         self.output: Payload | None = None
         self.child = ""
         self.asked: int | None = None
+        self.traceparent = ""
 
 
 class Step:
@@ -187,6 +189,16 @@ class Step:
     @property
     def undo_of(self) -> Step | None:
         return None if self.particulars is None else self.particulars.undo_of
+
+    @property
+    def traceparent(self) -> str:
+        """Where what it causes belongs: to its span, or that of the step it undoes; without one to the run."""
+        particulars = self.particulars
+        if particulars is None:
+            return self.run.traceparent
+        if particulars.undo_of is not None:
+            return particulars.undo_of.traceparent
+        return particulars.traceparent or self.run.traceparent
 
 
 class Scope:
@@ -324,6 +336,7 @@ class Run:
         self.parent: ParentStep | None = None
         self.deadline: float | None = None
         self.undo_on_cancel = False
+        self.traceparent = ""
         self.state = RunState.PENDING
         self.phase = RunPhase.BODY
         self.stopping: RunStopping | None = None
@@ -384,7 +397,7 @@ def durable_view(run: Run) -> dict[str, object]:
     """Everything of a run that its journal must reproduce: `rebuild(journal) == live state` compares two of these."""
     return {
         "run": (run.number, run.run_id, run.flow, run.input, run.id, run.seed, run.created_at_ms),
-        "options": (run.parent, run.deadline, run.undo_on_cancel),
+        "options": (run.parent, run.deadline, run.undo_on_cancel, run.traceparent),
         "end": (run.phase, run.stopping, [s.path for s in run.completed], [s.path for s in run.undos]),
         "state": run.state,
         "seqs": (run.seq, run.plan_seq, run.release_seq),
@@ -395,6 +408,7 @@ def durable_view(run: Run) -> dict[str, object]:
             for s in run.steps.values()
         },
         "lost_on": {s.path: s.lost_on for s in run.steps.values() if s.lost_on},
+        "traces": {s.path: s.traceparent for s in run.steps.values() if s.traceparent},
         "scopes": {s.path: (s.outstanding, s.open_groups, s.ended, s.busy) for s in run.scopes.values()},
         "groups": {
             path: (

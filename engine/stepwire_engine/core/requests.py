@@ -21,7 +21,9 @@ class Requests:
         self._books = books
         self._decisions = decisions
 
-    def start(self, token: object, *, run_id: str, seed: int, flow: str, payload: Payload, key: str) -> None:
+    def start(
+        self, token: object, *, run_id: str, seed: int, flow: str, payload: Payload, key: str, traceparent: str
+    ) -> None:
         """Start a run, or answer with the one that has its key (MISSION T2)."""
         if flow not in self._books.known_flows:
             known = ", ".join(sorted(self._books.known_flows)[:20]) or "none"
@@ -32,11 +34,13 @@ class Requests:
         if holder is not None:
             self._answer_key(token, holder, flow, payload)
             return
-        commit = self._decisions.create(run_id=run_id, flow=flow, payload=payload, seed=seed, key=key)
+        commit = self._decisions.create(
+            run_id=run_id, flow=flow, payload=payload, seed=seed, key=key, traceparent=traceparent
+        )
         commit.replies.append(Reply(token, run_id))
 
     def _answer_key(self, token: object, holder: Run, flow: str, payload: Payload) -> None:
-        if holder.flow != flow or holder.input != payload:
+        if holder.flow != flow or not holder.input.is_same(payload):
             message = f"id {holder.id!r} is in use by run {holder.run_id} with another flow or input"
             self._books.replies.append(Reply(token, holder.run_id, True, ErrorCode.KEY_CONFLICT, message))
             return

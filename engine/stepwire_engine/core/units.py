@@ -36,6 +36,7 @@ class Receipt(msgspec.Struct, frozen=True):
         reason: For REFUSED and NO_SPACE.
         inbox: Numbers that the store gave to the unit's inbox rows, in order.
         events: Numbers that the store gave to the unit's events, in order; 0: its id is known, it was left out.
+        logs: How many of the unit's log lines were stored; those of runs that are not on record are left out.
     """
 
     outcome: UnitOutcome
@@ -43,6 +44,7 @@ class Receipt(msgspec.Struct, frozen=True):
     reason: str = ""
     inbox: tuple[int, ...] = ()
     events: tuple[int, ...] = ()
+    logs: int = 0
 
 
 class RunRecord(msgspec.Struct, frozen=True):
@@ -87,6 +89,7 @@ class EventRecord(msgspec.Struct, frozen=True):
         due_ms: When it is delivered; not before.
         sent_ms: When the engine accepted it.
         number: Assigned by the store on writing.
+        traceparent: Where the sender's span belongs; empty: nowhere.
     """
 
     id: str
@@ -95,6 +98,7 @@ class EventRecord(msgspec.Struct, frozen=True):
     due_ms: int
     sent_ms: int
     number: int = 0
+    traceparent: str = ""
 
 
 class WaitRow(msgspec.Struct, frozen=True):
@@ -115,6 +119,7 @@ class StartRun(msgspec.Struct, frozen=True, array_like=True, tag="start_run"):
     input: Payload
     id: str = ""
     parent: ParentStep | None = None
+    traceparent: str = ""
 
 
 class EventMatched(msgspec.Struct, frozen=True, array_like=True, tag="event_matched"):
@@ -155,6 +160,34 @@ class InboxRow(msgspec.Struct, frozen=True):
     """Assigned by the store on writing."""
 
 
+class LogRow(msgspec.Struct, frozen=True, gc=False):
+    """A line that a flow or step logged.
+
+    Attributes:
+        host: Name of the service whose host said so.
+        logger: Empty in a row that the store made: lines are missing here, and `message` says how many.
+        number: Assigned by the store on writing; it counts the lines of a run, missing ones included.
+    """
+
+    at_ms: int
+    path: str
+    attempt: int
+    level: int
+    logger: str
+    message: str
+    host: str
+    number: int = 0
+
+
+class RunLines(msgspec.Struct, frozen=True):
+    """Lines of one run, oldest first, and how many after them were dropped, as was noticed at `at_ms`."""
+
+    run_id: str
+    lines: tuple[LogRow, ...]
+    dropped: int = 0
+    at_ms: int = 0
+
+
 class Unit(msgspec.Struct, frozen=True):
     """What is committed together for one run, or for none (sessions only).
 
@@ -171,6 +204,8 @@ class Unit(msgspec.Struct, frozen=True):
         events_delivered: Numbers of events whose inbox rows are all written.
         waits: Open `wait_event` steps of this run, added.
         waits_done: Paths of this run's waits that are over. A terminal record ends all of them.
+        logs: Lines of any runs; this does not make the unit one of theirs.
+        log_lines_max: How many lines of a run are kept, the newest.
     """
 
     claim_epoch: int
@@ -189,3 +224,5 @@ class Unit(msgspec.Struct, frozen=True):
     events_delivered: tuple[int, ...] = ()
     waits: tuple[WaitRow, ...] = ()
     waits_done: tuple[str, ...] = ()
+    logs: tuple[RunLines, ...] = ()
+    log_lines_max: int = 0

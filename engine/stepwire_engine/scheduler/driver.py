@@ -20,6 +20,7 @@ from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import Receipt, UnitOutcome
+from stepwire_engine.scheduler.event_log import EventLog
 from stepwire_engine.scheduler.gauges import CommitLog, Gauges
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE, Attached, Port
 from stepwire_engine.scheduler.questions import Questions
@@ -80,6 +81,7 @@ class Driver:
         self.store_failure: StoreError | None = None
         self.draining = False
         self._reader = Reader(store)
+        self._told = EventLog(config)
         self._attached: dict[str, Attached] = {}
         self._deaf = False
         self._stopped = False
@@ -292,6 +294,7 @@ class Driver:
         for repair in core.take_repairs():
             what = f"step {repair.path!r} of run {repair.run_id}" if repair.path else f"run {repair.run_id}"
             _log.error("%s had not exactly one owner (%s) and was put right; please report this", what, repair.missing)
+        self._told.lost(core.take_lost())
         self.runs.answer(core.take_replies())
         self.runs.note_ended(core.take_ended())
         self.runs.note_changed(core.take_changed())
@@ -322,6 +325,7 @@ class Driver:
             except Exception:
                 # The others of this batch are committed too; what they caused must still happen.
                 _log.exception("the core failed on a receipt of run number %s", commit.unit.run)
+        self._told.committed(commits, receipts)
         self._wake()
 
     def _send_frames(self) -> None:

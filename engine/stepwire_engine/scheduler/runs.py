@@ -35,7 +35,7 @@ from stepwire_engine.core.refusal import CallRefused, unreadable_message
 from stepwire_engine.core.units import EventRecord
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
 from stepwire_engine.scheduler.reader import Reader
-from stepwire_engine.store.base import RunPage, RunRecord, Store, StoreCorrupt, StoreError
+from stepwire_engine.store.base import LogPage, LogQuery, RunPage, RunRecord, Store, StoreCorrupt, StoreError
 
 T = TypeVar("T")
 Changed = Callable[[], Awaitable[None]]
@@ -114,11 +114,12 @@ class Runs:
 
     # ---- calls
 
-    async def start(self, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
+    async def start(self, flow: str, payload: Payload, key: str, traceparent: str = "") -> tuple[str, bool]:
         """Start a run, durably (MISSION T2).
 
         Args:
             key: Idempotency key; empty: none.
+            traceparent: Where its spans belong; empty: nobody says so.
 
         Returns:
             The run's id, and whether it existed before under this key.
@@ -138,6 +139,7 @@ class Runs:
                 flow=flow,
                 payload=payload,
                 key=key,
+                traceparent=traceparent,
                 now=self._clock.now(),
             )
         )
@@ -194,7 +196,14 @@ class Runs:
         due_ms = now.unix_ms if event.at_ms is None else max(event.at_ms, now.unix_ms)
         if due_ms > now.unix_ms + EVENT_AHEAD_MS_MAX:
             raise CallRefused(ErrorCode.INVALID_ARGUMENT, f"event {event.name!r} is due in more than 366 days")
-        record = EventRecord(event.id or self._clock.run_id(), event.name, event.data, due_ms, now.unix_ms)
+        record = EventRecord(
+            event.id or self._clock.run_id(),
+            event.name,
+            event.data,
+            due_ms,
+            now.unix_ms,
+            traceparent=event.traceparent,
+        )
         reply = await self._asked(lambda token: self._core.send_event(token, record, self._clock.now()))
         _raise_refusal(reply)
         return reply.event_id, reply.existing
@@ -247,6 +256,14 @@ class Runs:
             raise CallRefused(ErrorCode.INVALID_ARGUMENT, "page_token or page size is malformed") from None
         aside = [run.number for run in found.runs if run.number in self._core.unreadable and not run.state.terminal]
         return msgspec.structs.replace(found, unreadable=found.unreadable.union(aside)) if aside else found
+
+    async def logs(
+        self, run_id: str, *, path: str = "", attempt: int = 0, level_min: int = 0, after: int = 0, limit: int = 100
+    ) -> LogPage:
+        """One page of what flow and steps of a run logged, oldest first; `limit` 1..1000. Raises CallRefused."""
+        record = await self._record(run_id)
+        query = LogQuery(record.number, after, path, attempt, level_min, limit)
+        return await self._read(self._reader.read(lambda: self._store.logs(query)), f"the log lines of run {run_id}")
 
     @contextmanager
     def changes(self, run_id: str) -> Iterator[Changed]:
@@ -353,7 +370,7 @@ class Runs:
         record = await self._record(run_id)
         rows = await self._journal(record)
         created = rows[0][0] if rows else None
-        if isinstance(created, RunCreated) and created.flow == flow and created.input == payload:
+        if isinstance(created, RunCreated) and created.flow == flow and created.input.is_same(payload):
             return run_id, True
         raise CallRefused(ErrorCode.KEY_CONFLICT, f"id {key!r} is in use by run {run_id} with another flow or input")
 

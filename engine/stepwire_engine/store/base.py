@@ -17,7 +17,9 @@ from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import Entry, RunState
 from stepwire_engine.core.units import EventRecord as EventRecord
 from stepwire_engine.core.units import InboxRow as InboxRow
+from stepwire_engine.core.units import LogRow as LogRow
 from stepwire_engine.core.units import Receipt as Receipt
+from stepwire_engine.core.units import RunLines as RunLines
 from stepwire_engine.core.units import RunRecord as RunRecord
 from stepwire_engine.core.units import SessionRecord as SessionRecord
 from stepwire_engine.core.units import Unit as Unit
@@ -42,6 +44,39 @@ class RunPage(msgspec.Struct, frozen=True):
     runs: tuple[RunRecord, ...]
     next_page_token: str = ""
     unreadable: frozenset[int] = frozenset()
+
+
+class LogQuery(msgspec.Struct, frozen=True):
+    """Which lines of a run.
+
+    Attributes:
+        run: Its number.
+        after: Lines after this number.
+        path: Of this step or branch only; empty: all.
+        attempt: Of this attempt only; 0: all.
+        level_min: Of this level and above.
+        limit: 1..1000.
+    """
+
+    run: int
+    after: int = 0
+    path: str = ""
+    attempt: int = 0
+    level_min: int = 0
+    limit: int = 100
+
+
+class LogPage(msgspec.Struct, frozen=True):
+    """The first lines that fit; fewer than asked for: there are no more at this moment.
+
+    Attributes:
+        next: What to ask for next, as `after`.
+        dropped: Lines of the run that are missing, wherever.
+    """
+
+    lines: tuple[LogRow, ...]
+    next: int
+    dropped: int
 
 
 class DamagedRow(msgspec.Struct, frozen=True):
@@ -188,6 +223,9 @@ class Store(Protocol):
         Raises:
             ValueError: malformed page token.
         """
+
+    def logs(self, query: LogQuery) -> LogPage:
+        """Log lines of a run, oldest first; damaged ones are left out."""
 
     def sessions(self) -> Sequence[SessionRecord]: ...
 

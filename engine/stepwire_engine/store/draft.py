@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from stepwire_engine.store import rows
 from stepwire_engine.store.base import DamagedRow, Receipt, SessionRecord, Unit, UnitOutcome
+from stepwire_engine.store.lines import LogDraft
 from stepwire_engine.store.rows import Damaged, PackedRow, PackedUnit
 from stepwire_engine.store.stored import (
     NO_ROWS,
@@ -62,6 +63,9 @@ class Facts(Protocol):
 
     def event(self, event_id: str) -> StoredEvent | None: ...
 
+    def last_log_number(self, run: int) -> int:
+        """Number of the run's last log line; 0: it has none."""
+
 
 COMMITTED = Receipt(UnitOutcome.COMMITTED)
 STALE_CLAIM = Receipt(UnitOutcome.STALE_CLAIM)
@@ -91,6 +95,7 @@ class Draft:
         "keys",
         "last_event_number",
         "last_inbox_number",
+        "logs",
         "prune_before_ms",
         "prune_count_max",
         "records",
@@ -126,6 +131,7 @@ class Draft:
         """New events by id; each replaces the stored one with its id."""
         self.events_delivered: list[int] = []
         self.last_event_number = facts.last_event_number()
+        self.logs = LogDraft(facts.last_log_number)
         self.prune_count_max = 0
         """How many delivered events are deleted at most: oldest first, due and sent before `prune_before_ms`."""
         self.prune_before_ms = 0
@@ -179,8 +185,11 @@ class Draft:
         self._change_events(unit, events)
         self._change_sessions(unit)
         inbox = self._change_inbox(packed)
+        logs = self._change_logs(unit) if unit.logs else 0
         self.units += 1
-        return Receipt(UnitOutcome.COMMITTED, inbox=inbox, events=numbers) if inbox or numbers else COMMITTED
+        if inbox or numbers or logs:
+            return Receipt(UnitOutcome.COMMITTED, inbox=inbox, events=numbers, logs=logs)
+        return COMMITTED
 
     def _append(self, row: PackedRow, head: Head) -> Head:
         chain = rows.next_chain(head.chain, row.crc)
@@ -260,6 +269,15 @@ class Draft:
             options = {flow_options.flow: flow_options for flow_options in session.flow_options}
             self.flows.update({flow: StoredFlow.of(flow, options.get(flow)) for flow in session.flows})
         self.sessions.update(dict.fromkeys(unit.sessions_gone))
+
+    def _change_logs(self, unit: Unit) -> int:
+        """How many lines are of runs on record."""
+        stored = 0
+        for batch in unit.logs:
+            run = self._run_ids.get(batch.run_id) or self._facts.number_of(batch.run_id)
+            if run is not None:
+                stored += self.logs.add(run, batch, unit.log_lines_max)
+        return stored
 
     def _change_inbox(self, packed: PackedUnit) -> tuple[int, ...]:
         """The numbers of the unit's inbox rows."""

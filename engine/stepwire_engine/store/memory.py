@@ -18,6 +18,8 @@ from stepwire_engine.store.base import (
     EventRecord,
     InboxRow,
     JournalRow,
+    LogPage,
+    LogQuery,
     Notify,
     Receipt,
     Receipts,
@@ -30,6 +32,7 @@ from stepwire_engine.store.base import (
     WaitRow,
 )
 from stepwire_engine.store.draft import Draft, KeyOwner
+from stepwire_engine.store.lines import page_of
 from stepwire_engine.store.paging import check_limit, page_token_of, run_before
 from stepwire_engine.store.rows import BlobKey, Damaged, PackedUnit, StoredRow
 from stepwire_engine.store.stored import (
@@ -39,6 +42,7 @@ from stepwire_engine.store.stored import (
     StoredEvent,
     StoredFlow,
     StoredInboxRow,
+    StoredLog,
     StoredRecord,
     StoredWait,
 )
@@ -81,6 +85,8 @@ class MemoryStore:
         self._oldest: list[tuple[int, int]] = []
         """Heap of (age, number) of delivered events; some are gone."""
         self._last_event_number = 0
+        self._logs: dict[int, dict[int, StoredLog]] = {}
+        """By run and number, in order."""
 
     def open(self) -> None:
         self._is_open = True
@@ -136,6 +142,9 @@ class MemoryStore:
         number = self._event_numbers.get(event_id)
         return None if number is None else self._undelivered.get(number) or self._delivered[number]
 
+    def last_log_number(self, run: int) -> int:
+        return next(reversed(self._logs[run]), 0) if run in self._logs else 0
+
     # ---- writing
 
     def _apply(self, draft: Draft) -> None:
@@ -161,6 +170,7 @@ class MemoryStore:
         self._last_inbox_number = draft.last_inbox_number
         self._apply_waits(draft)
         self._apply_events(draft)
+        self._apply_logs(draft)
         self.commits += 1
         self.rows += len(draft.journal)
         self.bytes += draft.size
@@ -196,6 +206,12 @@ class MemoryStore:
                 self._delivered[number] = noted.noted()
                 heappush(self._oldest, (max(noted.due_ms, noted.sent_ms), number))
         self._prune(draft.prune_before_ms, draft.prune_count_max)
+
+    def _apply_logs(self, draft: Draft) -> None:
+        for line in draft.logs.rows:
+            self._logs.setdefault(line.number_of_run, {})[line.n] = line
+        for run, number in draft.logs.forgotten.items():
+            self._logs[run] = {n: line for n, line in self._logs.get(run, {}).items() if n > number}
 
     def _prune(self, before_ms: int, count_max: int) -> None:
         while count_max and self._oldest and self._oldest[0][0] < before_ms:
@@ -293,6 +309,10 @@ class MemoryStore:
     def inbox(self, after: int = 0) -> Sequence[InboxRow]:
         with self._lock:
             return [row.opened() for row in self._inbox.values() if row.number > after]
+
+    def logs(self, query: LogQuery) -> LogPage:
+        with self._lock:
+            return page_of(query, self._logs.get(query.run, {}).values())
 
     def _record(self, run: int) -> RunRecord:
         return self._records[run].opened()

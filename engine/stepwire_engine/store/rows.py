@@ -18,7 +18,7 @@ from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.limits import INLINE_BYTES_MAX
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core.entries import Entry
-from stepwire_engine.store.base import EventRecord, InboxRow, JournalRow, RunRecord, SessionRecord, Unit
+from stepwire_engine.store.base import EventRecord, InboxRow, JournalRow, RunLines, RunRecord, SessionRecord, Unit
 from stepwire_engine.store.payloads import map_payloads
 
 INTEGER_MAX = 2**63 - 1
@@ -125,6 +125,7 @@ def pack_unit(unit: Unit) -> PackedUnit:
         or unit.waits_done
         or unit.sessions
         or unit.sessions_gone
+        or unit.logs
     )
     try:
         row = None
@@ -141,7 +142,12 @@ def pack_unit(unit: Unit) -> PackedUnit:
         events = _encode_all(unit.events)
     except (ValueError, TypeError, OverflowError, struct.error) as error:
         return PackedUnit(unit, None, plain, refused=f"the unit cannot be stored: {error}")
-    return PackedUnit(unit, row, plain, size + sum(map(len, inbox + events)), "", inbox, events)
+    size += sum(map(len, inbox + events)) + sum([_lines_size(batch) for batch in unit.logs])
+    return PackedUnit(unit, row, plain, size, "", inbox, events)
+
+
+def _lines_size(batch: RunLines) -> int:
+    return sum([len(line.path) + len(line.logger) + len(line.message) for line in batch.lines])
 
 
 def _encode_all(records: tuple[InboxRow, ...] | tuple[EventRecord, ...]) -> tuple[bytes, ...]:
@@ -167,7 +173,7 @@ def _check_side_changes(unit: Unit) -> None:
     if min(numbers) < 0 or max(numbers) > INTEGER_MAX:
         raise ValueError(f"a number is outside 0..{INTEGER_MAX}")
     names = (record, unit.key, unit.release_key, unit.sessions, unit.sessions_gone, unit.waits, unit.waits_done)
-    _encoder.encode(names)
+    _encoder.encode((*names, unit.logs))
 
 
 def _numbers(unit: Unit) -> list[int]:
@@ -180,6 +186,10 @@ def _numbers(unit: Unit) -> list[int]:
         numbers.append(row.run)
     for event in unit.events:
         numbers += (event.due_ms, event.sent_ms)
+    for batch in unit.logs:
+        numbers += (batch.dropped, batch.at_ms)
+        for line in batch.lines:
+            numbers += (line.at_ms, line.attempt, line.level)
     return numbers
 
 
@@ -215,7 +225,7 @@ def _pack_large(entries: tuple[Entry, ...], body: bytes) -> tuple[bytes, tuple[B
         if len(payload.data) <= INLINE_BYTES_MAX:
             return payload
         blobs.append(Blob(ordinal, payload.encoding, payload.data))
-        return Payload(b"", payload.encoding)
+        return Payload(b"", payload.encoding, payload.redacted)
 
     emptied = tuple([map_payloads(entry, move_out) for entry in entries])
     if not blobs:
@@ -254,7 +264,7 @@ def _put_back(run: int, seq: int, row: RowBody, blobs: Mapping[BlobKey, bytes]) 
         data = blobs.get((seq, ordinal))
         if data is None or len(data) != moved[ordinal]:
             raise Damaged(f"payload {ordinal} of row {seq} of run {run} is missing or cut")
-        return Payload(data, payload.encoding)
+        return Payload(data, payload.encoding, payload.redacted)
 
     return tuple([map_payloads(entry, put_back) for entry in row.entries])
 

@@ -22,6 +22,8 @@ from stepwire_engine.store.base import (
     EventRecord,
     InboxRow,
     JournalRow,
+    LogPage,
+    LogQuery,
     Notify,
     Receipts,
     RunPage,
@@ -43,11 +45,13 @@ from stepwire_engine.store.sqlite_connection import (
     check_whole,
     connect,
     connect_reader,
+    create_private,
     damaged,
     explained,
     make_durable,
 )
 from stepwire_engine.store.sqlite_journal import Counters, JournalThread, ObserveCommit
+from stepwire_engine.store.sqlite_logs import read_logs
 from stepwire_engine.store.sqlite_wal import check_log
 from stepwire_engine.store.stored import (
     NO_ROWS,
@@ -109,6 +113,7 @@ class SqliteStore:
         self._lock.acquire()
         try:
             check_log(self._path)
+            create_private(self._path)
             self._writer = writer = connect(self._path)
             check_owner(writer, self._path)
             check_whole(writer, self._path, self._check_seconds)
@@ -349,6 +354,10 @@ class SqliteStore:
         query = "SELECT * FROM inbox WHERE number > ? ORDER BY number"
         with self._snapshot() as db:
             return self._sound("inbox", StoredInboxRow, db.execute(query, (after,)))
+
+    def logs(self, query: LogQuery) -> LogPage:
+        with self._snapshot() as db:
+            return read_logs(db, query, self._damage)
 
 
 def _one(db: sqlite3.Connection, query: str, value: str | int) -> RunRecord | None:

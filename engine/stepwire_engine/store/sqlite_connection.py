@@ -5,6 +5,7 @@ The settings are read back, because a store that believes it is durable and is n
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import os
@@ -120,6 +121,15 @@ def check_place(path: str) -> None:
     # SQLite would open a file that can only be read, and fail at the first commit.
     if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK, effective_ids=True):
         raise _not_writable(path, "permission denied")
+
+
+def create_private(path: str) -> None:
+    """Make an empty database that only this user may read: it holds what flows recorded (MISSION V7).
+
+    One that exists keeps its mode; its log and index get the same from SQLite. Raises OSError.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def connect(path: str) -> sqlite3.Connection:

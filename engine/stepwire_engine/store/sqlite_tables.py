@@ -76,6 +76,10 @@ class SqliteTables:
         event.opened()  # an id must not be taken for known because its row is damaged
         return event
 
+    def last_log_number(self, run: int) -> int:
+        (last,) = self._db.execute("SELECT coalesce(max(n), 0) FROM logs WHERE run = ?", (run,)).fetchone()
+        return int(last)
+
     def _last_number(self, table: str) -> int:
         """Highest number ever given in an AUTOINCREMENT table."""
         (last,) = self._db.execute(
@@ -136,6 +140,9 @@ class SqliteTables:
             self._write_waits(draft)
         if draft.events or draft.events_delivered or draft.prune_count_max:
             self._write_events(draft)
+        if draft.logs.rows:
+            many("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", draft.logs.rows)
+            many("DELETE FROM logs WHERE run = ? AND n <= ?", draft.logs.forgotten.items())
 
     def _write_keys(self, draft: Draft) -> None:
         self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in draft.keys])

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from stepwire.protocol.frames import FlowOptions
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store import rows
-from stepwire_engine.store.base import EventRecord, InboxRow, RunRecord, SessionRecord, WaitRow
+from stepwire_engine.store.base import EventRecord, InboxRow, LogRow, RunRecord, SessionRecord, WaitRow
 
 OPEN_STATES = tuple([state for state in RunState if not state.terminal and state is not RunState.WAITING])
 """States of runs that an engine must take over at its start; a dormant run is read when something wakes it."""
@@ -186,3 +186,28 @@ class StoredEvent(NamedTuple):
         if self.delivered not in (0, 1):
             return False
         return rows.seal(*self[:5], self.row) + DELIVERED * self.delivered == self.crc
+
+
+class StoredLog(NamedTuple):
+    """A log line. `number_of_run` is no `run`: a run does not suffer from a damaged line."""
+
+    number_of_run: int
+    n: int
+    at_ms: int
+    path: str
+    attempt: int
+    level: int
+    logger: str
+    message: str
+    host: str
+    crc: int
+
+    @classmethod
+    def of(cls, run: int, n: int, line: LogRow) -> StoredLog:
+        values = (run, n, line.at_ms, line.path, line.attempt, line.level, line.logger, line.message, line.host)
+        return cls(*values, rows.seal(*values))
+
+    def opened(self) -> LogRow:
+        """The line. Raises Damaged unless it is what was written."""
+        rows.check_seal(self.crc, f"log line {self.n} of run {self.number_of_run}", *self[:-1])
+        return LogRow(*self[2:-1], number=self.n)

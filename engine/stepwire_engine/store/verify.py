@@ -26,6 +26,7 @@ from stepwire_engine.store.stored import (
     StoredEvent,
     StoredFlow,
     StoredInboxRow,
+    StoredLog,
     StoredRecord,
     StoredSession,
     StoredWait,
@@ -41,6 +42,7 @@ _SEALED: dict[str, tuple[str, Callable[..., Any]]] = {
     "events": ("SELECT * FROM events", StoredEvent),
     "flows": ("SELECT * FROM flows", StoredFlow),
     "inbox": ("SELECT * FROM inbox", StoredInboxRow),
+    "logs": ("SELECT * FROM logs", StoredLog),
     "sessions": ("SELECT * FROM sessions", StoredSession),
     "waits": ("SELECT * FROM waits", StoredWait),
 }

@@ -2,21 +2,27 @@
 
 A run's own output always fits. What does not, in this order, is left out and can be told from its absence:
 outputs of steps over 64 KiB, and, once 65 MiB are full, inputs, other outputs, tracebacks and causes.
+
+Records are for human eyes: of a redacted payload they say how long it is (MISSION V7). The one exception is a run's
+own output, for a program that awaits it and says so.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from stepwire.protocol import limits
 from stepwire.protocol.failure import Failure
-from stepwire.protocol.payload import Payload
+from stepwire.protocol.payload import JSON, Payload
+from stepwire.protocol.plan import StepKind
 from stepwire.protocol.wire import duration_to_pb, failure_to_pb, payload_to_pb, timestamp_to_pb
 from stepwire.v1 import failure_pb2, payload_pb2, run_pb2, run_service_pb2
 from stepwire_engine.core.explanation import ExplanationView, HolderView, OpenStepView
 from stepwire_engine.core.history import AttemptView, GroupView, RunView, StepView
 from stepwire_engine.core.reasons import WaitReason
-from stepwire_engine.store.base import RunRecord
+from stepwire_engine.store.base import LogRow, RunRecord
 
 _MIB = 1024 * 1024
 ANSWER_BYTES_MAX = 66 * _MIB
@@ -24,6 +30,7 @@ ANSWER_BYTES_MAX = 66 * _MIB
 STEP_OUTPUT_BYTES_MAX = limits.INLINE_BYTES_MAX
 """Outputs of steps over this are not part of a record."""
 _CONTENT_BYTES_MAX = 65 * _MIB
+_SET_COOKIE = "set-cookie"
 
 
 class _Room:
@@ -39,8 +46,8 @@ class _Room:
         return fits
 
 
-def run_to_pb(view: RunView, target: run_pb2.Run) -> None:
-    """Fill `target`."""
+def run_to_pb(view: RunView, target: run_pb2.Run, *, reveal_output: bool = False) -> None:
+    """Fill `target`; with `reveal_output` the run's own output stands there although it is redacted."""
     message: Any = target  # the stubs want their own enum classes, the runtime takes any int
     room = _Room()
     message.run_id = view.run_id
@@ -55,7 +62,7 @@ def run_to_pb(view: RunView, target: run_pb2.Run) -> None:
     if view.ended_at_ms is not None:
         timestamp_to_pb(view.ended_at_ms, target.ended_at)
     if view.output is not None:
-        _payload_to_pb(view.output, target.output, room)
+        _payload_to_pb(view.output, target.output, room, reveal=reveal_output)
     if view.failure is not None:
         _failure_to_pb(view.failure, target.failure, room)
     if view.stopping is not None:
@@ -159,8 +166,9 @@ def _step_to_pb(step: StepView, message: Any, room: _Room) -> None:
         timestamp_to_pb(step.due_at_ms, message.due_at)
     for attempt in step.attempts:
         _attempt_to_pb(attempt, message.attempts.add(), room)
-    if step.output is not None and len(step.output.data) <= STEP_OUTPUT_BYTES_MAX:
-        _payload_to_pb(step.output, message.output, room)
+    if step.output is not None and (step.output.redacted or len(step.output.data) <= STEP_OUTPUT_BYTES_MAX):
+        shown = _without_cookies(step.output) if step.kind is StepKind.CALL else step.output
+        _payload_to_pb(shown, message.output, room)
 
 
 def _attempt_to_pb(attempt: AttemptView, message: Any, room: _Room) -> None:
@@ -173,9 +181,23 @@ def _attempt_to_pb(attempt: AttemptView, message: Any, room: _Room) -> None:
         _failure_to_pb(attempt.failure, message.failure, room)
 
 
-def _payload_to_pb(payload: Payload, target: payload_pb2.Payload, room: _Room) -> None:
-    if room.takes(len(payload.data)):
+def _payload_to_pb(payload: Payload, target: payload_pb2.Payload, room: _Room, *, reveal: bool = False) -> None:
+    if payload.redacted and not reveal:
+        target.redacted = True
+        target.redacted_bytes = len(payload.data)
+        target.encoding = "" if payload.encoding == JSON else payload.encoding
+    elif room.takes(len(payload.data)):
         payload_to_pb(payload, target)
+
+
+def _without_cookies(answer: Payload) -> Payload:
+    """The output of a call, which this engine wrote, without what a server gives to be recognized by."""
+    if answer.redacted or answer.encoding != JSON or _SET_COOKIE.encode() not in answer.data:
+        return answer
+    told = msgspec.json.decode(answer.data)
+    if _SET_COOKIE in told["headers"]:
+        told["headers"][_SET_COOKIE] = "(redacted)"
+    return Payload(msgspec.json.encode(told))
 
 
 def _failure_to_pb(failure: Failure, target: failure_pb2.Failure, room: _Room) -> None:
@@ -183,3 +205,15 @@ def _failure_to_pb(failure: Failure, target: failure_pb2.Failure, room: _Room) -
     if not room.takes(target.ByteSize()):
         target.ClearField("traceback")
         target.ClearField("cause")
+
+
+def log_to_pb(line: LogRow, target: run_service_pb2.LogRecord) -> None:
+    """A log line as it is kept."""
+    target.number = line.number
+    timestamp_to_pb(line.at_ms, target.at)
+    target.path = line.path
+    target.attempt = line.attempt
+    target.level = line.level
+    target.logger = line.logger
+    target.message = line.message
+    target.host = line.host

@@ -20,7 +20,7 @@ from stepwire.protocol.bounds import RESERVED_EVENTS, has_control_characters
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import JSON, NULL, Payload
 from stepwire.protocol.plan import Event
-from stepwire.protocol.wire import WireError, cut_text, payload_from_pb, timestamp_from_pb
+from stepwire.protocol.wire import WireError, cut_text, payload_from_pb, timestamp_from_pb, traceparent_from_pb
 from stepwire.v1 import payload_pb2
 from stepwire.v1 import run_service_pb2 as pb
 from stepwire_engine.core.entries import RunState
@@ -28,9 +28,16 @@ from stepwire_engine.core.explanation import ExplanationView
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.reasons import WaitReason
 from stepwire_engine.core.refusal import CallRefused
-from stepwire_engine.store.base import RunPage
+from stepwire_engine.store.base import LogPage, RunPage
 from stepwire_engine.store.paging import LIMIT_MAX, run_before
-from stepwire_engine.transport.run_messages import ANSWER_BYTES_MAX, explanation_to_pb, record_to_pb, run_to_pb
+from stepwire_engine.store.rows import INTEGER_MAX
+from stepwire_engine.transport.run_messages import (
+    ANSWER_BYTES_MAX,
+    explanation_to_pb,
+    log_to_pb,
+    record_to_pb,
+    run_to_pb,
+)
 from stepwire_engine.transport.status import STATUS
 
 SERVICE = "stepwire.v1.RunService"
@@ -56,7 +63,7 @@ Answer = TypeVar("Answer", bound=Message)
 class RunPort(Protocol):
     """What the service asks of the engine. Every method raises CallRefused for what cannot be done."""
 
-    async def start(self, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
+    async def start(self, flow: str, payload: Payload, key: str, traceparent: str) -> tuple[str, bool]:
         """Start a run, or find the one that has the key: (run_id, existing), once that is durable."""
 
     async def view(self, run_id: str, *, include_steps: bool) -> RunView:
@@ -76,6 +83,9 @@ class RunPort(Protocol):
 
     async def send_event(self, event: Event) -> tuple[str, bool]:
         """Accept an event: (its id, whether the id was known), once that is durable; INVALID_ARGUMENT."""
+
+    async def logs(self, run_id: str, *, path: str, attempt: int, level_min: int, after: int, limit: int) -> LogPage:
+        """What flow and steps of a run logged; `limit` is checked already. RUN_NOT_FOUND."""
 
     def changes(self, run_id: str) -> AbstractContextManager[Changed]:
         """Watch a run: no commit after entering is missed. An unknown run never changes."""
@@ -114,6 +124,7 @@ class RunService:
             "Resume": self._unary("Resume", pb.ResumeRequest, self._resume),
             "Cancel": self._unary("Cancel", pb.CancelRequest, self._cancel),
             "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._send_event),
+            "Logs": self._unary("Logs", pb.LogsRequest, self._logs),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
@@ -125,14 +136,15 @@ class RunService:
         if request.id:
             _check_text("id", request.id)
         payload = self._payload("input", request.input) if request.HasField("input") else NULL
-        run_id, existing = await self._port.start(request.flow, payload, request.id)
+        traceparent = traceparent_from_pb(request.traceparent)
+        run_id, existing = await self._port.start(request.flow, payload, request.id, traceparent)
         return pb.StartResponse(run_id=run_id, existing=existing)
 
     async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
         _check_text("run_id", request.run_id)
         view = await self._port.view(request.run_id, include_steps=request.include_steps)
         answer = pb.GetResponse()
-        run_to_pb(view, answer.run)
+        run_to_pb(view, answer.run, reveal_output=request.include_redacted_output)
         return answer
 
     async def _explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
@@ -184,8 +196,30 @@ class RunService:
         data = self._payload("event.data", event.data) if event.HasField("data") else NULL
         _check_json("event.data", data)
         at_ms = timestamp_from_pb(event.at) if event.HasField("at") else None
-        event_id, existing = await self._port.send_event(Event(event.name, data, event.id, at_ms))
+        sent = Event(event.name, data, event.id, at_ms, traceparent_from_pb(event.traceparent))
+        event_id, existing = await self._port.send_event(sent)
         return pb.SendEventResponse(event_id=event_id, existing=existing)
+
+    async def _logs(self, request: pb.LogsRequest) -> pb.LogsResponse:
+        _check_text("run_id", request.run_id)
+        if len(request.path) > limits.PATH_BYTES_MAX or has_control_characters(request.path):
+            _refuse(f"path is longer than {limits.PATH_BYTES_MAX} characters, or has control characters")
+        if request.limit > LIMIT_MAX:
+            _refuse(f"limit is {request.limit}; 1..{LIMIT_MAX} are allowed")
+        if request.after > INTEGER_MAX:
+            _refuse(f"after is {request.after}; 0..{INTEGER_MAX} are allowed")
+        page = await self._port.logs(
+            request.run_id,
+            path=request.path,
+            attempt=request.attempt,
+            level_min=request.level_min,
+            after=request.after,
+            limit=request.limit or PAGE_SIZE_DEFAULT,
+        )
+        answer = pb.LogsResponse(next=page.next, dropped=page.dropped)
+        for line in page.lines:
+            log_to_pb(line, answer.lines.add())
+        return answer
 
     def _payload(self, field: str, value: payload_pb2.Payload) -> Payload:
         payload = payload_from_pb(value, self._payload_bytes_max)
@@ -209,7 +243,7 @@ class RunService:
             view = await self._port.view(request.run_id, include_steps=request.include_steps)
             if sent is None or (view != sent if request.include_steps else view.state is not sent.state):
                 answer = pb.WatchResponse()
-                run_to_pb(view, answer.run)
+                run_to_pb(view, answer.run, reveal_output=request.include_redacted_output)
                 await context.write(_serialized(answer))
                 sent = view
             if view.state.terminal:

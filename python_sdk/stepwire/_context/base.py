@@ -23,6 +23,7 @@ from stepwire.compensation import Compensate, compensation
 from stepwire.errors import BodyEvicted, ConfigurationError, FlowStopped, NestedStepError, PayloadTooLarge
 from stepwire.flow import StepFunction
 from stepwire.protocol.plan import BodyEnded, ParallelMode, StepKind
+from stepwire.redaction import Parts, Redact, parts_of
 from stepwire.retry import Duration, Retry, deadline_of, duration, retry_policy
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ class BaseContext(abc.ABC):
         deadline: Duration | None = None,
         compensate: Compensate | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
     ) -> StepRequest:
         """What `ctx.step.run` plans: a closure, or a registered step if `fn` is one.
 
@@ -142,20 +144,21 @@ class BaseContext(abc.ABC):
             if inspect.iscoroutine(fn):
                 fn.close()
             raise ConfigurationError(f"step {name!r}: {fn!r} is not callable", hint=hint)
-        call = self._call(fn, args, kwargs, retries, abandon_after) if step is None else _task_call(step, args, kwargs)
-        if step is not None and abandon_after is not None:
-            raise ConfigurationError(
-                f"step {name!r}: abandon_after is not for the flow to say",
-                why="a registered step may run on any host, and each gives up attempts by itself",
-                hint="set it at @host.step",
-            )
+        parts = step.redact if step is not None else (parts_of(redact) if redact else None)
+        if step is None:
+            call = self._call(fn, args, kwargs, retries, abandon_after, parts)
+        else:
+            call = _task_call(step, args, kwargs)
+        if step is not None:
+            _check_own(name, "abandon_after", abandon_after is not None)
+            _check_own(name, "redact", redact != ())
         undo = undo_call = None
         if compensate is not None:
             made = compensation(compensate)
             undo = made.planned
             if undo.kind is StepKind.RUN:
                 undo_call = UndoCall(
-                    made.fn, call.codec, call.returns, copy_context(), _is_async(made.fn), made.retries
+                    made.fn, call.codec, call.returns, copy_context(), _is_async(made.fn), made.retries, parts
                 )
         return StepRequest(
             call.kind,
@@ -176,6 +179,7 @@ class BaseContext(abc.ABC):
         kwargs: dict[str, Any],
         retries: int | Retry | None,
         abandon_after: Duration | None,
+        redact: Parts | None,
     ) -> StepCall:
         return StepCall(
             StepKind.RUN,
@@ -187,6 +191,7 @@ class BaseContext(abc.ABC):
             retries,
             _is_async(fn),
             None if abandon_after is None else duration(abandon_after),
+            redact,
         )
 
     def _restart(self, args: tuple[Any, ...]) -> BodyEnded:
@@ -219,7 +224,18 @@ def _task_call(step: StepFunction[..., Any], args: tuple[Any, ...], kwargs: dict
         step.retries,
         step.is_async,
         step.abandon_after,
+        step.redact,
     )
+
+
+def _check_own(name: str, option: str, given: bool) -> None:
+    """Raises ConfigurationError for an option of a registered step that the flow gives."""
+    if given:
+        raise ConfigurationError(
+            f"step {name!r}: {option} is not for the flow to say",
+            why="a registered step may run on any host, and each goes by its own registration",
+            hint="set it at @host.step",
+        )
 
 
 def _is_async(fn: Callable[..., Any]) -> bool:

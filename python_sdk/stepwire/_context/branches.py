@@ -15,6 +15,7 @@ from stepwire.errors import ConfigurationError, InvalidStepName
 from stepwire.protocol import paths
 from stepwire.protocol.limits import NAME_BYTES_MAX, UINT32_MAX
 from stepwire.protocol.plan import FailPolicy, GroupOpened, ParallelMode
+from stepwire.redaction import Redact
 from stepwire.retry import Duration, Retry, deadline_of
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def mapped(
     retries: int | Retry | None,
     timeout: Duration | None,
     compensate: Compensate | None,
+    redact: Redact,
 ) -> GroupRequest:
     """One bare step for each item.
 
@@ -121,7 +123,7 @@ def mapped(
     branches: list[Branch] = []
     for index, item in enumerate(given):
         name = _step_name(template, index)
-        request = ctx._prepare(name, fn, (item,), {}, retries, timeout, None, compensate)
+        request = ctx._prepare(name, fn, (item,), {}, retries, timeout, None, compensate, redact=redact)
         branches.append(partial(_plan, ctx, name, request))
     opened = policy.opened(ctx, len(branches))
     return GroupRequest(branches, opened, Shape.VALUES if opened.fail is FailPolicy.ANY else Shape.RESULTS, bare=True)

@@ -14,6 +14,7 @@ from stepwire._context.branches import FailName, Policy
 from stepwire._runtime.group import GroupRequest
 from stepwire.compensation import Compensate
 from stepwire.protocol.plan import ParallelMode
+from stepwire.redaction import Redact
 from stepwire.results import BranchResult, GroupResult
 from stepwire.retry import Duration, Retry
 
@@ -45,6 +46,7 @@ class MapOptions(GroupOptions, total=False):
     retries: int | Retry | None
     timeout: Duration | None
     compensate: Compensate | None
+    redact: Redact
 
 
 class AnyOptions(GroupOptions, total=False):
@@ -223,6 +225,7 @@ class Group:
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         compensate: Compensate | None = None,
+        redact: Redact = (),
     ) -> asyncio.Future[Any]:
         """Run `fn(item)` as one step for each item, all in one group (MISSION S10, I13).
 
@@ -232,13 +235,13 @@ class Group:
             template: Names the steps; `{i}` becomes the index of the item, from 0.
             fn: Async or plain function, or a registered step.
             items: Any number up to the engine's limit of branches, 10,000 by default.
-            retries, timeout, compensate: Of each step, as in `ctx.step.run`.
+            retries, timeout, compensate, redact: Of each step, as in `ctx.step.run`.
             name, parallel_mode, fail, cancel_siblings, limit, deadline: Of the group, as in `parallel`.
 
         Returns, Raises: As `parallel`.
         """
         policy = Policy(parallel_mode, fail, None, cancel_siblings, limit, deadline)
-        request = requests.mapped(self._ctx, template, fn, items, policy, retries, timeout, compensate)
+        request = requests.mapped(self._ctx, template, fn, items, policy, retries, timeout, compensate, redact)
         return self._open(name, request)
 
     def race(

@@ -11,6 +11,7 @@ from stepwire._context.groups import AnyOptions, GroupOptions, MapAnyOptions, Ma
 from stepwire._runtime.group import GroupRequest
 from stepwire.compensation import Compensate
 from stepwire.protocol.plan import ParallelMode
+from stepwire.redaction import Redact
 from stepwire.results import BranchResult, GroupResult
 from stepwire.retry import Duration, Retry
 
@@ -110,10 +111,12 @@ class GroupSync:
         retries: int | Retry | None = None,
         timeout: Duration | None = None,
         compensate: Compensate | None = None,
+        redact: Redact = (),
     ) -> Any:
         """Run `fn(item)` as one step for each item and wait for how they end; see `Group.map`. Needs no threads."""
         policy = Policy(parallel_mode, fail, None, cancel_siblings, limit, deadline)
-        return self._run(name, requests.mapped(self._ctx, template, fn, items, policy, retries, timeout, compensate))
+        request = requests.mapped(self._ctx, template, fn, items, policy, retries, timeout, compensate, redact)
+        return self._run(name, request)
 
     def race(
         self,

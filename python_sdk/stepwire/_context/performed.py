@@ -19,19 +19,21 @@ from stepwire._runtime.request import Decode, StepRequest
 from stepwire.codec import JSON_CODEC, Codec, encode_flow_input
 from stepwire.errors import ConfigurationError, OutputUnserializable
 from stepwire.events import Event, Match, compile_match, epoch_ms, planned_event
-from stepwire.http import http_result
+from stepwire.http import EngineSecret, http_result
 from stepwire.protocol.bounds import spec_problem
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     CALL_STEP,
     Call,
     Invoke,
+    SecretHeader,
     SendEvent,
     Sleep,
     StepKind,
     StepSpec,
     WaitEvent,
 )
+from stepwire.redaction import Parts, Redact, parts_of, redacts
 from stepwire.retry import Duration, Retry, deadline_of, duration, retry_policy
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
@@ -107,17 +109,29 @@ def invoke(
 def call(
     url: str,
     method: str,
-    headers: Mapping[str, str] | None,
+    headers: Mapping[str, str | EngineSecret] | None,
     json: Any,
     body: bytes | str | None,
     timeout: Duration,
     retries: int | Retry,
     deadline: Duration | None,
+    redact: Redact,
 ) -> StepRequest:
     """Raises ConfigurationError."""
     given = list((headers or {}).items())
     _check_request(url, method, given)
-    spec = Call(url, method.upper(), tuple(given), _body(json, body))
+    parts = parts_of(redact)
+    if redacts(parts, Parts.FAILURE):
+        raise ConfigurationError('a call has no redact="failure"', why="its failures are the engine's own words")
+    sent = _body(json, body)
+    spec = Call(
+        url,
+        method.upper(),
+        tuple([(name, value) for name, value in given if isinstance(value, str)]),
+        sent.marked() if sent is not None and redacts(parts, Parts.INPUT) else sent,
+        redacts(parts, Parts.OUTPUT),
+        tuple([SecretHeader(n, s.prefix, s.name) for n, s in given if isinstance(s, EngineSecret)]),
+    )
     request = _performed(StepKind.CALL, spec, http_result)
     request.task = CALL_STEP
     request.timeout = duration(timeout)
@@ -163,7 +177,8 @@ def _check_request(url: object, method: object, headers: Sequence[tuple[object, 
     for name, value in headers:
         if not isinstance(name, str) or not _TOKEN.fullmatch(name):
             raise ConfigurationError(f"not the name of a header: {name!r:.80}")
-        if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+        text = value.prefix if isinstance(value, EngineSecret) else value
+        if not isinstance(text, str) or not _HEADER_VALUE.fullmatch(text):
             raise ConfigurationError(f"the value of header {name!r:.80} must be text without control characters")
     if not isinstance(url, str) or not _URL.fullmatch(url) or not _is_http(url):
         raise ConfigurationError(

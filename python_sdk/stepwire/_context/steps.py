@@ -18,7 +18,8 @@ from stepwire._runtime.request import StepRequest
 from stepwire.compensation import Compensate
 from stepwire.events import Event, Match
 from stepwire.flow import FlowFunction
-from stepwire.http import HttpResult
+from stepwire.http import EngineSecret, HttpResult
+from stepwire.redaction import Redact
 from stepwire.retry import Duration, Retry
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Step:
         deadline: Duration | None = None,
         compensate: Compensate | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
         **kwargs: Any,
     ) -> asyncio.Future[T]: ...
 
@@ -65,6 +67,7 @@ class Step:
         deadline: Duration | None = None,
         compensate: Compensate | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
         **kwargs: Any,
     ) -> asyncio.Future[T]: ...
 
@@ -79,6 +82,7 @@ class Step:
         deadline: Duration | None = None,
         compensate: Compensate | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
         **kwargs: Any,
     ) -> asyncio.Future[Any]:
         """Run `fn(*args, **kwargs)` as a durable step (MISSION S1).
@@ -96,6 +100,8 @@ class Step:
                 `undo(output, error)`, a registered step, or a Compensation (MISSION S8).
             abandon_after: How long an attempt that was told to stop may go on before this host gives it up:
                 then the next may begin beside it, and its late result is dropped. None: never.
+            redact: What of it is not for human eyes: its "output", the texts of its "failure", or both. Of a
+                registered step @host.step says it (MISSION V7).
 
         Raises:
             StepError: when awaited, if the step failed after its retries.
@@ -104,7 +110,7 @@ class Step:
         """
         ctx = self._ctx
         scope = ctx._scope(f"ctx.step.run({name!r})")
-        request = ctx._prepare(name, fn, args, kwargs, retries, timeout, deadline, compensate, abandon_after)
+        request = ctx._prepare(name, fn, args, kwargs, retries, timeout, deadline, compensate, abandon_after, redact)
         return ctx._body.plan_step(scope, name, request)
 
     def sleep(self, name: str, duration: Duration) -> asyncio.Future[None]:
@@ -218,28 +224,30 @@ class Step:
         url: str,
         *,
         method: str = "GET",
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | EngineSecret] | None = None,
         json: Any = UNSET,
         body: bytes | str | None = None,
         timeout: Duration = CALL_TIMEOUT,
         retries: int | Retry = 0,
         deadline: Duration | None = None,
+        redact: Redact = (),
     ) -> asyncio.Future[HttpResult]:
         """Let the engine make an HTTP request; any answer is a result, also status 404 or 500 (MISSION S16, U4).
 
         Args:
             url: http or https, at most 8 KiB; the engine's destination policy decides whether it is called.
-            headers: At most 100.
+            headers: At most 100; never shown in a record. An EngineSecret stands for a value that only the engine has.
             json: Sent as JSON, with that content type unless `headers` has one; not together with `body`.
             body: Sent as it is; text as UTF-8.
             timeout: Longest duration of one attempt.
             retries: Tries after one that got no answer, or a Retry.
             deadline: Time from now, all attempts included.
+            redact: "output", if the answer is not for human eyes. What is sent is shown nowhere.
 
         Raises:
             StepError: when awaited, if no attempt got an answer.
         """
-        request = performed.call(url, method, headers, json, body, timeout, retries, deadline)
+        request = performed.call(url, method, headers, json, body, timeout, retries, deadline, redact)
         return self._plan("call", name, request)
 
 
@@ -264,12 +272,13 @@ class StepSync:
         deadline: Duration | None = None,
         compensate: Compensate | None = None,
         abandon_after: Duration | None = None,
+        redact: Redact = (),
         **kwargs: Any,
     ) -> T:
         """Run `fn(*args, **kwargs)` as a durable step and wait for its result; see `Step.run`."""
         ctx = self._ctx
         scope = ctx._scope(f"ctx.step.run({name!r})")
-        request = ctx._prepare(name, fn, args, kwargs, retries, timeout, deadline, compensate, abandon_after)
+        request = ctx._prepare(name, fn, args, kwargs, retries, timeout, deadline, compensate, abandon_after, redact)
         return ctx._wait(lambda: ctx._body.plan_step(scope, name, request))  # type: ignore[no-any-return]
 
     def sleep(self, name: str, duration: Duration) -> None:
@@ -353,13 +362,14 @@ class StepSync:
         url: str,
         *,
         method: str = "GET",
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | EngineSecret] | None = None,
         json: Any = UNSET,
         body: bytes | str | None = None,
         timeout: Duration = CALL_TIMEOUT,
         retries: int | Retry = 0,
         deadline: Duration | None = None,
+        redact: Redact = (),
     ) -> HttpResult:
         """Let the engine make an HTTP request and wait for the answer; see `Step.call`."""
-        request = performed.call(url, method, headers, json, body, timeout, retries, deadline)
+        request = performed.call(url, method, headers, json, body, timeout, retries, deadline, redact)
         return self._plan("call", name, request)  # type: ignore[no-any-return]

@@ -41,9 +41,14 @@ def _policies(step: Step) -> str:
         *([] if step.timeout is None else [f"timeout {step.timeout:g} s each"]),
         *([] if step.deadline is None else [f"deadline {step.deadline:g} s"]),
         *([] if step.compensate is None else ["compensated"]),
+        *([] if not step.redacted else [f"redacted {', '.join(_redacted(step))}"]),
         *([] if not step.needs else [f"needs {', '.join(step.needs)}"]),
     ]
     return "; ".join(parts)
+
+
+def _redacted(step: Step) -> list[str]:
+    return [] if step.redacted is None else [str(part.name).lower() for part in step.redacted]
 
 
 def _delay(retry: RetryPolicy) -> str:
@@ -67,6 +72,7 @@ def _step(step: Step) -> dict[str, Any]:
         "timeout": step.timeout,
         "deadline": step.deadline,
         "compensated": step.compensate is not None,
+        "redacted": _redacted(step),
         "needs": list(step.needs),
     }
 

@@ -6,7 +6,7 @@ A declared step becomes one `ctx.step.run`. This module knows nothing of the flo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from stepwire._declarative.state import FlowState, View
@@ -17,6 +17,7 @@ from stepwire.errors import ConfigurationError
 from stepwire.flow import StepFunction
 from stepwire.protocol import paths
 from stepwire.protocol.plan import RESERVED_PREFIX
+from stepwire.redaction import Redact, parts_of
 from stepwire.retry import BackoffName, Duration, Retry, deadline_of, duration, retry_policy
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class StepOptions(TypedDict, total=False):
     deadline: Duration | None
     abandon_after: Duration | None
     compensate: Compensate | None
+    redact: Redact
     argument: Callable[[FlowState], Any] | None
     needs: Iterable[str]
     in_result: bool
@@ -59,6 +61,8 @@ class Step:
         compensate: Undoes the step if the run fails after it completed: a function of (output), (output, error) or
             (state, output, error), a registered step of the first two kinds, or a Compensation (MISSION O9).
             `state` is what the step saw; `error` is None for a run that was cancelled.
+        redact: As of `ctx.step.run`; not for registered steps, which say it themselves. If its output is redacted and
+            part of the FlowResult, that is redacted as well.
         argument: Makes the one argument of `fn` from the FlowState, instead of the state itself. It is code of
             the flow, not of the step: fast, without effects, the same for the same state.
         needs: Names of steps and groups that must be declared before. Nothing is awaited for that: a step or group
@@ -83,6 +87,7 @@ class Step:
         deadline: Duration | None = None,
         abandon_after: Duration | None = None,
         compensate: Compensate | None = None,
+        redact: Redact = (),
         argument: Callable[[FlowState], Any] | None = None,
         needs: Iterable[str] = (),
         in_result: bool = True,
@@ -94,6 +99,8 @@ class Step:
         self.deadline = None if deadline is None else deadline_of(deadline)
         self.abandon_after = None if abandon_after is None else duration(abandon_after)
         self.compensate = None if compensate is None else compensation(compensate)
+        self.redact: Redact = tuple(redact) if isinstance(redact, Iterator) else redact
+        self.redacted = fn.redact if isinstance(fn, StepFunction) else parts_of(self.redact)
         self.argument = argument
         self.needs = _needs(self.name, needs)
         self.in_result = in_result
@@ -115,6 +122,7 @@ class Step:
             deadline=self.deadline,
             compensate=self._undo(view),
             abandon_after=self.abandon_after,
+            redact=self.redact,
         )
         assert isinstance(future, DurableFuture)
         return future
@@ -190,6 +198,8 @@ def _function(step: Step) -> Callable[..., Any]:
         raise ConfigurationError(f"{where}: {fn!r:.80} is not callable")
     if step.abandon_after is not None and isinstance(fn, StepFunction):
         raise ConfigurationError(f"{where}: abandon_after is said where a step is registered, at @host.step")
+    if step.redact != () and isinstance(fn, StepFunction):
+        raise ConfigurationError(f"{where}: redact is said where a step is registered, at @host.step")
     needed = _needed(where, fn)
     argument: Any = step.argument
     if argument is not None:

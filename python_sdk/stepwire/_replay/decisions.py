@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 
+from stepwire.protocol import paths
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.frames import Release
 from stepwire.protocol.payload import Payload
@@ -124,3 +125,16 @@ def entry_bytes(entry: Plan | Release) -> int:
     if isinstance(entry, Release):
         return sum([len(outcome.output.data) for outcome in entry.outcomes if outcome.output is not None])
     return sum([payload_bytes(step) for step in entry.steps])
+
+
+def is_within(path: str, scopes: set[str]) -> bool:
+    """Whether `path` is in one of the scopes, or deeper."""
+    return any(scope in scopes for scope in ancestors(path))
+
+
+def ancestors(path: str) -> Iterable[str]:
+    """Scopes and groups above `path`, without the root."""
+    above = paths.parent(path)
+    while above:
+        yield above
+        above = paths.parent(above)

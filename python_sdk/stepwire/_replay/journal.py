@@ -14,7 +14,18 @@ from collections.abc import Iterable
 
 import msgspec
 
-from stepwire._replay.decisions import Decision, Key, Kind, decisions_of, describe, is_same, is_started, payload_bytes
+from stepwire._replay.decisions import (
+    Decision,
+    Key,
+    Kind,
+    ancestors,
+    decisions_of,
+    describe,
+    is_same,
+    is_started,
+    is_within,
+    payload_bytes,
+)
 from stepwire.protocol import paths
 from stepwire.protocol.frames import Release
 from stepwire.protocol.plan import (
@@ -66,6 +77,8 @@ class BodyJournal:
         self._intervals: list[int] = []
         self._releases: deque[Release] = deque()
         self._replay_until = 0
+        self._repeats_until = -1
+        self._went_on = False
         self._new: dict[Key, tuple[int, Kind, Decision]] = {}
         self._steps = 0
         self._stopped: set[str] = set()
@@ -91,6 +104,7 @@ class BodyJournal:
     def _record(self, plan: Plan) -> None:
         self.next_plan_seq = plan.plan_seq + 1
         interval = plan.after_release
+        self._repeats_until = max(self._repeats_until, interval)
         self._steps += len(plan.steps)
         for branch in plan.branches_ended:
             group = paths.parent(branch.path)
@@ -130,6 +144,15 @@ class BodyJournal:
     def replaying(self) -> bool:
         return not (self.complete and not self._unmade and self.delivered >= self._replay_until)
 
+    @property
+    def repeats(self) -> bool:
+        """User code does now what it did in a former life, as far as that left a trace.
+
+        That went on from its last recorded decision to the next wait, at least: so everything before the release after
+        it is a repetition. What follows a release after which nothing is recorded counts as new.
+        """
+        return not (self._went_on or (self.complete and self.delivered > self._repeats_until))
+
     def decide(self, kind: Kind, path: str, decision: Decision) -> bool:
         """The body made a decision.
 
@@ -145,6 +168,7 @@ class BodyJournal:
             if kind is Kind.BODY_ENDED and self.replaying:
                 self._refuse_early_end(path, decision)
             self._new[kind, path] = self.delivered, kind, decision
+            self._went_on = self.complete
             if kind is Kind.STEP:
                 self._steps += 1
             return True
@@ -297,11 +321,11 @@ class BodyJournal:
     def _retract(self) -> None:
         """Drop what stopped branches decided. A step that runs is kept, and the groups it stands in."""
         stopped, self._stopped = self._stopped, set()
-        dropped = [key for key in self._new if _is_within(key[1], stopped)]
+        dropped = [key for key in self._new if is_within(key[1], stopped)]
         kept: set[str] = set()
         for key in dropped:
             if is_started(self._new[key][2]):
-                kept.update(_ancestors(key[1]))
+                kept.update(ancestors(key[1]))
                 kept.add(key[1])
         for kind, path in dropped:
             if path not in kept or kind not in (Kind.GROUP, Kind.STEP):
@@ -386,15 +410,3 @@ class BodyJournal:
             interval, kind, planned = self._new[Kind.STEP, path]
             assert isinstance(planned, StepPlanned)
             self._new[kind, path] = interval, kind, msgspec.structs.replace(planned, started=True)
-
-
-def _is_within(path: str, scopes: set[str]) -> bool:
-    return any(scope in scopes for scope in _ancestors(path))
-
-
-def _ancestors(path: str) -> Iterable[str]:
-    """Scopes and groups above `path`, without the root."""
-    above = paths.parent(path)
-    while above:
-        yield above
-        above = paths.parent(above)

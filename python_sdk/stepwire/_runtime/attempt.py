@@ -14,6 +14,7 @@ from stepwire.codec import Codec
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import CancelReason
 from stepwire.protocol.plan import Fence, StepKind
+from stepwire.redaction import Parts
 from stepwire.retry import Retry
 
 
@@ -21,9 +22,10 @@ class StepCall:
     """What an attempt calls: a function with its arguments, and how its output is encoded.
 
     `abandon_after`: seconds after which an attempt that was told to stop is given up; None: never.
+    `redact`: what of its outcome is not for human eyes; None: nothing.
     """
 
-    __slots__ = ("abandon_after", "args", "codec", "fn", "is_async", "kind", "kwargs", "retries", "returns")
+    __slots__ = ("abandon_after", "args", "codec", "fn", "is_async", "kind", "kwargs", "redact", "retries", "returns")
 
     def __init__(
         self,
@@ -36,6 +38,7 @@ class StepCall:
         retries: int | Retry | None,
         is_async: bool,
         abandon_after: float | None = None,
+        redact: Parts | None = None,
     ) -> None:
         self.kind = kind
         self.fn = fn
@@ -46,12 +49,14 @@ class StepCall:
         self.retries = retries
         self.is_async = is_async
         self.abandon_after = abandon_after
+        self.redact = redact
 
     def with_function(self, fn: Callable[..., Any], *, is_async: bool, no_arguments: bool = False) -> StepCall:
         """The same call of another function."""
         args, kwargs = ((), {}) if no_arguments else (self.args, self.kwargs)
+        abandon_after = self.abandon_after
         return StepCall(
-            self.kind, fn, args, kwargs, self.returns, self.codec, self.retries, is_async, self.abandon_after
+            self.kind, fn, args, kwargs, self.returns, self.codec, self.retries, is_async, abandon_after, self.redact
         )
 
 

@@ -27,6 +27,7 @@ from stepwire.protocol.frames import CancelReason, Result
 from stepwire.protocol.paths import undone_path
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
+from stepwire.redaction import HIDDEN, Parts, hidden, marked, redacts
 from stepwire.retry import Retry
 
 logger = logging.getLogger("stepwire.host")
@@ -93,8 +94,13 @@ class Attempts:
         context: Context,
         timeout: float | None,
         flow: str = "",
+        traceparent: str = "",
     ) -> None:
-        """Begin an attempt in `context`, or a copy of it if it is not the first. Must be called on the loop."""
+        """Begin an attempt in `context`, or a copy of it if it is not the first. Must be called on the loop.
+
+        Args:
+            traceparent: The context of the step's span, for those that make spans (`traced.py`).
+        """
         if attempt > 1 or call.kind is StepKind.TASK:
             context = context.copy()
         running = RunningAttempt(run_id, path, attempt, fence, call, timeout, self._clock(), flow)
@@ -169,6 +175,8 @@ class Attempts:
                 payload, back = NULL, None
             else:
                 payload, back = call.codec.round_trip(value, call.returns)
+            if call.redact is not None and Parts.OUTPUT in call.redact:
+                payload = marked(payload, call.codec, Parts.OUTPUT)
             if len(payload.data) > self.payload_bytes_max:
                 raise PayloadTooLarge(
                     f"output of step {running.path!r} is {len(payload.data)} bytes, limit {self.payload_bytes_max}"
@@ -182,12 +190,13 @@ class Attempts:
         """Its output cannot be encoded or is too large."""
         if undone_path(running.path) is not None:
             # Nobody gets the output of an undo, and what it did is done.
-            logger.warning("what %r of run %s returned is not recorded: %s", running.path, running.run_id, exc)
+            why = HIDDEN if redacts(running.call.redact, Parts.FAILURE) else exc
+            logger.warning("what %r of run %s returned is not recorded: %s", running.path, running.run_id, why)
             self._give(running, NULL, None, None)
             return
         if not isinstance(exc, StepError):  # of a codec or a type of the user's own
             exc = OutputUnserializable(f"{type(exc).__name__}: {exc}")
-        self._give(running, None, failure_from_exception(exc), None)
+        self._give(running, None, _shown(running, failure_from_exception(exc)), None)
 
     def _failed(self, running: RunningAttempt, exc: BaseException) -> None:
         if running.stop is not None:
@@ -195,7 +204,8 @@ class Attempts:
             return
         retries = running.call.retries
         never = isinstance(retries, Retry) and retries.forbids(exc)
-        self._give(running, None, failure_from_exception(exc, retryable=Retryable.NO if never else None), None)
+        failure = failure_from_exception(exc, retryable=Retryable.NO if never else None)
+        self._give(running, None, _shown(running, failure), None)
 
     def _stopped(self, running: RunningAttempt) -> None:
         """It ended after it was told to: what it returned or raised no longer counts."""
@@ -343,3 +353,8 @@ class Attempts:
         if self._sweep is not None:
             self._sweep.cancel()
         self._threads.close()
+
+
+def _shown(running: RunningAttempt, failure: Failure) -> Failure:
+    """What user code said of its failure, unless that is not for human eyes."""
+    return hidden(failure) if redacts(running.call.redact, Parts.FAILURE) else failure

@@ -32,6 +32,7 @@ from stepwire.errors import (
     LimitExceeded,
     PayloadTooLarge,
     UnawaitedStep,
+    UnreadablePayload,
     error_from_failure,
     failure_from_exception,
 )
@@ -40,6 +41,7 @@ from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import Advance, Purpose, Release, StepOutcome, Welcome
 from stepwire.protocol.plan import RESERVED_PREFIX, BodyEnded, StepKind, StepPlanned
+from stepwire.redaction import Parts, hidden, marked, redacts
 
 
 class BodyHost(Protocol):
@@ -104,6 +106,7 @@ class LiveBody:
         over: It ended, failed or was evicted; nothing of it has any right.
         size, counted, active: What `keeping` knows of it. Bytes are those of its input, of its journal when it was
             entered, and of the outputs of its steps since then, which its variables may hold.
+        replays_since: When it was entered with a journal, by the loop's clock; None: it has caught up.
         lines_running: Lines of control (the root and branches) that do not wait for a release.
     """
 
@@ -132,6 +135,7 @@ class LiveBody:
         self.active = 0.0
         self.lines_running = 0
         self.stall: asyncio.TimerHandle | None = None
+        self.replays_since: float | None = None
         self.root = Scope(self, paths.ROOT, None, 0, 0)
         self.unawaited: set[DurableFuture] = set()
         self.groups: dict[str, GroupRun] = {}
@@ -152,10 +156,9 @@ class LiveBody:
             return True
         return all(isinstance(e, Release) and self.journal.add_release(e) for e in advance.entries)
 
-    def enter(self, ctx: Any) -> None:
-        """Run the flow's code from the top; `ctx` is its first argument."""
+    def enter(self, ctx: Any, context: Context) -> None:
+        """Run the flow's code from the top, in `context`; `ctx` is its first argument."""
         self.lines_running += 1
-        context = self.host.context.copy()
         context.run(SCOPE.set, self.root)
         if self.flow.is_async:
             self._task = self.loop.create_task(self._run(ctx), context=context)
@@ -220,6 +223,8 @@ class LiveBody:
             self.outputs.pop(outcome.path, None)
             try:
                 value = step.request.decoded(outcome.output)
+            except UnreadablePayload as error:
+                self._unreadable(error)
             except Exception as error:  # a misfit, or what a codec of the user's own raises
                 step.future.fail(error)
             else:
@@ -453,9 +458,20 @@ class LiveBody:
         else:
             self.post(lambda: self._returned(value))
 
+    def _unreadable(self, error: UnreadablePayload) -> None:
+        """This host lacks a key: that is no failure of the flow, which goes on where the key is."""
+        if not self.over:
+            self.host.body_failed(self, failure_from_exception(error, retryable=Retryable.NO))
+
     def _raised(self, exc: BaseException) -> None:
+        if isinstance(exc, UnreadablePayload):
+            self._unreadable(exc)
+            return
         code = ErrorCode.INVALID_INPUT if isinstance(exc, InvalidInput) else ErrorCode.USER_ERROR
-        self._end(BodyEnded(failure=failure_from_exception(exc, code=code)))
+        self._end(BodyEnded(failure=self._shown(failure_from_exception(exc, code=code))))
+
+    def _shown(self, failure: Failure) -> Failure:
+        return hidden(failure) if redacts(self.flow.redact, Parts.FAILURE) else failure
 
     def _returned(self, value: Any) -> None:
         forgotten = self._forgotten()
@@ -464,11 +480,13 @@ class LiveBody:
             return
         try:
             payload, output = self.flow.codec.round_trip(value, self.flow.returns)
+            if redacts(self.flow.redact, Parts.OUTPUT):
+                payload = marked(payload, self.flow.codec, Parts.OUTPUT)
             limit = self.host.limits.payload_bytes_max
             if len(payload.data) > limit:
                 raise PayloadTooLarge(f"output of flow {self.flow.name!r} is {len(payload.data)} bytes, limit {limit}")
         except Exception as exc:
-            self._end(BodyEnded(failure=failure_from_exception(exc)))
+            self._end(BodyEnded(failure=self._shown(failure_from_exception(exc))))
         else:
             self._end(BodyEnded(payload), output)
 

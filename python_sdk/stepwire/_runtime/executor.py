@@ -15,14 +15,16 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from stepwire._runtime.attempt import RunningAttempt, StepCall
-from stepwire._runtime.attempts import Attempts
 from stepwire._runtime.body import LiveBody
 from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import Keeping, Leaving
+from stepwire._runtime.logs import SHIPPER, LogShipper
 from stepwire._runtime.patience import patience, stalled
+from stepwire._runtime.task import task_call
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import BranchThreads
-from stepwire._runtime.undo import registered_undo, step_name, unreachable
+from stepwire._runtime.tracing import PLAIN, Makers
+from stepwire._runtime.undo import step_name, unreachable
 from stepwire._transport.port import SessionPort
 from stepwire.codec import Codec
 from stepwire.errors import failure_from_exception
@@ -42,8 +44,8 @@ from stepwire.protocol.frames import (
     Result,
     Welcome,
 )
-from stepwire.protocol.payload import NULL
 from stepwire.protocol.plan import ParallelMode, StepKind
+from stepwire.redaction import Parts, hidden, redacts
 
 logger = logging.getLogger("stepwire.host")
 
@@ -61,6 +63,8 @@ class HostRuntime:
         context_of: Makes the first argument of a flow.
         keeping: Which bodies stay in memory.
         hooks: For every flow; those of one flow are known to it.
+        makers: Of bodies and attempts.
+        logs: Knows its own records by the context that bodies and steps inherit.
         body_stall_timeout: Seconds a replaying body may spend in user code without progress.
     """
 
@@ -79,6 +83,8 @@ class HostRuntime:
         context_of: Callable[[LiveBody, ParallelMode], Any],
         keeping: Keeping,
         hooks: Iterable[Hook] = (),
+        makers: Makers = PLAIN,
+        logs: LogShipper | None = None,
     ) -> None:
         self.loop = loop
         self.threads = BranchThreads(branch_threads)
@@ -95,7 +101,8 @@ class HostRuntime:
         self._draining = False
         self._refused_body = False
         self._looking: asyncio.TimerHandle | None = None
-        self._attempts = Attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
+        self._new_body = makers.body
+        self._attempts = makers.attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
         self._bodies: dict[str, LiveBody] = {}
         self._dirty: dict[int, LiveBody] = {}
         self._unsent: dict[int, LiveBody] = {}
@@ -105,6 +112,7 @@ class HostRuntime:
         self._flushing = False
         self._activity = 0
         self.context = copy_context()
+        self.context.run(SHIPPER.set, logs)
         self.hooks = Hooks(loop, hooks, flows, telemetry)
         self.stubs: Mapping[str, Any] = {}
         """What steps do instead of their function, by name, and undos by "<name>#undo"; for tests."""
@@ -176,13 +184,14 @@ class HostRuntime:
                 self._telemetry.bodies_refused += 1
                 self._port.give_back(run_id, advance.fence, no_room=True)
                 return
-            body = self._bodies[run_id] = LiveBody(self, run_id, flow, advance)
+            body = self._bodies[run_id] = self._new_body(self, run_id, flow, advance)
             self._telemetry.body_entries += 1
             if advance.entries:
                 self._telemetry.replays += 1
+                body.replays_since = self.loop.time()
             elif advance.purpose is Purpose.RUN:
                 self.hooks.fire("run_started", run_id, flow.name)
-            body.enter(self._context_of(body, flow.parallel_mode or self._parallel_mode))
+            body.enter(self._context_of(body, flow.parallel_mode or self._parallel_mode), self.context.copy())
         elif body is None:
             self._port.give_back(run_id, advance.fence)
             return
@@ -218,9 +227,10 @@ class HostRuntime:
             self._port.reject(run_id, execute, RejectReason.NOT_SERVED)
             return
         try:
-            call = _task_call(step, execute)
+            call = task_call(step, execute)
         except Exception as error:  # InvalidInput, or of a codec of the user's own
-            self._refuse(run_id, execute, failure_from_exception(error))
+            failure = failure_from_exception(error)
+            self._refuse(run_id, execute, hidden(failure) if redacts(step.redact, Parts.FAILURE) else failure)
             return
         names = (execute.name,) if execute.undo is None else (_undo_name(execute.path), execute.name)
         self._start(run_id, execute, self._stubbed(call, *names), self.context, flow or execute.flow)
@@ -251,7 +261,8 @@ class HostRuntime:
         try:
             call = undo.call(execute.undo)
         except Exception as error:  # InvalidInput, or of a codec of the user's own
-            self._refuse(body.run_id, execute, failure_from_exception(error))
+            failure = failure_from_exception(error)
+            self._refuse(body.run_id, execute, hidden(failure) if redacts(undo.redact, Parts.FAILURE) else failure)
             return
         call = self._stubbed(call, _undo_name(execute.path))
         self._start(body.run_id, execute, call, undo.context.copy(), body.flow.name)
@@ -259,7 +270,8 @@ class HostRuntime:
     def _start(self, run_id: str, execute: Execute, call: StepCall, context: Context, flow: str) -> None:
         path, attempt = execute.path, execute.attempt
         self.hooks.fire(_HOOKS[execute.undo is not None][0], run_id, flow, path, attempt)
-        self._attempts.start(run_id, path, attempt, execute.fence, call, context, execute.timeout, flow)
+        fence, timeout = execute.fence, execute.timeout
+        self._attempts.start(run_id, path, attempt, fence, call, context, timeout, flow, execute.traceparent)
 
     def _stubbed(self, call: StepCall, *names: str) -> StepCall:
         name = next((name for name in names if name in self.stubs), None)
@@ -280,6 +292,7 @@ class HostRuntime:
         self._schedule()
 
     def _cancel(self, run_id: str, cancel: Cancel) -> None:
+        self._telemetry.cancels[cancel.reason.name.lower()] += 1
         if cancel.path:
             self._cancel_waiting(run_id, cancel.path)
             self._attempts.cancel(run_id, cancel.path, cancel.reason)
@@ -452,6 +465,9 @@ class HostRuntime:
             body.go_on()
             if body.over:
                 continue
+            if body.replays_since is not None and body.journal.caught_up:
+                self._telemetry.replay_seconds.observe(self.loop.time() - body.replays_since)
+                body.replays_since = None
             self._keeping.moved(body, now)
             if body.at_frontier:
                 self._start_undos(body)
@@ -505,7 +521,8 @@ class HostRuntime:
         """The first attempt of a step that the host begins by itself, as the engine would give it."""
         planned = body.steps[path].planned
         fence = body.journal.fence
-        return Execute(path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout)
+        kind, timeout, traceparent = planned.kind, planned.timeout, planned.traceparent
+        return Execute(path, 1, fence, kind, planned.name, planned.input, timeout, traceparent=traceparent)
 
     def _run_started(self, body: LiveBody, execute: Execute) -> None:
         if execute.kind is StepKind.TASK:
@@ -556,23 +573,6 @@ class HostRuntime:
         self._attempts.close()
         self.threads.close()
         self.hooks.close()
-
-
-def _task_call(step: StepFunction[..., Any], execute: Execute) -> StepCall:
-    if execute.undo is not None:
-        return registered_undo(step, execute.undo)
-    args, kwargs = step.decode_input(execute.input or NULL)
-    return StepCall(
-        StepKind.TASK,
-        step.fn,
-        args,
-        kwargs,
-        step.returns,
-        step.codec,
-        step.retries,
-        step.is_async,
-        step.abandon_after,
-    )
 
 
 def _undo_name(path: str) -> str:

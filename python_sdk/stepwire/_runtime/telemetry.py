@@ -50,6 +50,8 @@ METRICS: tuple[Definition, ...] = (
     Definition("frames_total", _C, "Frames exchanged with the engine.", {"direction": _DIRECTION}),
     Definition("frame_bytes_total", _C, "Encoded size of those frames.", {"direction": _DIRECTION}),
     Definition("loop_lag_seconds", _H, "How late the application's loop woke up.", buckets=LAG_SECONDS),
+    Definition("log_lines_total", _C, "Log lines of flows and steps, sent to the engine or dropped for want of room.",
+               {"outcome": ("shipped", "dropped")}),
     Definition("hook_failures_total", _C, "Calls of hooks that raised, or were dropped.", {"cause": _HOOK_CAUSE}),
     Definition("build_info", _G, "Always 1.", {"version": ()}),
 )  # fmt: skip
@@ -75,6 +77,7 @@ class HostTelemetry(Numbers):
     frames: dict[str, int]
     frame_bytes: dict[str, int]
     loop_lag_seconds: Histogram
+    log_lines: dict[str, int]
     hook_failures: dict[str, int]
     build_info: dict[str, int]
 

@@ -21,6 +21,7 @@ from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
 from stepwire.protocol.frames import UndoInput
 from stepwire.protocol.plan import StepKind
+from stepwire.redaction import Parts
 from stepwire.retry import Retry
 
 
@@ -35,9 +36,10 @@ class UndoCall:
         context: Of the call that planned the step; each attempt gets a copy.
         is_async: `fn` is a coroutine function.
         retries: As the user wrote them; the engine has the policy.
+        redact: What of the step, and so of its undo, is not for human eyes.
     """
 
-    __slots__ = ("codec", "context", "fn", "is_async", "retries", "returns")
+    __slots__ = ("codec", "context", "fn", "is_async", "redact", "retries", "returns")
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class UndoCall:
         context: Context,
         is_async: bool,
         retries: int | Retry | None = None,
+        redact: Parts | None = None,
     ) -> None:
         self.fn = fn
         self.codec = codec
@@ -54,6 +57,7 @@ class UndoCall:
         self.context = context
         self.is_async = is_async
         self.retries = retries
+        self.redact = redact
 
     def call(self, given: UndoInput) -> StepCall:
         """What an attempt calls.
@@ -63,7 +67,8 @@ class UndoCall:
         """
         args = _arguments(self.fn, self.codec.decode(given.output, self.returns), given.failure)
         returns = return_type(self.fn)
-        return StepCall(StepKind.RUN, self.fn, args, {}, returns, self.codec, self.retries, self.is_async)
+        codec, redact = self.codec, self.redact
+        return StepCall(StepKind.RUN, self.fn, args, {}, returns, codec, self.retries, self.is_async, None, redact)
 
 
 def registered_undo(step: StepFunction[..., Any], given: UndoInput) -> StepCall:
@@ -77,7 +82,16 @@ def registered_undo(step: StepFunction[..., Any], given: UndoInput) -> StepCall:
     output = step.codec.decode(given.output, first_parameter_type(step.fn))
     args = _arguments(step.fn, output, given.failure)
     return StepCall(
-        StepKind.TASK, step.fn, args, {}, step.returns, step.codec, step.retries, step.is_async, step.abandon_after
+        StepKind.TASK,
+        step.fn,
+        args,
+        {},
+        step.returns,
+        step.codec,
+        step.retries,
+        step.is_async,
+        step.abandon_after,
+        step.redact,
     )
 
 

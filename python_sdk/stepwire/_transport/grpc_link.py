@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 
+from stepwire._transport.log_queue import SEND_WITHIN_SECONDS
 from stepwire._transport.port import SessionPort
 from stepwire._transport.redial import Redial
 from stepwire.protocol import limits
@@ -59,6 +60,7 @@ class GrpcLink:
         port: The shared session.
         on_frame: Called on the reader thread with every frame, after the session booked it.
         on_reconnect: Called when a stream ended and the next is due.
+        on_traffic: Called with "in" or "out", the frames and the bytes of them; by both threads of the stream.
     """
 
     def __init__(
@@ -67,12 +69,14 @@ class GrpcLink:
         port: SessionPort,
         on_frame: Callable[[EngineFrame, list[Any]], None],
         on_reconnect: Callable[[], None],
+        on_traffic: Callable[[str, int, int], None],
     ) -> None:
         self.address = address
         self.refused = threading.Event()
         self._port = port
         self._on_frame = on_frame
         self._on_reconnect = on_reconnect
+        self._on_traffic = on_traffic
         self._bell = threading.Condition()
         self._rung = False
         self._stopping = threading.Event()
@@ -139,6 +143,7 @@ class GrpcLink:
                 self._call = dial(self._outgoing(self._stream))
                 for data in self._call:
                     frame = decoder.decode(data)
+                    self._on_traffic("in", int(frame is not None), len(data))
                     if frame is None:
                         continue
                     sections = self._port.receive(frame)
@@ -220,12 +225,15 @@ class GrpcLink:
                     return
                 self._sleep()
                 continue
-            yield from encode_host_frame(frame)
+            messages = encode_host_frame(frame)
+            self._on_traffic("out", 1, sum(map(len, messages)))
+            yield from messages
 
     def _sleep(self) -> None:
         """Until something may be sent or a Report is due."""
-        due = self._port.session.next_report()
-        timeout = 1.0 if due is None else min(1.0, max(0.0, due - self._port.clock()))
+        due = self._port.next_due()
+        idle = 1.0 if self._port.logs is None else SEND_WITHIN_SECONDS  # Code that logs does not ring.
+        timeout = idle if due is None else min(idle, max(0.0, due - self._port.clock()))
         with self._bell:
             if not self._rung:
                 self._bell.wait(timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from stepwire._transport.log_queue import LogQueue
 from stepwire._transport.session import HostSession
 from stepwire.protocol.frames import (
     BodyFailed,
@@ -24,9 +25,11 @@ class SessionPort:
     Args:
         session: The pure core.
         clock: Seconds, monotonic.
+        logs: Lines that frames take along; None: there are none.
     """
 
-    def __init__(self, session: HostSession, clock: Callable[[], float]) -> None:
+    def __init__(self, session: HostSession, clock: Callable[[], float], logs: LogQueue | None = None) -> None:
+        self.logs = logs
         self.session = session
         self.clock = clock
         self.lock = threading.RLock()
@@ -91,7 +94,26 @@ class SessionPort:
 
     def take_frame(self) -> HostFrame | None:
         with self.lock:
-            return self.session.take_frame(self.clock())
+            now = self.clock()
+            frame = self.session.take_frame(now)
+            greeted = self.session.connected
+        return self._with_logs(frame, now) if self.logs and greeted else frame
+
+    def _with_logs(self, frame: HostFrame | None, now: float) -> HostFrame | None:
+        """The frame with lines that go along, or one of their own once they are due. They are never sent again."""
+        assert self.logs is not None
+        due = self.logs.due_at()
+        if due is None or (frame is None and due > now):
+            return frame
+        frame = frame or HostFrame()
+        frame.logs = self.logs.take(now, everything=frame.goodbye is not None)
+        return frame
+
+    def next_due(self) -> float | None:
+        """When the next Report or log line is due; None without a welcomed stream."""
+        due = self.session.next_report()
+        lines = self.logs.due_at() if self.logs and due is not None else None
+        return due if lines is None or due is None else min(due, lines)
 
 
 def _silent() -> None:

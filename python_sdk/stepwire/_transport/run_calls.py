@@ -16,7 +16,9 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from stepwire._tracing import current_traceparent
 from stepwire._transport.explanation import Explanation, explanation_from_pb
+from stepwire._transport.run_logs import PAGE_LINES, LogFilter, LogPage, page_from_pb
 from stepwire._transport.run_record import RECEIVE_BYTES_MAX, Run, RunState, run_from_pb, state_number
 from stepwire.codec import Codec
 from stepwire.errors import (
@@ -175,7 +177,7 @@ class RunCalls:
 
     def start(self, flow: str, payload: Payload, id: str) -> Pending[tuple[str, bool]]:
         """(run_id, existing)."""
-        request = pb.StartRequest(flow=flow, id=id)
+        request = pb.StartRequest(flow=flow, id=id, traceparent=current_traceparent())
         request.input.SetInParent()
         payload_to_pb(payload, request.input)
 
@@ -225,17 +227,34 @@ class RunCalls:
         payload_to_pb(event.data, request.event.data)
         if event.at_ms is not None:
             timestamp_to_pb(event.at_ms, request.event.at)
+        request.event.traceparent = current_traceparent()
 
         def read(data: bytes) -> str:
             return pb.SendEventResponse.FromString(data).event_id
 
         return self._call("SendEvent", request, read, repeatable=bool(event.id))
 
-    def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool) -> Any:
-        """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds."""
-        request = pb.WatchRequest(run_id=run_id, include_steps=steps).SerializeToString()
+    def logs(self, wanted: LogFilter, after: int) -> Pending[LogPage]:
+        """The next lines after number `after`."""
+        request = pb.LogsRequest(
+            run_id=wanted.run_id,
+            path=wanted.path,
+            attempt=wanted.attempt,
+            level_min=wanted.level,
+            after=after,
+            limit=PAGE_LINES,
+        )
+        return self._call("Logs", request, page_from_pb)
+
+    def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool, reveal: bool) -> Any:
+        """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds.
+
+        Args:
+            reveal: The run's own output also if it is redacted.
+        """
+        request = pb.WatchRequest(run_id=run_id, include_steps=steps, include_redacted_output=reveal)
         stream: Any = self._open("watches").unary_stream(_SERVICE + "Watch")
-        return stream(request, timeout=timeout, wait_for_ready=wait_for_ready)
+        return stream(request.SerializeToString(), timeout=timeout, wait_for_ready=wait_for_ready)
 
     def watched(self, data: bytes) -> Run:
         """The record in one message of `watch`. Raises ProtocolError."""

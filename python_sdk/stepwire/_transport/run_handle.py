@@ -10,6 +10,7 @@ from contextlib import aclosing, closing
 from typing import Generic, TypeVar
 
 from stepwire._transport.run_calls import RunCalls
+from stepwire._transport.run_logs import LogFilter, LogLines, LogLinesSync, level_number
 from stepwire._transport.run_record import Run, RunState
 from stepwire._transport.run_watch import RunWatch, records_of
 from stepwire.errors import RunCancelled, RunFailed, error_from_failure
@@ -49,7 +50,7 @@ class RunHandleSync(Generic[T]):
             RunCancelled: the run was cancelled.
             TimeoutError: it has not ended yet; it goes on.
         """
-        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True)
+        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True, reveal=True)
         with closing(watch.records()) as records:
             *_, last = records
         return outcome(last, self._decode)
@@ -61,6 +62,11 @@ class RunHandleSync(Generic[T]):
     def get(self, *, steps: bool = False) -> Run:
         """The record of the run now. Raises RunNotFound, EngineUnavailable."""
         return self._calls.get(self.run_id, steps).result()
+
+    def logs(self, *, path: str = "", attempt: int = 0, level: int | str = 0, after: int = 0) -> LogLinesSync:
+        """What the run logged, see `ClientSync.logs`."""
+        wanted = LogFilter(self.run_id, path, attempt, level_number(level))
+        return LogLinesSync(lambda number: self._calls.logs(wanted, number).result(), after)
 
     def cancel(self, *, undo: bool | None = None) -> None:
         """Cancel the run, see `ClientSync.cancel`."""
@@ -98,7 +104,7 @@ class RunHandle(Generic[T]):
             RunCancelled: the run was cancelled.
             TimeoutError: it has not ended yet; it goes on.
         """
-        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True)
+        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True, reveal=True)
         async with aclosing(records_of(watch)) as records:
             async for run in records:
                 last = run
@@ -111,6 +117,11 @@ class RunHandle(Generic[T]):
     async def get(self, *, steps: bool = False) -> Run:
         """The record of the run now. Raises RunNotFound, EngineUnavailable."""
         return await self._calls.get(self.run_id, steps).wait()
+
+    def logs(self, *, path: str = "", attempt: int = 0, level: int | str = 0, after: int = 0) -> LogLines:
+        """What the run logged, see `Client.logs`."""
+        wanted = LogFilter(self.run_id, path, attempt, level_number(level))
+        return LogLines(lambda number: self._calls.logs(wanted, number).wait(), after)
 
     async def cancel(self, *, undo: bool | None = None) -> None:
         """Cancel the run, see Client.cancel."""

@@ -16,6 +16,7 @@ from stepwire.protocol.failure import Failure
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import BranchOutcome, FailPolicy, ParallelMode, StepKind, Verdict
 from stepwire.protocol.wire import duration_from_pb, failure_from_pb, payload_from_pb, timestamp_from_pb
+from stepwire.redaction import Redacted
 from stepwire.v1 import payload_pb2, run_pb2
 
 RECEIVE_BYTES_MAX = 67 * 1024 * 1024
@@ -114,8 +115,9 @@ class StepRecord:
         undoes: Path of the step that this one compensates; empty: none.
         child_run_id: The run of the invoked flow; empty: none, or not known.
         due_at: When it goes on by itself: a sleep, a backoff, a timeout.
-        output_payload: The stored output. None if there is none, or if it has more than 64 KiB: such
-            outputs are not part of a record.
+        output_payload: The stored output. None if there is none, if it is redacted, or if it has more than 64 KiB:
+            such outputs are not part of a record.
+        output_redacted: There is an output, and it is not for human eyes.
     """
 
     path: str
@@ -132,12 +134,13 @@ class StepRecord:
     child_run_id: str = ""
     due_at: datetime | None = None
     output_payload: Payload | None = None
+    output_redacted: Redacted | None = None
     codec: Codec = field(repr=False, compare=False)
 
     @property
     def output(self) -> Any:
-        """The output as plain JSON value; None also if it is not part of the record."""
-        return None if self.output_payload is None else self.codec.decode(self.output_payload)
+        """The output as plain JSON value, or Redacted; None also if it is not part of the record."""
+        return self.output_redacted if self.output_payload is None else self.codec.decode(self.output_payload)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,8 @@ class Run:
         parent_run_id: The run that invoked it; empty: none.
         successor_run_id: The run that goes on after `ctx.restart_with`; empty: none.
         steps: In order of planning; empty unless asked for, like `groups`.
-        input_payload, output_payload: Stored bytes; listings have none.
+        input_payload, output_payload: Stored bytes; listings have none, and redacted ones are None.
+        input_redacted, output_redacted: There is a value, and it is not for human eyes.
     """
 
     run_id: str
@@ -216,17 +220,19 @@ class Run:
     groups: tuple[GroupRecord, ...] = ()
     input_payload: Payload | None = None
     output_payload: Payload | None = None
+    input_redacted: Redacted | None = None
+    output_redacted: Redacted | None = None
     codec: Codec = field(repr=False, compare=False)
 
     @property
     def input(self) -> Any:
-        """The input as plain JSON value; None if the record has none."""
-        return None if self.input_payload is None else self.codec.decode(self.input_payload)
+        """The input as plain JSON value, or Redacted; None if the record has none."""
+        return self.input_redacted if self.input_payload is None else self.codec.decode(self.input_payload)
 
     @property
     def output(self) -> Any:
-        """The output as plain JSON value; None if the record has none."""
-        return None if self.output_payload is None else self.codec.decode(self.output_payload)
+        """The output as plain JSON value, or Redacted; None if the record has none."""
+        return self.output_redacted if self.output_payload is None else self.codec.decode(self.output_payload)
 
 
 # ---- from the wire
@@ -265,8 +271,10 @@ def run_from_pb(message: run_pb2.Run, codec: Codec) -> Run:
         ),
         steps=tuple(_step_from_pb(step, codec) for step in message.steps),
         groups=tuple(map(_group_from_pb, message.groups)),
-        input_payload=_payload(message.input) if message.HasField("input") else None,
-        output_payload=_payload(message.output) if message.HasField("output") else None,
+        input_payload=_payload(message, "input"),
+        output_payload=_payload(message, "output"),
+        input_redacted=_redacted(message.input),
+        output_redacted=_redacted(message.output),
         codec=codec,
     )
 
@@ -295,7 +303,8 @@ def _step_from_pb(message: run_pb2.Step, codec: Codec) -> StepRecord:
         undoes=message.undoes,
         child_run_id=message.child_run_id,
         due_at=time_from_pb(message.due_at) if message.HasField("due_at") else None,
-        output_payload=_payload(message.output) if message.HasField("output") else None,
+        output_payload=_payload(message, "output"),
+        output_redacted=_redacted(message.output),
         codec=codec,
     )
 
@@ -331,8 +340,16 @@ def reason_of(number: int) -> WaitReason | None:
     return _REASONS.get(number, WaitReason.OTHER)
 
 
-def _payload(value: payload_pb2.Payload) -> Payload:
+def _payload(message: Any, name: str) -> Payload | None:
+    """The bytes of a field; None if there are none to be shown."""
+    value: payload_pb2.Payload = getattr(message, name)
+    if not message.HasField(name) or _redacted(value) is not None:
+        return None
     return payload_from_pb(value, RECEIVE_BYTES_MAX)
+
+
+def _redacted(value: payload_pb2.Payload) -> Redacted | None:
+    return Redacted(value.redacted_bytes) if value.redacted and not value.data else None
 
 
 def _name(members: type[enum.IntEnum], number: int) -> str:

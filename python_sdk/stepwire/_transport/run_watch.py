@@ -44,16 +44,25 @@ class RunWatch:
 
     Args:
         follow: A run that `ctx.restart_with` ended is followed by its successors.
+        reveal: The run's own output also if it is redacted: for a program that awaits it, never for people.
         timeout: Seconds for all of it; None: no limit.
     """
 
     def __init__(
-        self, calls: RunCalls, run_id: str, *, steps: bool, timeout: float | None, follow: bool = False
+        self,
+        calls: RunCalls,
+        run_id: str,
+        *,
+        steps: bool,
+        timeout: float | None,
+        follow: bool = False,
+        reveal: bool = False,
     ) -> None:
         self._calls = calls
         self._run_id = run_id
         self._steps = steps
         self._follow = follow
+        self._reveal = reveal
         self._created_by: float | None = None
         """Until when a successor may be unknown: its engine starts it soon after the commit that names it."""
         self._timeout = timeout
@@ -105,7 +114,8 @@ class RunWatch:
 
     def _stream(self) -> Generator[bytes, None, None]:
         # The first try fails fast, so that somebody is told; later ones are woken when the engine is back.
-        call = self._calls.watch(self._run_id, self._steps, self._seconds_left(), wait_for_ready=not self._reached)
+        left = self._seconds_left()
+        call = self._calls.watch(self._run_id, self._steps, left, not self._reached, self._reveal)
         self._call = call
         try:
             if not self._cancelled.is_set():

@@ -14,7 +14,18 @@ import msgspec
 from stepwire.protocol import limits
 from stepwire.protocol.frames import FlowOptions
 from stepwire.protocol.payload import JSON, Payload
-from stepwire.protocol.plan import Call, Event, Invoke, SendEvent, Sleep, StepKind, StepSpec, Undo, WaitEvent
+from stepwire.protocol.plan import (
+    Call,
+    Event,
+    Invoke,
+    SecretHeader,
+    SendEvent,
+    Sleep,
+    StepKind,
+    StepSpec,
+    Undo,
+    WaitEvent,
+)
 
 SPEC_OF: dict[StepKind, type[StepSpec]] = {
     StepKind.SLEEP: Sleep,
@@ -26,6 +37,7 @@ SPEC_OF: dict[StepKind, type[StepSpec]] = {
 """The kinds that the engine performs, and what each needs."""
 
 
+_SECRET = re.compile(r"[A-Z_][A-Z0-9_]{0,255}", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 RESERVED_EVENTS = "stepwire/"
 """Prefix of the events that only the engine sends, so that nobody can forge the failure of a run."""
@@ -109,6 +121,18 @@ def name_problem(what: str, text: str, least: int = 1, most: int = limits.NAME_B
     return problem
 
 
+def cut_text(text: str, bytes_max: int) -> str:
+    """`text` as valid UTF-8 of at most `bytes_max` bytes (at least 64): lone surrogates become "?", the middle goes."""
+    if len(text) * 4 <= bytes_max and text.isascii():
+        return text
+    data = text.encode("utf-8", "replace")
+    if len(data) <= bytes_max:
+        return data.decode()
+    keep = (bytes_max - 32) // 2
+    left, right = data[:keep].decode("utf-8", "ignore"), data[-keep:].decode("utf-8", "ignore")
+    return f"{left}\n[... {len(data) - 2 * keep} bytes cut]\n{right}"
+
+
 def _sleep_problem(sleep: Sleep) -> str | None:
     if (sleep.duration is None) == (sleep.until_ms is None):
         return "a sleep has exactly one of duration and until"
@@ -116,13 +140,23 @@ def _sleep_problem(sleep: Sleep) -> str | None:
 
 
 def _call_problem(call: Call) -> str | None:
-    if len(call.headers) > limits.HEADERS_MAX:
-        return f"a request has at most {limits.HEADERS_MAX} headers, not {len(call.headers)}"
+    headers = len(call.headers) + len(call.secret_headers)
+    if headers > limits.HEADERS_MAX:
+        return f"a request has at most {limits.HEADERS_MAX} headers, not {headers}"
     return (
         _text_problem("a URL", call.url, 1, limits.URL_BYTES_MAX)
         or _text_problem("a method", call.method, 1, limits.METHOD_BYTES_MAX)
         or _first(_text_problem("the name of a header", name) for name, _ in call.headers)
         or _first(_text_problem("a header", value, 0, limits.HEADER_VALUE_BYTES_MAX) for _, value in call.headers)
+        or _first(map(_secret_problem, call.secret_headers))
+    )
+
+
+def _secret_problem(header: SecretHeader) -> str | None:
+    if not _SECRET.fullmatch(header.secret):
+        return "the name of a secret is 1 to 256 of A-Z, 0-9 and _, and begins with none of 0-9"
+    return _text_problem("the name of a header", header.name) or _text_problem(
+        "the prefix of a header", header.prefix, 0, limits.HEADER_VALUE_BYTES_MAX
     )
 
 

@@ -68,12 +68,14 @@ class FlowOptions(msgspec.Struct, frozen=True, array_like=True):
         deadline: Seconds from the start of a run within which its body must have ended; None: no limit.
         undo_on_cancel: A cancelled run is compensated, too.
         triggers: Events that start runs of it, with the event as input.
+        redact_input: The input of its runs is redacted, whoever starts them.
     """
 
     flow: str
     deadline: float | None = None
     undo_on_cancel: bool = False
     triggers: tuple[Trigger, ...] = ()
+    redact_input: bool = False
 
 
 class Hello(msgspec.Struct, frozen=True):
@@ -171,8 +173,38 @@ class Fault(msgspec.Struct, frozen=True):
     run_id: str = ""
 
 
+class LogLine(msgspec.Struct, frozen=True, gc=False):
+    """What a flow or step logged.
+
+    Attributes:
+        path: Of the step, or of the branch whose own code it was; empty: the flow's own code.
+        attempt: 0 for the flow's own code.
+        age: Seconds from then until it was sent.
+        level: As Python numbers them: 20 is INFO.
+        message: With the traceback, if there was one.
+    """
+
+    path: str
+    attempt: int
+    age: float
+    level: int
+    logger: str
+    message: str
+
+
+class RunLogs(msgspec.Struct, frozen=True):
+    """Log lines of one run, oldest first; `dropped` counts those after them that the host had no room for."""
+
+    run_id: str
+    lines: tuple[LogLine, ...] = ()
+    dropped: int = 0
+
+
 class HostFrame(msgspec.Struct):
-    """A batch from a host. `position` numbers durable frames per instance from 1; 0 means not durable."""
+    """A batch from a host. `position` numbers durable frames per instance from 1; 0 means not durable.
+
+    `logs` are not durable whatever else the frame has: they are never sent again.
+    """
 
     position: int = 0
     hello: Hello | None = None
@@ -181,6 +213,7 @@ class HostFrame(msgspec.Struct):
     drain: Drain | None = None
     goodbye: Goodbye | None = None
     fault: Fault | None = None
+    logs: list[RunLogs] = []
 
 
 # ---- engine to host

@@ -32,6 +32,8 @@ TRANSFERS_OPEN_MAX = 4096
 """Unfinished or unnamed transfers that a receiver keeps for one stream."""
 MESSAGE_TEXT_BYTES_MAX = 8 * 1024
 """Longest message of a failure or fault; senders cut the middle."""
+LOG_MESSAGE_BYTES_MAX = 8 * 1024
+"""Longest text of a log line, with its traceback; senders cut the middle."""
 DURATION_SECONDS_MAX = 100 * 365.25 * 24 * 3600
 """Longest duration on the wire: 100 years."""
 EVENT_ID_BYTES_MAX = 256

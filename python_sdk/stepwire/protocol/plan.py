@@ -139,13 +139,33 @@ class Invoke(msgspec.Struct, frozen=True, array_like=True, tag="invoke"):
     id: str = ""
 
 
+class SecretHeader(msgspec.Struct, frozen=True, array_like=True):
+    """A header whose value ends with a secret that only the engine has (MISSION V7).
+
+    Attributes:
+        prefix: What stands before the secret, as "Bearer ".
+        secret: Its name: A-Z, 0-9 and _.
+    """
+
+    name: str
+    prefix: str
+    secret: str
+
+
 class Call(msgspec.Struct, frozen=True, array_like=True, tag="call"):
-    """One HTTP request made by the engine's built-in host (MISSION S16, U4)."""
+    """One HTTP request made by the engine's built-in host (MISSION S16, U4).
+
+    Attributes:
+        redact_output: The answer is redacted.
+        secret_headers: Beside `headers`; the engine looks the secrets up at every attempt.
+    """
 
     url: str
     method: str = "GET"
     headers: tuple[tuple[str, str], ...] = ()
     body: Payload | None = None
+    redact_output: bool = False
+    secret_headers: tuple[SecretHeader, ...] = ()
 
 
 StepSpec = Sleep | WaitEvent | SendEvent | Invoke | Call

@@ -70,7 +70,7 @@ CANCEL_REASON_DRAIN: CancelReason
 CANCEL_REASON_ABANDONED: CancelReason
 
 class HostFrame(_message.Message):
-    __slots__ = ("position", "hello", "runs", "report", "chunks", "drain", "goodbye", "fault")
+    __slots__ = ("position", "hello", "runs", "report", "chunks", "drain", "goodbye", "fault", "logs")
     POSITION_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     RUNS_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class HostFrame(_message.Message):
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     GOODBYE_FIELD_NUMBER: _ClassVar[int]
     FAULT_FIELD_NUMBER: _ClassVar[int]
+    LOGS_FIELD_NUMBER: _ClassVar[int]
     position: int
     hello: Hello
     runs: _containers.RepeatedCompositeFieldContainer[HostSection]
@@ -87,7 +88,34 @@ class HostFrame(_message.Message):
     drain: Drain
     goodbye: Goodbye
     fault: Fault
-    def __init__(self, position: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[HostSection, _Mapping]]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., chunks: _Optional[_Iterable[_Union[_payload_pb2.Chunk, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ...) -> None: ...
+    logs: _containers.RepeatedCompositeFieldContainer[RunLogs]
+    def __init__(self, position: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., runs: _Optional[_Iterable[_Union[HostSection, _Mapping]]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., chunks: _Optional[_Iterable[_Union[_payload_pb2.Chunk, _Mapping]]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ..., fault: _Optional[_Union[Fault, _Mapping]] = ..., logs: _Optional[_Iterable[_Union[RunLogs, _Mapping]]] = ...) -> None: ...
+
+class RunLogs(_message.Message):
+    __slots__ = ("run_id", "lines", "dropped")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    lines: _containers.RepeatedCompositeFieldContainer[LogLine]
+    dropped: int
+    def __init__(self, run_id: _Optional[str] = ..., lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class LogLine(_message.Message):
+    __slots__ = ("path", "attempt", "age", "level", "logger", "message")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    AGE_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    LOGGER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    attempt: int
+    age: _duration_pb2.Duration
+    level: int
+    logger: str
+    message: str
+    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., age: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., level: _Optional[int] = ..., logger: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class HostSection(_message.Message):
     __slots__ = ("run_id", "plans", "results", "rejects", "need_snapshot", "body_failed")
@@ -146,16 +174,18 @@ class Trigger(_message.Message):
     def __init__(self, event: _Optional[str] = ..., match: _Optional[str] = ...) -> None: ...
 
 class FlowOptions(_message.Message):
-    __slots__ = ("flow", "deadline", "undo_on_cancel", "triggers")
+    __slots__ = ("flow", "deadline", "undo_on_cancel", "triggers", "redact_input")
     FLOW_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     UNDO_ON_CANCEL_FIELD_NUMBER: _ClassVar[int]
     TRIGGERS_FIELD_NUMBER: _ClassVar[int]
+    REDACT_INPUT_FIELD_NUMBER: _ClassVar[int]
     flow: str
     deadline: _duration_pb2.Duration
     undo_on_cancel: bool
     triggers: _containers.RepeatedCompositeFieldContainer[Trigger]
-    def __init__(self, flow: _Optional[str] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., undo_on_cancel: bool = ..., triggers: _Optional[_Iterable[_Union[Trigger, _Mapping]]] = ...) -> None: ...
+    redact_input: bool
+    def __init__(self, flow: _Optional[str] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., undo_on_cancel: bool = ..., triggers: _Optional[_Iterable[_Union[Trigger, _Mapping]]] = ..., redact_input: bool = ...) -> None: ...
 
 class ResumeState(_message.Message):
     __slots__ = ("bodies", "attempts", "first_unacked")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepwire/v1/payload.proto\x12\x0bstepwire.v1\">\n\x07Payload\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\x12\x13\n\x0btransfer_id\x18\x03 \x01(\x04\"G\n\x05\x43hunk\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\r\n\x05\x66rame\x18\x04 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stepwire/v1/payload.proto\x12\x0bstepwire.v1\"h\n\x07Payload\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x10\n\x08\x65ncoding\x18\x02 \x01(\t\x12\x13\n\x0btransfer_id\x18\x03 \x01(\x04\x12\x10\n\x08redacted\x18\x04 \x01(\x08\x12\x16\n\x0eredacted_bytes\x18\x05 \x01(\x04\"G\n\x05\x43hunk\x12\x13\n\x0btransfer_id\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12\r\n\x05\x66rame\x18\x04 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepwire.v1.payload_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PAYLOAD']._serialized_start=42
-  _globals['_PAYLOAD']._serialized_end=104
-  _globals['_CHUNK']._serialized_start=106
-  _globals['_CHUNK']._serialized_end=177
+  _globals['_PAYLOAD']._serialized_end=146
+  _globals['_CHUNK']._serialized_start=148
+  _globals['_CHUNK']._serialized_end=219
 # @@protoc_insertion_point(module_scope)

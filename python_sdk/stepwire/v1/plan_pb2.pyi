@@ -167,17 +167,31 @@ class Header(_message.Message):
     value: str
     def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
+class SecretHeader(_message.Message):
+    __slots__ = ("name", "prefix", "secret")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    prefix: str
+    secret: str
+    def __init__(self, name: _Optional[str] = ..., prefix: _Optional[str] = ..., secret: _Optional[str] = ...) -> None: ...
+
 class Call(_message.Message):
-    __slots__ = ("url", "method", "headers", "body")
+    __slots__ = ("url", "method", "headers", "body", "redact_output", "secret_headers")
     URL_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    REDACT_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    SECRET_HEADERS_FIELD_NUMBER: _ClassVar[int]
     url: str
     method: str
     headers: _containers.RepeatedCompositeFieldContainer[Header]
     body: _payload_pb2.Payload
-    def __init__(self, url: _Optional[str] = ..., method: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ...) -> None: ...
+    redact_output: bool
+    secret_headers: _containers.RepeatedCompositeFieldContainer[SecretHeader]
+    def __init__(self, url: _Optional[str] = ..., method: _Optional[str] = ..., headers: _Optional[_Iterable[_Union[Header, _Mapping]]] = ..., body: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., redact_output: bool = ..., secret_headers: _Optional[_Iterable[_Union[SecretHeader, _Mapping]]] = ...) -> None: ...
 
 class Undo(_message.Message):
     __slots__ = ("kind", "name", "retry", "timeout")

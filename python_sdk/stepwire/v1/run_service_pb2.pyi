@@ -33,12 +33,14 @@ class StartResponse(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., existing: bool = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ("run_id", "include_steps")
+    __slots__ = ("run_id", "include_steps", "include_redacted_output")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REDACTED_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     include_steps: bool
-    def __init__(self, run_id: _Optional[str] = ..., include_steps: bool = ...) -> None: ...
+    include_redacted_output: bool
+    def __init__(self, run_id: _Optional[str] = ..., include_steps: bool = ..., include_redacted_output: bool = ...) -> None: ...
 
 class GetResponse(_message.Message):
     __slots__ = ("run",)
@@ -89,12 +91,14 @@ class ListResponse(_message.Message):
     def __init__(self, runs: _Optional[_Iterable[_Union[_run_pb2.Run, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("run_id", "include_steps")
+    __slots__ = ("run_id", "include_steps", "include_redacted_output")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     INCLUDE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REDACTED_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     include_steps: bool
-    def __init__(self, run_id: _Optional[str] = ..., include_steps: bool = ...) -> None: ...
+    include_redacted_output: bool
+    def __init__(self, run_id: _Optional[str] = ..., include_steps: bool = ..., include_redacted_output: bool = ...) -> None: ...
 
 class WatchResponse(_message.Message):
     __slots__ = ("run",)
@@ -137,3 +141,49 @@ class SendEventResponse(_message.Message):
     event_id: str
     existing: bool
     def __init__(self, event_id: _Optional[str] = ..., existing: bool = ...) -> None: ...
+
+class LogsRequest(_message.Message):
+    __slots__ = ("run_id", "path", "attempt", "level_min", "after", "limit")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_MIN_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    path: str
+    attempt: int
+    level_min: int
+    after: int
+    limit: int
+    def __init__(self, run_id: _Optional[str] = ..., path: _Optional[str] = ..., attempt: _Optional[int] = ..., level_min: _Optional[int] = ..., after: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class LogsResponse(_message.Message):
+    __slots__ = ("lines", "next", "dropped")
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    lines: _containers.RepeatedCompositeFieldContainer[LogRecord]
+    next: int
+    dropped: int
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogRecord, _Mapping]]] = ..., next: _Optional[int] = ..., dropped: _Optional[int] = ...) -> None: ...
+
+class LogRecord(_message.Message):
+    __slots__ = ("number", "at", "path", "attempt", "level", "logger", "message", "host")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    LOGGER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    at: _timestamp_pb2.Timestamp
+    path: str
+    attempt: int
+    level: int
+    logger: str
+    message: str
+    host: str
+    def __init__(self, number: _Optional[int] = ..., at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., path: _Optional[str] = ..., attempt: _Optional[int] = ..., level: _Optional[int] = ..., logger: _Optional[str] = ..., message: _Optional[str] = ..., host: _Optional[str] = ...) -> None: ...

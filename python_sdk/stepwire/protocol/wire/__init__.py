@@ -8,9 +8,10 @@ Rules of framing: `proto/README.md`, "Framing".
 
 from __future__ import annotations
 
+from stepwire.protocol.bounds import cut_text
 from stepwire.protocol.wire.engine_frames import EngineFrameDecoder, encode_engine_frame
 from stepwire.protocol.wire.host_frames import HostFrameDecoder, encode_host_frame
-from stepwire.protocol.wire.payloads import cut_text, failure_from_pb, failure_to_pb, payload_from_pb, payload_to_pb
+from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb, payload_from_pb, payload_to_pb
 from stepwire.protocol.wire.plans import retry_policy_from_pb, retry_policy_to_pb
 from stepwire.protocol.wire.scalars import (
     WireError,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from stepwire.protocol import limits
+from stepwire.protocol.bounds import cut_text
 from stepwire.protocol.frames import Drain, EngineFrame, Fault, Goodbye, HostFrame
-from stepwire.protocol.wire.payloads import cut_text, error_code
+from stepwire.protocol.wire.payloads import error_code
 from stepwire.protocol.wire.scalars import duration_from_pb, duration_to_pb
 from stepwire.v1 import host_service_pb2
 

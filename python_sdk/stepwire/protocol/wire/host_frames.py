@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from stepwire.protocol import limits
-from stepwire.protocol.bounds import options_problem
+from stepwire.protocol.bounds import cut_text, options_problem
 from stepwire.protocol.frames import (
     AttemptInProgress,
     BodyFailed,
@@ -15,11 +15,13 @@ from stepwire.protocol.frames import (
     HostFrame,
     HostSection,
     LiveBody,
+    LogLine,
     NeedSnapshot,
     Reject,
     Report,
     Result,
     ResumeState,
+    RunLogs,
     Trigger,
 )
 from stepwire.protocol.plan import RESERVED_PREFIX
@@ -60,6 +62,8 @@ def encode_host_frame(frame: HostFrame, transfers: Iterator[int] | None = None) 
     if frame.report is not None:
         _report_to_pb(frame.report, target.report)
     farewell_to_pb(frame, target)
+    for logs in frame.logs:
+        _logs_to_pb(logs, target.logs.add())
     return out.finish(target)
 
 
@@ -93,6 +97,7 @@ def _hello_to_pb(hello: Hello, target: Any) -> None:
 def _options_to_pb(options: FlowOptions, target: host_service_pb2.FlowOptions) -> None:
     target.flow = options.flow
     target.undo_on_cancel = options.undo_on_cancel
+    target.redact_input = options.redact_input
     if options.deadline is not None:
         limit_to_pb(options.deadline, target.deadline)
     for trigger in options.triggers:
@@ -160,6 +165,34 @@ def _results_to_pb(results: Iterable[Result], target: host_service_pb2.HostSecti
             duration_to_pb(result.elapsed, message.elapsed)
 
 
+def _logs_to_pb(logs: RunLogs, target: Any) -> None:
+    target.run_id = logs.run_id
+    target.dropped = min(logs.dropped, limits.UINT32_MAX)
+    for line in logs.lines:
+        message = target.lines.add()
+        message.path = line.path
+        message.attempt = line.attempt
+        duration_to_pb(line.age, message.age)
+        message.level = min(max(line.level, 0), limits.UINT32_MAX)
+        message.logger = cut_text(line.logger, limits.NAME_BYTES_MAX)
+        message.message = cut_text(line.message, limits.LOG_MESSAGE_BYTES_MAX)
+
+
+def _logs_from_pb(value: host_service_pb2.RunLogs) -> RunLogs:
+    lines = [
+        LogLine(
+            checked_path(line.path) if line.path else "",
+            line.attempt,
+            duration_from_pb(line.age),
+            line.level,
+            cut_text(line.logger, limits.NAME_BYTES_MAX),
+            cut_text(line.message, limits.LOG_MESSAGE_BYTES_MAX),
+        )
+        for line in value.lines
+    ]
+    return RunLogs(checked_run_id(value.run_id), tuple(lines), value.dropped)
+
+
 class HostFrameDecoder:
     """Decodes the messages of one stream of a host, in order of arrival.
 
@@ -193,6 +226,8 @@ class HostFrameDecoder:
         if value.HasField("report"):
             frame.report = _report_from_pb(value.report)
         farewell_from_pb(value, frame)
+        if value.logs:
+            frame.logs = [_logs_from_pb(logs) for logs in value.logs]
         return frame
 
 
@@ -226,7 +261,8 @@ def _options_from_pb(hello: host_service_pb2.Hello) -> tuple[FlowOptions, ...]:
     flows = frozenset(hello.flows)
     for value in hello.flow_options:
         triggers = tuple(Trigger(trigger.event, trigger.match) for trigger in value.triggers)
-        options = FlowOptions(value.flow, limit_from_pb(value.deadline), value.undo_on_cancel, triggers)
+        deadline = limit_from_pb(value.deadline)
+        options = FlowOptions(value.flow, deadline, value.undo_on_cancel, triggers, value.redact_input)
         if (problem := options_problem(options)) is not None:
             undecodable(problem)
         if options.flow in found or options.flow not in flows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stepwire.protocol import limits
+from stepwire.protocol.bounds import cut_text
 from stepwire.protocol.failure import CAUSE_DEPTH_MAX, TRACEBACK_BYTES_MAX, ErrorCode, Failure
 from stepwire.protocol.payload import JSON, Payload
 from stepwire.protocol.wire.scalars import (
@@ -27,6 +28,8 @@ def payload_to_pb(payload: Payload, target: payload_pb2.Payload) -> None:
         target.encoding = payload.encoding
     elif not payload.data:
         target.SetInParent()
+    if payload.redacted:
+        target.redacted = True
 
 
 def payload_from_pb(value: payload_pb2.Payload, payload_bytes_max: int = limits.PAYLOAD_BYTES_MAX) -> Payload:
@@ -39,7 +42,7 @@ def payload_from_pb(value: payload_pb2.Payload, payload_bytes_max: int = limits.
         undecodable("a payload outside of a session cannot travel as chunks")
     if len(value.data) > payload_bytes_max:
         raise too_large(len(value.data), payload_bytes_max)
-    return Payload(value.data, value.encoding or JSON)
+    return Payload(value.data, value.encoding or JSON, value.redacted)
 
 
 def too_large(size: int, limit: int) -> WireError:
@@ -82,15 +85,3 @@ def failure_from_pb(value: failure_pb2.Failure, level: int = 1) -> Failure:
 
 def error_code(number: int) -> ErrorCode:
     return ERROR_CODES[number] if number in ERROR_CODES or number == 0 else ErrorCode.INTERNAL
-
-
-def cut_text(text: str, bytes_max: int) -> str:
-    """`text` as valid UTF-8 of at most `bytes_max` bytes (at least 64): lone surrogates become "?", the middle goes."""
-    if len(text) * 4 <= bytes_max and text.isascii():
-        return text
-    data = text.encode("utf-8", "replace")
-    if len(data) <= bytes_max:
-        return data.decode()
-    keep = (bytes_max - 32) // 2
-    left, right = data[:keep].decode("utf-8", "ignore"), data[-keep:].decode("utf-8", "ignore")
-    return f"{left}\n[... {len(data) - 2 * keep} bytes cut]\n{right}"

@@ -13,7 +13,18 @@ from stepwire.protocol import limits
 from stepwire.protocol.bounds import SPEC_OF, event_problem, spec_problem
 from stepwire.protocol.frames import UndoInput
 from stepwire.protocol.payload import NULL, Payload
-from stepwire.protocol.plan import CALL_STEP, Call, Event, Invoke, SendEvent, Sleep, StepKind, StepSpec, WaitEvent
+from stepwire.protocol.plan import (
+    CALL_STEP,
+    Call,
+    Event,
+    Invoke,
+    SecretHeader,
+    SendEvent,
+    Sleep,
+    StepKind,
+    StepSpec,
+    WaitEvent,
+)
 from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb, payload_from_pb, payload_to_pb
 from stepwire.protocol.wire.scalars import (
     duration_from_pb,
@@ -89,6 +100,10 @@ def call_to_pb(call: Call, target: plan_pb2.Call, put: PutPayload) -> None:
         target.headers.add(name=name, value=text)
     if call.body is not None:
         put(call.body, target.body)
+    if call.redact_output:
+        target.redact_output = True
+    for header in call.secret_headers:
+        target.secret_headers.add(name=header.name, prefix=header.prefix, secret=header.secret)
 
 
 def call_from_pb(value: plan_pb2.Call, get: GetPayload) -> Call:
@@ -98,6 +113,8 @@ def call_from_pb(value: plan_pb2.Call, get: GetPayload) -> Call:
         value.method or _METHOD,
         tuple([(header.name, header.value) for header in value.headers]),
         get(value.body) if value.HasField("body") else None,
+        value.redact_output,
+        tuple([SecretHeader(header.name, header.prefix, header.secret) for header in value.secret_headers]),
     )
 
 

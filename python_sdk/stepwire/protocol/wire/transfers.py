@@ -42,6 +42,8 @@ class Outgoing:
             target.SetInParent()
         if payload.encoding != JSON:
             target.encoding = payload.encoding
+        if payload.redacted:
+            target.redacted = True
 
     def finish(self, frame: Any) -> list[bytes]:
         data: bytes = frame.SerializeToString()
@@ -110,7 +112,7 @@ class Inbound:
             data = self._take(transfer_id, transfer)
         elif len(data) > limits.INLINE_BYTES_MAX:
             raise too_large(len(data), limits.INLINE_BYTES_MAX)
-        return Payload(data, value.encoding or JSON)
+        return Payload(data, value.encoding or JSON, value.redacted)
 
     def _find(self, chunk: payload_pb2.Chunk) -> _Transfer:
         transfer = self._open.get(chunk.transfer_id)
