@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from stepwire._transport.log_queue import BYTES_MAX, FRAME_BYTES_MAX, LINES_MAX, SEND_WITHIN_SECONDS, LogQueue, Waiting
+import threading
+
+from stepwire._transport.log_queue import (
+    BYTES_MAX,
+    FRAME_BYTES_MAX,
+    LINES_MAX,
+    SEND_WITHIN_SECONDS,
+    LogQueue,
+    Waiting,
+    clear_all,
+)
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.protocol.frames import EngineFrame, Hello, Result, Welcome
@@ -53,6 +63,27 @@ def test_code_that_logs_while_it_holds_the_queue_does_not_wait_for_itself() -> N
     with lines._lock:
         lines.add(waiting())
     assert len(lines) == 1
+
+
+def test_a_forked_child_neither_waits_for_a_thread_of_its_parent_nor_sends_its_lines() -> None:
+    """A step may fork, and log in the child, while the session's thread holds the queue."""
+    lines, _ = queue()
+    lines.add(waiting())
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lines._lock:
+            held.set()
+            over.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(10)
+    clear_all()  # as after a fork, where that thread is no more
+    lines.add(waiting("child"))
+    over.set()
+    thread.join()
+    assert [logs.run_id for logs in lines.take(1.0)] == ["child"]
 
 
 # ---- the frames

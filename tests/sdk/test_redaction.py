@@ -14,6 +14,7 @@ from stepwire import testing
 from stepwire._transport.run_record import Run, run_from_pb
 from stepwire.codec import JSON_CODEC, Codec
 from stepwire.encryption import ENCODING, EncryptedCodec, Keyring
+from stepwire.flow import FlowFunction
 from stepwire.http import EngineSecret
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
@@ -411,17 +412,21 @@ def test_a_start_that_is_repeated_with_its_id_finds_the_run_although_it_is_encry
     assert first == second
 
 
-def test_a_host_without_the_key_pauses_the_run_and_one_with_it_goes_on() -> None:
+@pytest.mark.parametrize("lacking", ["input", "output"])
+def test_a_host_without_the_key_pauses_the_run_and_one_with_it_goes_on(lacking: str) -> None:
     """A key that is missing is a mistake of a deployment, and no reason to fail and undo what is in progress."""
 
     def new_host(codec: Codec) -> tuple[stepwire.Host, Any]:
         host = host_with(codec)
 
         @host.flow
-        async def flow(ctx: stepwire.Context, card: str) -> bool:
-            token = await ctx.step.run("token", secret)
+        async def flow(ctx: stepwire.Context, card: str | None = None) -> bool:
+            try:
+                token = await ctx.step.run("token", secret)
+            except Exception:  # as flows write it that go on without a value
+                return False
             await ctx.step.sleep("night", "1d")
-            return token == CANARY == card
+            return token == CANARY and card in (None, CANARY)
 
         return host, flow
 
@@ -431,7 +436,7 @@ def test_a_host_without_the_key_pauses_the_run_and_one_with_it_goes_on() -> None
 
     async def main() -> TestRun:
         async with testing.environment(host) as env:
-            run_id = await env.start(flow, CANARY)
+            run_id = await env.start(flow, *([CANARY] if lacking == "input" else []))
             await until("the run sleeps", lambda: any(isinstance(e, AttemptEnded) for e in env.journal(run_id)))
             await env.crash(host, other)
             paused = await env.finish(flow, run_id)
@@ -444,3 +449,24 @@ def test_a_host_without_the_key_pauses_the_run_and_one_with_it_goes_on() -> None
             return await env.finish(flow, run_id)
 
     assert asyncio.run(main()).output is True
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["in progress", "ended"])
+def test_a_start_is_known_by_its_id_whoever_marked_its_input(ended: bool) -> None:
+    """The engine marks what a client that knows only the name does not."""
+    host = host_with()
+
+    @host.flow(redact="input")
+    async def flow(ctx: stepwire.Context, card: str) -> None:
+        """Does nothing."""
+
+    by_name = FlowFunction(flow.fn, name="flow")
+
+    async def main() -> list[str]:
+        async with testing.environment(host) as env:
+            first = await env.start(by_name, CANARY, id="order-1")
+            if ended:
+                await env.finish(flow, first)
+            return [first, await env.start(by_name, CANARY, id="order-1"), await env.start(flow, CANARY, id="order-1")]
+
+    assert len(set(asyncio.run(main()))) == 1

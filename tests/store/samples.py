@@ -15,7 +15,9 @@ from stepwire_engine.core.units import EventMatched
 from stepwire_engine.store.base import (
     EventRecord,
     InboxRow,
+    LogRow,
     Receipt,
+    RunLines,
     RunRecord,
     SessionRecord,
     Store,
@@ -117,7 +119,8 @@ def matched(run: int, n: int = 0) -> InboxRow:
 
 
 def fill_side_tables(desk: Desk) -> None:
-    """Something in every side table: runs 1 to 3, the events `due` and `done`, a wait, a fact, a key, two flows."""
+    """Something in every side table: runs 1 to 3, the events `due` and `done`, a wait, a fact, a key, two flows,
+    a log line of run 1."""
     registered = session("host-1", "f", "g", flow_options=(FlowOptions("g", 5.0),))
     wait = WaitRow(2, "a", "paid", "data.n > `3`")
     desk.commit(
@@ -125,4 +128,5 @@ def fill_side_tables(desk: Desk) -> None:
         desk.created(2, waits=(wait,)),
         Unit(desk.epoch, 3, 0, (created(3),), dormant(3, 50)),
     )
-    desk.commit(Unit(desk.epoch, events_delivered=(2,)))
+    line = LogRow(1_000, "a", 1, 20, "shop", "charged", "host-1")
+    desk.commit(Unit(desk.epoch, events_delivered=(2,), logs=(RunLines("run-1", (line,)),), log_lines_max=10))

@@ -11,7 +11,7 @@ from stepwire._transport.run_calls import RunCalls
 from stepwire._transport.run_handle import RunHandleSync
 from stepwire.codec import JSON_CODEC
 from stepwire.protocol.payload import Payload
-from stepwire.protocol.plan import StepKind
+from stepwire.protocol.plan import Event, StepKind
 from stepwire.redaction import Redacted
 from stepwire.v1 import run_pb2
 from stepwire_engine.core.history import RunView, StepStateView, StepView
@@ -65,6 +65,17 @@ def test_a_handle_awaits_the_value_and_shows_none(engine: LoopbackEngine, port: 
         assert handle.get().output == Redacted(len(CANARY))
     finally:
         calls.close()
+
+
+def test_a_mark_travels_with_a_start_and_an_event(engine: LoopbackEngine, port: TablePort) -> None:
+    calls = RunCalls(engine.address, JSON_CODEC)
+    try:
+        calls.start("orders", HIDDEN, "").result()
+        calls.send_event(Event("paid", HIDDEN, "e1")).result()
+    finally:
+        calls.close()
+    assert [value for asked in port.asked for value in asked if isinstance(value, Payload)] == [HIDDEN]
+    assert [value.data for asked in port.asked for value in asked if isinstance(value, Event)] == [HIDDEN]
 
 
 @pytest.mark.parametrize("body", ["plain", "set-cookie"])

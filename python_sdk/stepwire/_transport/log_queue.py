@@ -6,10 +6,12 @@ What does not fit is dropped and counted. Nothing here is durable, and no ack, r
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import MutableMapping
 from typing import NamedTuple
+from weakref import WeakSet
 
 from stepwire.protocol.frames import LogLine, RunLogs
 
@@ -38,6 +40,19 @@ class Waiting(NamedTuple):
     size: int
 
 
+_queues: WeakSet[LogQueue] = WeakSet()
+
+
+def clear_all() -> None:
+    """In a forked child: lines are the parent's to send, and a lock that was held then would be held for ever."""
+    for queue in list(_queues):
+        queue.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=clear_all)
+
+
 class LogQueue:
     """Lines of one host. Thread-safe, also for code that logs while it is interrupted in here.
 
@@ -47,6 +62,11 @@ class LogQueue:
 
     def __init__(self, counts: MutableMapping[str, int]) -> None:
         self._counts = counts
+        self.clear()
+        _queues.add(self)
+
+    def clear(self) -> None:
+        """Forget everything, whoever holds the lock."""
         self._lock = threading.RLock()
         self._lines: deque[Waiting] = deque()
         self._bytes = 0
