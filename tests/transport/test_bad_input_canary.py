@@ -56,6 +56,7 @@ CALLS: dict[str, tuple[str, Message]] = {
     "Get": ("view", pb.GetRequest(run_id="r")),
     "Explain": ("explain", pb.ExplainRequest(run_id="r")),
     "List": ("list_runs", pb.ListRequest()),
+    "Logs": ("logs", pb.LogsRequest(run_id="r")),
     "Resume": ("resume", pb.ResumeRequest(run_id="r")),
     "Cancel": ("cancel", pb.CancelRequest(run_id="r")),
     "SendEvent": ("send_event", EVENT),
