@@ -225,9 +225,11 @@ class GrpcLink:
                     return
                 self._sleep()
                 continue
-            messages = encode_host_frame(frame)
-            self._on_traffic("out", 1, sum(map(len, messages)))
-            yield from messages
+            size = 0
+            for message in encode_host_frame(frame):
+                size += len(message)
+                yield message
+            self._on_traffic("out", 1, size)
 
     def _sleep(self) -> None:
         """Until something may be sent or a Report is due."""
