@@ -20,6 +20,8 @@ from tests.e2e.processes import Engine, Process, Stage
 
 RUNS = 30
 KILLS = 6
+DRAIN_SECONDS = 3
+"""A host that is ended while no engine is there waits so long for one, if it has outcomes to tell."""
 PAUSE_SECONDS_MAX = 0.3
 HOSTS = ("one", "two")
 FATES = ("succeeds", "fails", "is cancelled")
@@ -128,7 +130,9 @@ def repeated_after_ack(lines: list[Line]) -> list[Line]:
 @pytest.mark.timeout(120)
 def test_every_word_under_random_kills(stage: Stage, rng: random.Random, figure: Callable[[str], None]) -> None:
     engine: Engine = stage.engine(reconnect_grace=0.4, adoption_grace=1.5, live_idle=0.15)
-    hosts: dict[str, Process] = dict(zip(HOSTS, stage.hosts(engine, *HOSTS, flows="medley_flows"), strict=True))
+    hosts: dict[str, Process] = dict(
+        zip(HOSTS, stage.hosts(engine, *HOSTS, flows="medley_flows", drain=DRAIN_SECONDS), strict=True)
+    )
     client = stage.client(engine)
     pieces: list[Piece] = []
     killed = Counter[str]()
@@ -150,7 +154,7 @@ def test_every_word_under_random_kills(stage: Stage, rng: random.Random, figure:
         if "engine" in victims:
             engine.start()
         for name in set(victims) & set(HOSTS):
-            hosts[name] = stage.host(engine, name, flows="medley_flows")
+            hosts[name] = stage.host(engine, name, flows="medley_flows", drain=DRAIN_SECONDS)
     for piece in pieces:
         piece.check()
     lines = stage.ledger.refresh()

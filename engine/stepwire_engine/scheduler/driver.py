@@ -235,11 +235,11 @@ class Driver:
     def _refusal(self, hello: Hello) -> Fault | None:
         if self.store_failure is not None:
             return Fault(ErrorCode.STORE_UNAVAILABLE, "the store failed; nothing was accepted")
-        if not self._store.accepting:
-            return Fault(ErrorCode.STORE_FULL, STORE_FULL)
         if self._deaf or (self.draining and hello.instance_id not in self._core.sessions):
             # A host whose stream was cut may return while the engine waits for its results.
             return Fault(ErrorCode.DRAINING, DRAINING)
+        if not self._store.accepting:  # Nor does one that was closed: that an engine stops was said before.
+            return Fault(ErrorCode.STORE_FULL, STORE_FULL)
         others = len(self._attached.keys() - {ENGINE_INSTANCE, hello.instance_id})
         if others >= self._sessions_max and hello.instance_id not in (ENGINE_INSTANCE, *self._attached):
             return Fault(ErrorCode.LIMIT_EXCEEDED, f"{others} hosts are connected (sessions_max); try later")

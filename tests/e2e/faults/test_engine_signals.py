@@ -83,5 +83,5 @@ def test_sigterm_under_load(stage: Stage, rng: random.Random, figure: Callable[[
     verdict = judge(family(customers.client, *(run.run_id for run in customers.runs)), stage.ledger.refresh())
     figure(f"{CYCLES} SIGTERM under load, every other one twice: {verdict}; the slowest end took {max(took):.2f} s")
     verdict.assert_kept()
-    assert len(customers.runs) > CUSTOMERS
+    assert len(customers.runs) >= CUSTOMERS, "every customer has a run"
     assert max(took) <= DRAIN_SECONDS + SLACK_SECONDS
