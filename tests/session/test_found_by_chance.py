@@ -277,3 +277,23 @@ def test_a_group_that_is_late_by_far_has_its_grace_like_any_other() -> None:
     desk.settle()
     assert desk.core.runs["r"].groups["g"].closing
     assert desk.core.unowned() == []
+
+
+def test_a_body_that_another_one_has_decided_after_does_not_come_back() -> None:
+    """Its host was silent for long, and so was that of its successor when it returned."""
+    desk, old = running(task("a"))
+    fence = old.seqs["r"][0]
+    old.cut()
+    old.plan(task("late"))
+    new = desk.host()
+    desk.pass_time(CONFIG.silence_timeout + CONFIG.reconnect_grace + 1.0)
+    new.plan(task("other"))
+    desk.settle()
+    new.cut()
+    desk.pass_time(CONFIG.silence_timeout + CONFIG.reconnect_grace + 1.0)
+    old.take()
+    old.connect()
+    desk.settle()
+    assert fence in [section.evict for section in old.take()] and old.faults == []
+    assert old.seqs["r"][0] > fence, "it is entered anew, from the journal"
+    assert "RunPaused" not in desk.kinds and desk.run_state() == "RUNNING"

@@ -84,6 +84,7 @@ def _body_lost(run: Run, entry: BodyLost) -> None:
 def _planned(run: Run, entry: Planned) -> None:
     plan = entry.plan
     run.plan_seq = plan.plan_seq
+    run.plan_fence = plan.fence
     run.answered = plan.after_release
     run.plan_row = run.seq + 1
     run.state = RunState.RUNNING

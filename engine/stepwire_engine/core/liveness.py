@@ -175,7 +175,10 @@ class Liveness:
             return
         mine = body is not None and body.session_id == session.id and body.fence == offered.fence
         if not mine:
-            superseded = body is not None and body.fence >= offered.fence
+            superseded = (body is not None and body.fence >= offered.fence) or (
+                # Another body has decided since, even if its host is gone as well.
+                run.plan_fence is not None and offered.fence < run.plan_fence
+            )
             behind = offered.next_plan_seq <= run.plan_seq or offered.last_release > run.release_seq
             if superseded or behind:
                 session.evict(run.run_id, offered.fence)

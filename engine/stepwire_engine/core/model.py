@@ -314,6 +314,7 @@ class Run:
     """One run. Everything above `# Volatile` is the fold of its journal.
 
     Attributes:
+        plan_fence: Of the last plan. A body with a lower one was superseded by what is in the journal.
         answered: The last release that the body's last plan knew.
         moved: When its last commit was done, on the monotonic clock.
         look_at: When to see whether it may become dormant.
@@ -345,8 +346,8 @@ class Run:
         self.undos: list[Step] = []
         self.undone = 0
         self.plan_seq = 0
-        self.release_seq = 0
-        self.answered = 0
+        self.plan_fence: Fence | None = None
+        self.release_seq = self.answered = 0
         self.stats = RunStats()
         self.body_losses = 0
         self.steps: dict[str, Step] = {}
