@@ -89,8 +89,8 @@ def metrics() -> str:
 
 
 def _metric_table(prefix: str, definitions: Iterable[Any]) -> str:
-    rows = ((f"`{prefix}{d.name}`", d.kind.value, _labels(d), d.help) for d in definitions)
-    return table(("name", "type", "labels", "meaning"), rows)
+    rows = ((f"`{prefix}{d.name}`", d.kind.value, d.unit, _labels(d), d.help) for d in definitions)
+    return table(("name", "type", "unit", "labels", "meaning"), rows)
 
 
 def _labels(definition: Any) -> str:

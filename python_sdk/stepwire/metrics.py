@@ -52,7 +52,6 @@ class Definition:
 
     Attributes:
         name: Without the prefix; the slot of Numbers has the same name without `_total`.
-        unit: "seconds", "bytes", or empty for plain counts.
         labels: Name and closed set of values, or an Open set, in the order of the slot's key.
         buckets: Upper bounds of a histogram, without infinity.
     """
@@ -69,7 +68,7 @@ class Definition:
 
     @property
     def unit(self) -> str:
-        """The base unit its name ends with."""
+        """The base unit that its name ends with; empty for plain counts."""
         return next((unit for unit in ("seconds", "bytes") if self.slot.endswith("_" + unit)), "")
 
     def zero(self) -> Any:
@@ -103,10 +102,6 @@ class Histogram:
         for value in values:
             counts[bisect_left(bounds, value)] += 1
         self.total += sum(values)
-
-    def observe_zeros(self, times: int) -> None:
-        """`times` values of 0."""
-        self.counts[0] += times
 
     def exemplify(self, value: float, labels: Mapping[str, str], unix_seconds: float) -> None:
         """Remember what an observed value belongs to.

@@ -255,6 +255,5 @@ def test_observing_many_is_observing_each() -> None:
     values = [0.0, 0.1, 0.5, 1.0, 7.0]
     for value in values:
         one.observe(value)
-    many.observe_all(values[1:])
-    many.observe_zeros(1)
+    many.observe_all(values)
     assert (one.counts, one.total) == (many.counts, many.total)
