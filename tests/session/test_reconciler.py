@@ -207,6 +207,7 @@ def test_an_attempt_that_is_nobodys_any_more_is_stopped() -> None:
     lease = step.lease
     assert lease is not None
     step.state = StepState.CANCELLED
+    del run.open["a"]
     repaired(desk, "slot")
     assert lease.cancelled is CancelReason.LEASE_LOST
     assert [(c.path, c.reason) for section in host.take() for c in section.cancels] == [("a", CancelReason.LEASE_LOST)]

@@ -214,12 +214,21 @@ class Books:
 
     def next_fence(self) -> Fence:
         """A fence higher than every one given before."""
-        self._fence_n += 1
+        return self.next_fences(1)[0]
+
+    def next_fences(self, count: int) -> list[Fence]:
+        """So many of them, each higher than the one before."""
+        self._fence_n += count
+        last = self._fence_n
+        return [Fence(self.claim_epoch, n) for n in range(last - count + 1, last + 1)]
+
+    def last_fence(self) -> Fence:
+        """The highest that was given to anybody on this store."""
         return Fence(self.claim_epoch, self._fence_n)
 
     def never_given(self, fence: Fence) -> bool:
         """Whether no engine on this store has given this fence to anybody: a defect of the host, or an old store."""
-        return fence > Fence(self.claim_epoch, self._fence_n)
+        return fence > self.last_fence()
 
     def fault(self, session: Session, code: ErrorCode, message: str) -> None:
         """End the session's stream with a typed error."""

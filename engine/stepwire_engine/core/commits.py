@@ -282,8 +282,8 @@ class Commits:
             self._evict(run)
         if turn.released is not None:
             self._dispatcher.release(run, turn.released)
-        for step in (*turn.planned, *turn.retries):
-            self._dispatcher.enqueue(step)
+        if turn.planned or turn.retries:
+            self._dispatcher.enqueue_all(run, (*turn.planned, *turn.retries))
         self._arm(turn)
         if run.body is None and not turn.paused:
             self._dispatcher.want_body(run)

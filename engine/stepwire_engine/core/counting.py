@@ -6,14 +6,13 @@ never journaled, such as frames and dispatches, is counted where it happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.plan import ParallelMode, StepKind, Verdict
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.plan import ParallelMode, Plan, StepKind, Verdict
 from stepwire_engine.core.counters import Counters
 from stepwire_engine.core.entries import AttemptEnded, Planned, RunPaused
-from stepwire_engine.core.model import Run, StepState
+from stepwire_engine.core.model import Run, Step, StepState
 from stepwire_engine.core.turn import Turn
 
 _KINDS: Mapping[StepKind, str] = {kind: kind.name.lower() for kind in StepKind}
@@ -24,60 +23,83 @@ _VERDICTS: Mapping[Verdict, str] = {verdict: verdict.name.lower() for verdict in
 def count(counters: Counters, turn: Turn) -> None:
     """The turn's row is committed."""
     run = turn.run
+    ended: list[AttemptEnded] = []
     for entry in turn.entries:
-        counted = _COUNT.get(type(entry))
-        if counted is not None:
-            counted(counters, run, entry)
+        match entry:
+            case AttemptEnded():
+                ended.append(entry)
+            case Planned(plan=plan):
+                _planned(counters, run, plan)
+            case RunPaused():
+                _paused(counters, entry)
+            case _:
+                pass
+    if ended:
+        _attempts_ended(counters, run, ended)
     for step in turn.let_go:
         if step.state is StepState.CANCELLED:
             counters.steps_finished[_KINDS[step.kind], "cancelled"] += 1
 
 
-def schedule_to_start(counters: Counters, kind: StepKind, seconds: float) -> None:
-    """An attempt that was due so long ago was given to a host."""
-    counters.schedule_to_start_seconds[_KINDS[kind]].append(seconds)
+def given_out(counters: Counters, steps: Iterable[Step], unix_ms: int) -> None:
+    """Attempts at these steps were given to a host."""
+    waited = counters.schedule_to_start_seconds
+    for step in steps:
+        late_ms = unix_ms - (step.planned_ms if step.retry_at_ms is None else step.retry_at_ms)
+        waited[_KINDS[step.kind]].append(late_ms / 1000 if late_ms > 0 else 0.0)
 
 
-def _attempt_ended(counters: Counters, run: Run, entry: AttemptEnded) -> None:
-    step = run.steps[entry.path]
-    kind = _KINDS[step.kind]
-    failure = entry.failure
-    if failure is None:
-        outcome, state = "ok", "succeeded"
+def _attempts_ended(counters: Counters, run: Run, entries: Iterable[AttemptEnded]) -> None:
+    """Successes of the same kind in a row are counted at once: a wide group has thousands of them in one row."""
+    steps = run.steps
+    kind: StepKind | None = None
+    name, succeeded = "", 0
+    for entry in entries:
+        step = steps[entry.path]
+        if step.kind is not kind:
+            _succeeded(counters, name, succeeded)
+            kind, succeeded = step.kind, 0
+            name = _KINDS[kind]
+            seconds, durations = counters.attempt_seconds[name], counters.step_duration_seconds[name]
+        seconds.append(entry.elapsed)
+        if entry.failure is None:
+            succeeded += 1
+        else:
+            _failed(counters, run.flow, name, entry.failure, retried=entry.retry_at_ms is not None)
+        if entry.retry_at_ms is None:
+            took_ms = entry.at_ms - step.planned_ms
+            durations.append(took_ms / 1000 if took_ms > 0 else 0.0)
+    _succeeded(counters, name, succeeded)
+
+
+def _succeeded(counters: Counters, kind: str, count: int) -> None:
+    if count:
+        counters.attempts[kind, "ok"] += count
+        counters.steps_finished[kind, "succeeded"] += count
+
+
+def _failed(counters: Counters, flow: str, kind: str, failure: Failure, *, retried: bool) -> None:
+    counters.attempts[kind, "timeout" if failure.code is ErrorCode.TIMEOUT else "failed"] += 1
+    if failure.code is ErrorCode.POISON_STEP:
+        counters.poison["step"] += 1
+    if retried:
+        counters.retries[flow] += 1
     else:
-        outcome, state = ("timeout" if failure.code is ErrorCode.TIMEOUT else "failed"), "failed"
-        if failure.code is ErrorCode.POISON_STEP:
-            counters.poison["step"] += 1
-    counters.attempts[kind, outcome] += 1
-    counters.attempt_seconds[kind].append(entry.elapsed)
-    if entry.retry_at_ms is not None:
-        counters.retries[run.flow] += 1
-        return
-    counters.steps_finished[kind, state] += 1
-    took_ms = entry.at_ms - step.planned_ms
-    counters.step_duration_seconds[kind].append(took_ms / 1000 if took_ms > 0 else 0.0)
+        counters.steps_finished[kind, "failed"] += 1
 
 
-def _planned(counters: Counters, run: Run, entry: Planned) -> None:
-    plan = entry.plan
+def _planned(counters: Counters, run: Run, plan: Plan) -> None:
     for opened in plan.groups:
         counters.group_width[_MODES[opened.mode]].append(opened.branches)
     for ended in plan.groups_ended:
         mode = run.groups[ended.path].opened.mode
         counters.groups_finished[_MODES[mode], _VERDICTS[ended.verdict]] += 1
-    for step in plan.steps:
-        if step.started:
-            counters.host_starts += 1
-            counters.schedule_to_start_seconds[_KINDS[step.kind]].append(0.0)
+    started = [step.kind for step in plan.steps if step.started]
+    counters.host_starts += len(started)
+    for kind in started:
+        counters.schedule_to_start_seconds[_KINDS[kind]].append(0.0)
 
 
-def _paused(counters: Counters, run: Run, entry: RunPaused) -> None:
+def _paused(counters: Counters, entry: RunPaused) -> None:
     if entry.failure.code is ErrorCode.POISON_STEP:
         counters.poison["flow"] += 1
-
-
-_COUNT: Mapping[type, Callable[[Counters, Run, Any], None]] = {
-    AttemptEnded: _attempt_ended,
-    Planned: _planned,
-    RunPaused: _paused,
-}

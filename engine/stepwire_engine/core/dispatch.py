@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from itertools import groupby
+from operator import attrgetter
 from typing import Protocol
 
 from stepwire.protocol.frames import (
@@ -26,7 +28,7 @@ from stepwire.protocol.plan import Call, Plan, StepKind
 from stepwire_engine.core import ending
 from stepwire_engine.core.admission import Admission
 from stepwire_engine.core.books import Books
-from stepwire_engine.core.counting import schedule_to_start
+from stepwire_engine.core.counting import given_out
 from stepwire_engine.core.deadlines import group_timeout
 from stepwire_engine.core.entries import Released, RunState
 from stepwire_engine.core.model import PERFORMED, Body, Lease, Run, Step, StepState
@@ -177,6 +179,24 @@ class Dispatcher:
 
     # ---- steps
 
+    def enqueue_all(self, run: Run, steps: Iterable[Step]) -> None:
+        """`enqueue` for steps of one run. Its plain closures only need a slot: those in a row take theirs together."""
+        body = run.body
+        may_run = body is not None and body.ready and run.state is RunState.RUNNING and not run.broken
+        session = self._books.sessions[body.session_id] if body is not None and may_run else None
+        waiting = False
+        for step in steps:
+            if session is not None and _is_plain(step):
+                step.queued = waiting = True
+                session.closures.append(step)
+                continue
+            if session is not None and waiting:
+                self.pump_closures(session)
+                waiting = False
+            self.enqueue(step)
+        if session is not None and waiting:
+            self.pump_closures(session)
+
     def enqueue(self, step: Step) -> None:
         """Whatever stood in the way of this step's next attempt is gone; what is not due yet gets its timer."""
         run = step.run
@@ -307,7 +327,7 @@ class Dispatcher:
                 continue
             session = self._roomiest(queue[0])
             if session is not None:
-                self._execute(session, queue.popleft())
+                self._execute(session, [queue.popleft()])
             elif self._suspect(queue[0]):
                 aside.append(queue.popleft())
             else:
@@ -318,17 +338,26 @@ class Dispatcher:
             self._tasks.pop(name, None)
 
     def pump_closures(self, session: Session) -> None:
+        closures = session.closures
         aside: list[Step] = []
-        while session.closures and session.free_slots > 0:
-            step = session.closures.popleft()
-            if not _still_ready(step):
-                continue
-            if self._suspect(step) and session.executes_suspect:
-                aside.append(step)
-            else:
-                self._execute(session, step)
+        while closures and (room := session.free_slots) > 0:
+            taken: list[Step] = []
+            suspected = False
+            while closures and len(taken) < room:
+                step = closures.popleft()
+                if not _still_ready(step):
+                    continue
+                if step.lost_on and self._suspect(step):
+                    if suspected or session.executes_suspect:
+                        aside.append(step)
+                        continue
+                    suspected = True
+                step.queued = False
+                taken.append(step)
+            if taken:
+                self._execute(session, taken)
         if aside:
-            session.closures.extendleft(reversed(aside))
+            closures.extendleft(reversed(aside))
 
     def _suspect(self, step: Step) -> bool:
         """Whether the step has lost so many hosts that it may be what kills them."""
@@ -362,21 +391,26 @@ class Dispatcher:
                 best, room = session, session.free_slots
         return best
 
-    def _execute(self, session: Session, step: Step) -> None:
+    def _execute(self, session: Session, steps: list[Step]) -> None:
+        """Give these steps to a host that has a slot for each; for every run at once what is the same for its steps."""
         books = self._books
-        run = step.run
-        step.queued = False
-        lease = Lease(step, session.id, books.next_fence(), books.now.mono)
-        session.hold(lease)
-        if step.lost_on and self._suspect(step):
-            session.suspects.add(step)
-        run.stats.executes += 1
-        books.counters.executes += 1
-        due_ms = step.planned_ms if step.retry_at_ms is None else step.retry_at_ms
-        schedule_to_start(books.counters, step.kind, max(0, books.now.unix_ms - due_ms) / 1000)
-        if step.timeout:
-            books.timers.arm(books.now.mono + step.timeout + books.config.timeout_grace, lease)
-        session.execute(run.run_id, _execute(step, lease))
+        mono = books.now.mono
+        for run, group in groupby(steps, _RUN):
+            own = list(group)
+            fences = books.next_fences(len(own))
+            leases = [Lease(step, session.id, fence, mono) for step, fence in zip(own, fences, strict=True)]
+            session.hold_all(run, leases)
+            for lease in leases:
+                step = lease.step
+                step.queued = False
+                if step.timeout:
+                    books.timers.arm(mono + step.timeout + books.config.timeout_grace, lease)
+                if step.lost_on and self._suspect(step):
+                    session.suspects.add(step)
+            run.stats.executes += len(own)
+            session.execute(run.run_id, [_execute(lease) for lease in leases], leases)
+        books.counters.executes += len(steps)
+        given_out(books.counters, steps, books.now.unix_ms)
         books.speak(session)
 
     def cancel(self, lease: Lease, reason: CancelReason) -> None:
@@ -390,7 +424,11 @@ class Dispatcher:
         self._books.speak(session)
 
 
-def _execute(step: Step, lease: Lease) -> Execute:
+_RUN = attrgetter("run")
+
+
+def _execute(lease: Lease) -> Execute:
+    step = lease.step
     run = step.run
     call: Call | None = None
     undo: UndoInput | None = None
@@ -419,6 +457,18 @@ def _execute(step: Step, lease: Lease) -> Execute:
 
 def _last_release(entries: list[Plan | Release]) -> int:
     return max((entry.release_seq for entry in entries if isinstance(entry, Release)), default=0)
+
+
+def _is_plain(step: Step) -> bool:
+    """Whether it is a closure that never waited for anything but its plan, and may be executed if that is durable."""
+    return (
+        step.state is StepState.PENDING
+        and step.kind is StepKind.RUN
+        and step.row <= step.run.committed_seq
+        and step.lease is None
+        and not (step.queued or step.uncertain or step.scope.limits)
+        and step.undo_of is None
+    )
 
 
 def _still_ready(step: Step) -> bool:

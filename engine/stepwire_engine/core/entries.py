@@ -26,9 +26,11 @@ class RunState(enum.IntEnum):
     FAILED = 6
     CANCELLED = 7
 
-    @property
-    def terminal(self) -> bool:
-        return self >= RunState.SUCCEEDED
+    terminal: bool
+    """The run is over. Stored, for it is asked several times per wave."""
+
+    def __init__(self, number: int) -> None:
+        self.terminal = number >= 5
 
 
 class RunStats(msgspec.Struct, array_like=True, gc=False):

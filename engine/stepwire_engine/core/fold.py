@@ -5,7 +5,7 @@ Entries given to `apply` were decided by `machine.py` or read back from the stor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from stepwire.protocol import paths
@@ -40,7 +40,7 @@ from stepwire_engine.core.model import Group, Particulars, Run, RunPhase, Scope,
 
 def apply(run: Run, entry: Entry) -> None:
     """Fold one entry into the run."""
-    _APPLY[type(entry)](run, entry)
+    APPLY[type(entry)](run, entry)
 
 
 def rebuild(number: int, rows: Iterable[Iterable[Entry]]) -> Run:
@@ -100,12 +100,12 @@ def _planned(run: Run, entry: Planned) -> None:
 def _decisions(run: Run, plan: Plan, at_ms: int) -> None:
     for group in plan.groups:
         _open_group(run, group, at_ms)
-    for step in plan.steps:
-        _plan_step(run, step, at_ms)
+    if plan.steps:
+        _plan_steps(run, plan.steps, at_ms)
     if plan.abandoned:
         _abandon(run, plan.abandoned)
-    for branch in plan.branches_ended:
-        _end_branch(run, branch)
+    if plan.branches_ended:
+        _end_branches(run, plan.branches_ended)
     for ended in plan.groups_ended:
         _end_group(run, ended)
     if plan.body_ended is not None:
@@ -123,36 +123,63 @@ def _open_group(run: Run, opened: GroupOpened, at_ms: int) -> None:
         scope.groups = [group]
     else:
         scope.groups.append(group)
-    for index in range(opened.branches):
-        branch = Scope(paths.branch_path(opened.path, index), group, index, scope.depth + 1, limits)
-        group.branches.append(branch)
-        run.scopes[branch.path] = branch
+    branches = paths.branch_paths(opened.path, opened.branches)
+    depth = scope.depth + 1
+    group.branches = [Scope(path, group, index, depth, limits) for index, path in enumerate(branches)]
+    run.scopes.update(zip(branches, group.branches, strict=True))
 
 
-def _plan_step(run: Run, planned: StepPlanned, at_ms: int) -> None:
-    scope = run.scopes[paths.parent(planned.path)]
-    step = Step(run, planned.path, planned.kind, scope, len(run.steps), at_ms)
-    step.name = planned.name
-    step.input = planned.input
-    step.retry = planned.retry
-    step.timeout = planned.timeout
-    if planned.spec is not None or planned.undo is not None or planned.deadline is not None or planned.traceparent:
-        step.particulars = Particulars()
-        step.particulars.spec = planned.spec
-        step.particulars.undo = planned.undo
-        step.particulars.deadline = planned.deadline
-        step.particulars.traceparent = planned.traceparent
-    run.steps[planned.path] = step
-    if scope.steps is None:
-        scope.steps = [step]
-    else:
-        scope.steps.append(step)
-    if planned.started:
-        run.stats.host_starts += 1
-    scope.outstanding += 1
-    if scope.group is not None:
-        scope.group.unfinished += 1
-    _refresh(run, scope)
+def _plan_steps(run: Run, plan: Iterable[StepPlanned], at_ms: int) -> None:
+    """All steps of a plan in one go: a wide group plans thousands."""
+    scopes, steps, still_open = run.scopes, run.steps, run.open
+    order = len(steps)
+    host_starts = 0
+    for planned in plan:
+        path = planned.path
+        scope = scopes[path.rpartition("/")[0]]
+        step = Step(
+            run,
+            path,
+            planned.kind,
+            scope,
+            order,
+            at_ms,
+            planned.name,
+            planned.input,
+            planned.retry,
+            planned.timeout,
+        )
+        order += 1
+        steps[path] = still_open[path] = step
+        if planned.spec is not None or planned.undo is not None or planned.deadline is not None or planned.traceparent:
+            step.particulars = _particulars(planned)
+        if scope.steps is None:
+            scope.steps = [step]
+        else:
+            scope.steps.append(step)
+        if planned.started:
+            host_starts += 1
+        scope.outstanding += 1
+        group = scope.group
+        blocks = scope.busy and not scope.open_groups  # As `_refresh` sees it.
+        if blocks:
+            scope.busy = False
+        if group is not None:
+            group.unfinished += 1
+            if blocks:
+                group.busy -= 1
+                if not group.dirty:
+                    _touch(run, group)
+    run.stats.host_starts += host_starts
+
+
+def _particulars(planned: StepPlanned) -> Particulars:
+    particulars = Particulars()
+    particulars.spec = planned.spec
+    particulars.undo = planned.undo
+    particulars.deadline = planned.deadline
+    particulars.traceparent = planned.traceparent
+    return particulars
 
 
 def _abandon(run: Run, abandoned: Iterable[str]) -> None:
@@ -170,12 +197,19 @@ def _abandon(run: Run, abandoned: Iterable[str]) -> None:
         group.finished = [step for step in group.finished if not step.released]
 
 
-def _end_branch(run: Run, ended: BranchEnded) -> None:
-    branch = run.scopes[ended.path]
-    branch.ended = True
-    assert branch.group is not None
-    branch.group.ended_branches.append((branch.index, ended.outcome))
-    _refresh(run, branch)
+def _end_branches(run: Run, branches_ended: Iterable[BranchEnded]) -> None:
+    scopes = run.scopes
+    for ended in branches_ended:
+        branch = scopes[ended.path]
+        group = branch.group
+        assert group is not None
+        branch.ended = True
+        group.ended_branches.append((branch.index, ended.outcome))
+        if branch.busy:
+            branch.busy = False
+            group.busy -= 1
+            if not group.dirty:
+                _touch(run, group)
 
 
 def _end_group(run: Run, ended: GroupEnded) -> None:
@@ -213,6 +247,7 @@ def _let_go(run: Run, step: Step, reason: CancelReason) -> None:
     if step.state.final:
         return
     step.state = StepState.CANCELLED
+    run.open.pop(step.path, None)
     run.let_go.append(step)
     if step.lease is not None:
         run.cancelled_leases.append((step.lease, reason))
@@ -232,6 +267,7 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
         return
     step.state = StepState.SUCCEEDED if entry.failure is None else StepState.FAILED
     step.retry_at_ms = None
+    run.open.pop(entry.path, None)
     particulars = step.particulars
     if particulars is not None:
         if particulars.undo_of is not None:
@@ -250,7 +286,8 @@ def _attempt_ended(run: Run, entry: AttemptEnded) -> None:
         run.fresh.append(step)  # What a branch left behind is in no wave any more.
     else:
         group.finished.append(step)
-        _touch(run, group)
+        if not group.dirty:
+            _touch(run, group)
 
 
 def _attempt_lost(run: Run, entry: AttemptLost) -> None:
@@ -262,22 +299,25 @@ def _released(run: Run, entry: Released) -> None:
     run.release_seq = entry.release_seq
     run.stats.releases += 1
     _note_driving(run, entry.stats)
-    waves: dict[str, Group] = {}
+    steps = run.steps
+    waves: set[Group] = set()
     for path in entry.paths:
-        released = run.steps.get(path)
-        if released is None:
+        step = steps.get(path)
+        if step is None:
             continue  # A group, whose deadline passed.
-        step = released
         step.released = True
         step.input = None
         scope = step.scope
         scope.outstanding -= 1
-        if scope.group is not None:
-            waves[scope.group.opened.path] = scope.group
-        _refresh(run, scope)
-    for group in waves.values():
-        if group.finished:
-            group.finished = [s for s in group.finished if not s.released]
+        group = scope.group
+        if group is not None and group.finished:
+            waves.add(group)
+        if not (scope.outstanding or scope.busy or scope.ended):
+            scope.busy = True  # It got the last of what it waited for.
+            if group is not None:
+                group.busy += 1
+    for group in waves:
+        group.finished = [s for s in group.finished if not s.released]
 
 
 def _group_expired(run: Run, entry: GroupExpired) -> None:
@@ -308,14 +348,13 @@ def _undo_planned(run: Run, entry: UndoPlanned) -> None:
         undone = run.steps[path]
         assert undone.particulars is not None and undone.particulars.undo is not None
         undo = undone.particulars.undo
-        step = Step(run, paths.undo_path(path), undo.kind, run.scopes[paths.ROOT], len(run.steps), entry.at_ms)
-        step.name = undo.name
-        step.retry = undo.retry
-        step.timeout = undo.timeout
+        path = paths.undo_path(path)
+        root = run.scopes[paths.ROOT]
+        step = Step(run, path, undo.kind, root, len(run.steps), entry.at_ms, undo.name, None, undo.retry, undo.timeout)
         step.particulars = Particulars()
         step.particulars.undo_of = undone
         step.released = True
-        run.steps[step.path] = step
+        run.steps[path] = run.open[path] = step
         run.undos.append(step)
 
 
@@ -361,12 +400,13 @@ def _refresh(run: Run, scope: Scope) -> None:
 
 
 def _touch(run: Run, group: Group) -> None:
+    """Its wave may have closed; `settle` looks at the end of the turn."""
     if not group.dirty:
         group.dirty = True
         run.dirty.append(group)
 
 
-_APPLY: dict[type, Callable[[Run, Any], None]] = {
+APPLY: Mapping[type, Callable[[Run, Any], None]] = {
     RunCreated: _created,
     BodyLost: _body_lost,
     Planned: _planned,

@@ -7,6 +7,8 @@ host is told what it no longer owns.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import (
     BodyFailed,
@@ -24,7 +26,7 @@ from stepwire_engine.core import ending, machine, plan_check
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.core.model import Lease, Run
+from stepwire_engine.core.model import Lease, Run, Step
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.sessions import Session
 from stepwire_engine.core.settle import settle
@@ -44,8 +46,8 @@ class Intake:
         turn = Turn(run, self._books.now.unix_ms)
         for plan in section.plans:
             self._plan(turn, session, plan)
-        for result in section.results:
-            self._result(turn, session, result)
+        if section.results:
+            self._results(turn, session, section.results)
         if section.body_failed is not None:
             # Before whatever else says that the body is gone: the next one would only fail in the same way.
             self._body_failed(turn, session, section.body_failed)
@@ -59,7 +61,8 @@ class Intake:
     def foreign(self, session: Session, section: HostSection) -> None:
         """A section about a run that is not in memory: it ended. The host may forget everything of it."""
         for result in section.results:
-            self._release_lease(session, section.run_id, result.path, result.fence)
+            session.saturated = False
+            session.let_end(section.run_id, result.path, result.fence)
             self._books.counters.stale_results += 1
         for plan in section.plans:
             session.evict(section.run_id, plan.fence)
@@ -98,24 +101,27 @@ class Intake:
             self._books.speak(session)
             machine.pause(turn, failure)
             return
-        machine.accept_plan(turn, plan, session.service)
-        self._lease_started(turn, session, plan)
+        started = machine.accept_plan(turn, plan, session.service)
+        if started:
+            self._lease_started(turn, session, plan, started)
         if turn.begun:
             self._performed.begin(turn)
 
-    def _lease_started(self, turn: Turn, session: Session, plan: Plan) -> None:
-        run = turn.run
-        for planned in plan.steps:
-            if planned.started:
-                lease = Lease(run.steps[planned.path], session.id, plan.fence, self._books.now.mono)
-                session.hold(lease)
-                self._dispatcher.admission.count(lease.step)
-                if lease.step.state.final:
-                    given_up = planned.path in plan.abandoned
-                    turn.cancelled.append((lease, CancelReason.ABANDONED if given_up else CancelReason.RACE_LOST))
-                elif planned.timeout:
-                    due = self._books.now.mono + planned.timeout + self._books.config.timeout_grace
-                    self._books.timers.arm(due, lease)
+    def _lease_started(self, turn: Turn, session: Session, plan: Plan, started: list[Step]) -> None:
+        """The host has begun these steps of its plan by itself."""
+        books = self._books
+        now = books.now.mono
+        leases = [Lease(step, session.id, plan.fence, now) for step in started]
+        session.hold_all(turn.run, leases)
+        for lease in leases:
+            step = lease.step
+            if step.scope.limits:
+                self._dispatcher.admission.count(step)
+            if step.state.final:
+                given_up = step.path in plan.abandoned
+                turn.cancelled.append((lease, CancelReason.ABANDONED if given_up else CancelReason.RACE_LOST))
+            elif step.timeout:
+                books.timers.arm(now + step.timeout + books.config.timeout_grace, lease)
 
     def _stop_started(self, session: Session, run_id: str, plan: Plan, reason: CancelReason) -> None:
         """The host began these attempts for a plan that never counted: nobody will have their outcome."""
@@ -137,48 +143,45 @@ class Intake:
 
     # ---- results
 
-    def _result(self, turn: Turn, session: Session, result: Result) -> None:
-        run = turn.run
-        if self._books.never_given(result.fence):
-            message = f"a result of run {run.run_id} has a fence that was never given: {result.fence}"
-            session.fault(Fault(ErrorCode.PROTOCOL, message, run.run_id))
-            self._books.speak(session)
-            return
-        step = run.steps.get(result.path)
-        lease = self._release_lease(session, run.run_id, result.path, result.fence)
-        if step is None or step.state.final:
-            self._books.counters.repeated_results += 1
-            return
-        if result.attempt != step.attempt or (step.fence is not None and result.fence < step.fence):
-            self._books.counters.stale_results += 1
-            turn.planned.append(step)  # If this was the last that stood in the way of its next attempt.
-            return
-        failure = result.failure
-        if failure is not None and failure.code is ErrorCode.CANCELLED and not run.state.terminal:
-            # The host stopped it at our request (lease lost, drain); that is no outcome of the step.
-            turn.planned.append(step)
-            return
-        if step.lease is not None:
-            # An older holder may not be heard once a newer one exists, so this is the same or a newer one.
-            holder = self._books.sessions.get(step.lease.session_id)
-            if holder is not None and holder is not session:
-                turn.cancelled.append((step.lease, CancelReason.LEASE_LOST))
-        step.queued = False  # Whoever was to execute it again need not.
-        if step.admitted:
-            self._books.freed.append(step)
-        step.produced_by = lease.beside if lease is not None else None
-        machine.accept_result(turn, step, result, session.service, self._books.config)
-        if not step.state.final:
-            step.fence = self._books.next_fence()  # Nobody has the next attempt before it is given out.
-
-    def _release_lease(self, session: Session, run_id: str, path: str, fence: Fence) -> Lease | None:
-        """Free the slot of an attempt that ended. Returns the lease under which it was executed, if it is known."""
-        session.saturated = False
-        lease = session.leases.get((run_id, path))
-        if lease is None or lease.fence > fence:
-            return None
-        session.drop(lease)
-        return lease
+    def _results(self, turn: Turn, session: Session, results: Iterable[Result]) -> None:
+        """The outcomes of attempts, one after the other: each may decide what the next one is worth."""
+        books, run = self._books, turn.run
+        steps, run_id = run.steps, run.run_id
+        last_given = books.last_fence()
+        for result in results:
+            fence = result.fence
+            if fence > last_given:  # No engine on this store has given it: a defect of the host, or an old store.
+                message = f"a result of run {run_id} has a fence that was never given: {fence}"
+                session.fault(Fault(ErrorCode.PROTOCOL, message, run_id))
+                books.speak(session)
+                continue
+            session.saturated = False
+            step = steps.get(result.path)
+            lease = session.let_end(run_id, result.path, fence)
+            if step is None or step.state.final:
+                books.counters.repeated_results += 1
+                continue
+            if result.attempt != step.attempt or (step.fence is not None and fence < step.fence):
+                books.counters.stale_results += 1
+                turn.planned.append(step)  # If this was the last that stood in the way of its next attempt.
+                continue
+            failure = result.failure
+            if failure is not None and failure.code is ErrorCode.CANCELLED and not run.state.terminal:
+                # The host stopped it at our request (lease lost, drain); that is no outcome of the step.
+                turn.planned.append(step)
+                continue
+            if step.lease is not None:
+                # An older holder may not be heard once a newer one exists, so this is the same or a newer one.
+                holder = books.sessions.get(step.lease.session_id)
+                if holder is not None and holder is not session:
+                    turn.cancelled.append((step.lease, CancelReason.LEASE_LOST))
+            step.queued = False  # Whoever was to execute it again need not.
+            if step.admitted:
+                books.freed.append(step)
+            step.produced_by = lease.beside if lease is not None else None
+            machine.accept_result(turn, step, result, session.service, books.config)
+            if not step.state.final:
+                step.fence = books.next_fence()  # Nobody has the next attempt before it is given out.
 
     # ---- the rest
 

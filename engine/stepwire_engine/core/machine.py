@@ -41,8 +41,12 @@ def create(turn: Turn, entry: RunCreated) -> None:
     turn.emit(entry)
 
 
-def accept_plan(turn: Turn, plan: Plan, host: str) -> None:
-    """Journal a checked plan (`plan_check.refusal` said None) and find out what it makes possible."""
+def accept_plan(turn: Turn, plan: Plan, host: str) -> list[Step]:
+    """Journal a checked plan (`plan_check.refusal` said None) and find out what it makes possible.
+
+    Returns:
+        The steps that its host has started.
+    """
     run = turn.run
     stats = run.stats
     driven = RunStats(stats.advances, stats.executes, 0, stats.body_entries) if stats.body_entries > 1 else None
@@ -51,14 +55,19 @@ def accept_plan(turn: Turn, plan: Plan, host: str) -> None:
     for group in plan.groups:
         if group.deadline is not None:
             turn.deadlines.append(run.groups[group.path])
+    started: list[Step] = []
+    steps = run.steps
     for planned in plan.steps:
+        step = steps[planned.path]
         if planned.deadline is not None:
-            turn.deadlines.append(run.steps[planned.path])
-        if not planned.started:
-            step = run.steps[planned.path]
+            turn.deadlines.append(step)
+        if planned.started:
+            started.append(step)
+        else:
             turn.planned.append(step)
             if planned.kind in PERFORMED:
                 turn.begun.append(step)
+    return started
 
 
 def accept_result(turn: Turn, step: Step, result: Result, host: str, config: CoreConfig) -> None:

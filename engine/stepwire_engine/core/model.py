@@ -7,7 +7,6 @@ it follows from dispatching and is rebuilt by resume and re-dispatch. This modul
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.frames import CancelReason
@@ -38,9 +37,11 @@ class StepState(enum.IntEnum):
     FAILED = 5
     CANCELLED = 6
 
-    @property
-    def final(self) -> bool:
-        return self >= StepState.SUCCEEDED
+    final: bool
+    """It has its outcome. Stored, for it is asked several times per step."""
+
+    def __init__(self, number: int) -> None:
+        self.final = number >= 4
 
 
 class RunPhase(enum.IntEnum):
@@ -148,16 +149,28 @@ class Step:
         "waits_for_group",
     )
 
-    def __init__(self, run: Run, path: str, kind: StepKind, scope: Scope, order: int, planned_ms: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        path: str,
+        kind: StepKind,
+        scope: Scope,
+        order: int,
+        planned_ms: int,
+        name: str,
+        input_: Payload | None,
+        retry: RetryPolicy | None,
+        timeout: float | None,
+    ) -> None:
         self.run = run
         self.path = path
         self.kind = kind
         self.scope = scope
         self.order = order
-        self.name = ""
-        self.input: Payload | None = None
-        self.retry: RetryPolicy | None = None
-        self.timeout: float | None = None
+        self.name = name
+        self.input = input_
+        self.retry = retry
+        self.timeout = timeout
         self.planned_ms = planned_ms
         self.particulars: Particulars | None = None
         self.attempt = 1
@@ -326,6 +339,61 @@ class Run:
         gone: Nobody reads its journal for it any more: it is dormant, or was read again as another Run.
     """
 
+    __slots__ = (
+        "answered",
+        "asleep",
+        "awaited",
+        "body",
+        "body_ended",
+        "body_losses",
+        "body_wanted",
+        "broken",
+        "cancelled_leases",
+        "committed_seq",
+        "completed",
+        "created_at_ms",
+        "deadline",
+        "dirty",
+        "flow",
+        "fresh",
+        "gone",
+        "groups",
+        "id",
+        "in_flight",
+        "input",
+        "leased",
+        "let_go",
+        "look_at",
+        "moved",
+        "number",
+        "open",
+        "parent",
+        "phase",
+        "plan_fence",
+        "plan_row",
+        "plan_seq",
+        "quarantine",
+        "recorded",
+        "release_seq",
+        "resting",
+        "run_id",
+        "scopes",
+        "seed",
+        "seq",
+        "state",
+        "stats",
+        "steps",
+        "stop_due",
+        "stop_waits",
+        "stopping",
+        "traceparent",
+        "uncertain",
+        "undo_on_cancel",
+        "undone",
+        "undos",
+        "waking",
+    )
+
     def __init__(self, number: int) -> None:
         self.number = number
         self.run_id = ""
@@ -351,17 +419,17 @@ class Run:
         self.stats = RunStats()
         self.body_losses = 0
         self.steps: dict[str, Step] = {}
+        self.open: dict[str, Step] = {}
+        """Steps without an outcome, in order of planning."""
         self.scopes: dict[str, Scope] = {"": Scope("", None, 0, 0)}
         self.groups: dict[str, Group] = {}
         self.body_ended: BodyEnded | None = None
         # Volatile.
         self.recorded: RunState | None = None
-        self.seq = 0
-        self.committed_seq = 0
+        self.seq = self.committed_seq = 0
         self.plan_row = 0
         self.in_flight = 0
-        self.broken = False
-        self.gone = False
+        self.broken = self.gone = False
         self.quarantine: Failure | None = None
         self.uncertain = False
         self.awaited: set[str] = set()
@@ -389,9 +457,13 @@ class Run:
         """Its compensation has begun, and that is durable."""
         return bool(self.undos) and self.undos[0].row <= self.committed_seq
 
-    def open_steps(self) -> Iterator[Step]:
-        """Steps without an outcome, in order of planning."""
-        return (step for step in self.steps.values() if not step.state.final)
+    def open_steps(self) -> list[Step]:
+        """Steps without an outcome at this moment, in order of planning."""
+        return list(self.open.values())
+
+    def first_open(self) -> Step | None:
+        """The one of them that was planned first."""
+        return next(iter(self.open.values()), None)
 
 
 def durable_view(run: Run) -> dict[str, object]:

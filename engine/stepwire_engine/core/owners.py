@@ -181,7 +181,7 @@ class Owners:
             return Missing.QUEUE if self._dispatcher.taker_of(run.flow) is not None else Owner.BODY_QUEUE
         if needs_body(run):
             return Missing.BODY
-        return Owner.STEPS if next(run.open_steps(), None) is not None else Missing.BODY
+        return Owner.STEPS if run.open else Missing.BODY
 
     def _is_read(self, run: Run) -> bool:
         return run in self._books.loading or run in self._loads

@@ -13,6 +13,7 @@ from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     CALL_STEP,
     RESERVED_PREFIX,
+    BodyEnded,
     BranchOutcome,
     Call,
     FailPolicy,
@@ -36,13 +37,26 @@ class _Refused(Exception):
         self.code = code
 
 
+class _Opened:
+    """What a plan opens: its groups by path, and by path of each branch how deep it is."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, GroupOpened] = {}
+        self.depths: dict[str, int] = {}
+
+
+_NOTHING = _Opened()
+
+
 def refusal(run: Run, plan: Plan, config: CoreConfig) -> Failure | None:
     """Why this plan cannot be the run's next one, or None if it can."""
     try:
-        opened = _check_groups(run, plan, config)
+        opened = _check_groups(run, plan, config) if plan.groups else _NOTHING
         _check_steps(run, plan, opened, config)
-        _check_ends(run, plan, opened)
-        _check_body_ended(plan, config)
+        if plan.abandoned or plan.branches_ended or plan.groups_ended:
+            _check_ends(run, plan, opened)
+        if plan.body_ended is not None:
+            _check_body_ended(plan.body_ended, config)
     except _Refused as refused:
         return Failure(refused.code, "PlanRejected", str(refused), retryable=Retryable.NO)
     return None
@@ -55,10 +69,10 @@ def is_repeat(run: Run, plan: Plan) -> bool:
     )
 
 
-def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOpened]:
-    opened: dict[str, GroupOpened] = {}
+def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> _Opened:
+    opened = _Opened()
     for group in plan.groups:
-        if group.path in run.groups or group.path in opened or group.path in run.steps:
+        if group.path in run.groups or group.path in opened.groups or group.path in run.steps:
             raise _Refused(f"group {group.path!r} exists already")
         _check_path("group", group.path)
         if group.branches > config.branches_per_group_max:
@@ -73,7 +87,8 @@ def _check_groups(run: Run, plan: Plan, config: CoreConfig) -> dict[str, GroupOp
             raise _Refused(
                 f"group {group.path!r} is nested {depth} deep, limit {config.group_depth_max}", ErrorCode.LIMIT_EXCEEDED
             )
-        opened[group.path] = group
+        opened.groups[group.path] = group
+        opened.depths.update(dict.fromkeys(paths.branch_paths(group.path, group.branches), depth))
     return opened
 
 
@@ -82,43 +97,52 @@ def _check_path(what: str, path: str) -> None:
         raise _Refused(f"{what} {path!r} has the path of a compensation")
 
 
-def _scope_depth(run: Run, opened: dict[str, GroupOpened], path: str) -> int:
+def _scope_depth(run: Run, opened: _Opened, path: str) -> int:
     """Depth of an open scope. Raises _Refused if it does not exist or has ended."""
     scope = run.scopes.get(path)
     if scope is not None:
         if scope.ended:
             raise _Refused(f"branch {path!r} has ended")
         return scope.depth
-    group = opened.get(paths.parent(path))
+    # By its one spelling: int() would also read "+1", "01" and digits of other scripts.
+    depth = opened.depths.get(path)
+    if depth is None:
+        raise _Refused(_no_scope(opened, path))
+    return depth
+
+
+def _no_scope(opened: _Opened, path: str) -> str:
+    """Why nothing can stand in a scope that does not exist."""
+    group = opened.groups.get(paths.parent(path))
     if group is None:
-        raise _Refused(f"scope {path!r} does not exist")
+        return f"scope {path!r} does not exist"
     try:
-        index = paths.branch_index(path)
+        paths.branch_index(path)
     except ValueError:
-        raise _Refused(f"not a branch path: {path!r}") from None
-    # int() also reads "+1", "01" and digits of other scripts; a scope has one spelling.
-    if not 0 <= index < group.branches or path != paths.branch_path(group.path, index):
-        raise _Refused(f"group {group.path!r} has {group.branches} branches; there is no {path!r}")
-    return _scope_depth(run, opened, paths.parent(group.path)) + 1
+        return f"not a branch path: {path!r}"
+    return f"group {group.path!r} has {group.branches} branches; there is no {path!r}"
 
 
-def _check_steps(run: Run, plan: Plan, opened: dict[str, GroupOpened], config: CoreConfig) -> None:
+def _check_steps(run: Run, plan: Plan, opened: _Opened, config: CoreConfig) -> None:
     if len(run.steps) + len(plan.steps) > config.steps_per_run_max:
         raise _Refused(f"run exceeds {config.steps_per_run_max} steps", ErrorCode.LIMIT_EXCEEDED)
+    steps, groups, scopes = run.steps, run.groups, run.scopes
     seen: set[str] = set()
-    scopes: set[str] = set()
     for step in plan.steps:
-        if step.path in run.steps or step.path in seen or step.path in run.groups or step.path in opened:
-            raise _Refused(f"step {step.path!r} was planned already")
-        _check_path("step", step.path)
+        path = step.path
+        if path in steps or path in seen or path in groups or path in opened.groups:
+            raise _Refused(f"step {path!r} was planned already")
+        if "#" in path:
+            _check_path("step", path)
         if step.kind is not StepKind.RUN or step.undo is not None or step.spec is not None:
             _check_kind(step, config)
         if step.input is not None:
-            _check_size(f"input of step {step.path!r}", step.input, config)
-        seen.add(step.path)
-        scopes.add(paths.parent(step.path))
-    for scope in scopes:
-        _scope_depth(run, opened, scope)
+            _check_size(f"input of step {path!r}", step.input, config)
+        seen.add(path)
+        place = path.rpartition("/")[0]
+        scope = scopes.get(place)
+        if (scope is None and place not in opened.depths) or (scope is not None and scope.ended):
+            _scope_depth(run, opened, place)  # It says why that cannot be.
 
 
 def _check_kind(step: StepPlanned, config: CoreConfig) -> None:
@@ -167,31 +191,22 @@ def _check_size(what: str, payload: Payload | None, config: CoreConfig) -> None:
         )
 
 
-def _check_body_ended(plan: Plan, config: CoreConfig) -> None:
-    if plan.body_ended is not None:
-        _check_size("the output of the flow", plan.body_ended.output, config)
-        _check_size("the input of the successor", plan.body_ended.restart, config)
+def _check_body_ended(ended: BodyEnded, config: CoreConfig) -> None:
+    _check_size("the output of the flow", ended.output, config)
+    _check_size("the input of the successor", ended.restart, config)
 
 
-def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
-    planned = {s.path for s in plan.steps}
-    for path in plan.abandoned:
-        if path not in run.steps and path not in planned:
-            raise _Refused(f"abandoned step {path!r} was never planned")
-    ended: dict[str, list[tuple[int, BranchOutcome]]] = {}
-    seen: set[str] = set()
-    for branch in plan.branches_ended:
-        _scope_depth(run, opened, branch.path)
-        if branch.path == paths.ROOT:
-            raise _Refused("the root is not a branch")
-        if branch.path in seen:
-            raise _Refused(f"branch {branch.path!r} ended twice")
-        seen.add(branch.path)
-        siblings = ended.setdefault(paths.parent(branch.path), [])
-        siblings.append((paths.branch_index(branch.path), branch.outcome))
+def _check_ends(run: Run, plan: Plan, opened: _Opened) -> None:
+    if plan.abandoned:
+        planned = {s.path for s in plan.steps}
+        for path in plan.abandoned:
+            if path not in run.steps and path not in planned:
+                raise _Refused(f"abandoned step {path!r} was never planned")
+    ended = _ended_branches(run, plan, opened)
+    seen = {branch.path for branch in plan.branches_ended}
     for group in plan.groups_ended:
         known = run.groups.get(group.path)
-        spec = known.opened if known else opened.get(group.path)
+        spec = known.opened if known else opened.groups.get(group.path)
         if spec is None or (known is not None and known.ended is not None) or group.path in seen:
             raise _Refused(f"group {group.path!r} is not open")
         seen.add(group.path)
@@ -199,3 +214,25 @@ def _check_ends(run: Run, plan: Plan, opened: dict[str, GroupOpened]) -> None:
         expected = group_verdict(spec, branches, expired=known is not None and known.expired)
         if expected != group:
             raise _Refused(f"verdict of group {group.path!r}: the host says {group}, its branches say {expected}")
+
+
+def _ended_branches(run: Run, plan: Plan, opened: _Opened) -> dict[str, list[tuple[int, BranchOutcome]]]:
+    """The branches that the plan ends, by path of their group, in order."""
+    ended: dict[str, list[tuple[int, BranchOutcome]]] = {}
+    scopes = run.scopes
+    seen: set[str] = set()
+    for branch in plan.branches_ended:
+        path = branch.path
+        scope = scopes.get(path)
+        if scope is not None and scope.group is not None and not scope.ended:
+            group, index = scope.group.path, scope.index
+        else:
+            _scope_depth(run, opened, path)
+            if path == paths.ROOT:
+                raise _Refused("the root is not a branch")
+            group, index = paths.parent(path), paths.branch_index(path)
+        if path in seen:
+            raise _Refused(f"branch {path!r} ended twice")
+        seen.add(path)
+        ended.setdefault(group, []).append((index, branch.outcome))
+    return ended

@@ -137,7 +137,7 @@ def run_reason(state: RunState, live: Run | None, now_unix_ms: int, lacks: Lack)
 
 def dormant_reason(run: Run, now_unix_ms: int, lacks: Lack) -> WaitReason:
     """What a run waits for that is not in memory; `run` is the fold of its journal."""
-    first = next(run.open_steps(), None)
+    first = run.first_open()
     return lacks(Wanted.MEMORY, "") if first is None else _dormant_step_reason(first, now_unix_ms, lacks)
 
 
@@ -181,7 +181,7 @@ def present_undo(live: Run) -> Step | None:
 
 
 def _body_reason(live: Run, now_unix_ms: int, lacks: Lack) -> WaitReason:
-    first = next(live.open_steps(), None)
+    first = live.first_open()
     if first is not None and first.kind in PERFORMED:
         return _open_reason(first, now_unix_ms, lacks)
     body = live.body

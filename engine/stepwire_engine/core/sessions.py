@@ -144,6 +144,7 @@ class Session:
         self._acked_sent = self.acks.settled
         self._number = 0
         self._sections: dict[str, EngineSection] = {}
+        self._carried: list[Lease] = []
         self._welcome: Welcome | None = None
         self._fault: Fault | None = None
         self._drain: Drain | None = None
@@ -185,6 +186,7 @@ class Session:
     def forget_queued(self) -> None:
         """Drop what was queued before the host said what it holds; the resume finds it again."""
         self._sections = {}
+        self._carried = []
 
     def welcome(self, welcome: Welcome) -> None:
         self._welcome = welcome
@@ -204,8 +206,10 @@ class Session:
             )
         section.advance = advance
 
-    def execute(self, run_id: str, execute: Execute) -> None:
-        self._section(run_id).executes.append(execute)
+    def execute(self, run_id: str, executes: Iterable[Execute], leases: Iterable[Lease]) -> None:
+        """Queue attempts of one run, and note that the next frame carries these leases."""
+        self._section(run_id).executes.extend(executes)
+        self._carried.extend(leases)
 
     def cancel(self, run_id: str, cancel: Cancel) -> None:
         self._section(run_id).cancels.append(cancel)
@@ -246,17 +250,16 @@ class Session:
             goodbye=self._goodbye,
             fault=self._fault,
         )
-        for section in frame.runs:
-            for execute in section.executes:
-                lease = self.leases.get((section.run_id, execute.path))
-                if lease is not None:
-                    lease.frame = self._number
-            for cancel in section.cancels:
-                lease = self.leases.get((section.run_id, cancel.path))
-                if lease is not None and not lease.frame:
-                    lease.frame = self._number
         if self.open:
+            for lease in self._carried:
+                lease.frame = self._number
+            self._carried = []
             self._sections = {}
+        for section in frame.runs:
+            for cancel in section.cancels:
+                stopped = self.leases.get((section.run_id, cancel.path))
+                if stopped is not None and not stopped.frame:
+                    stopped.frame = self._number
         self._acked_sent = acked
         self._welcome = self._fault = self._drain = self._goodbye = None
         return frame
@@ -283,17 +286,37 @@ class Session:
 
     def hold(self, lease: Lease) -> None:
         """Note that the host has this attempt."""
-        run = lease.step.run
-        key = run.run_id, lease.step.path
-        if key not in self.leases:
-            run.leased += 1
-        self.leases[key] = lease
+        self.hold_all(lease.step.run, (lease,))
+
+    def hold_all(self, run: Run, leases: Iterable[Lease]) -> None:
+        """Note that the host has these attempts of one run."""
+        held, run_id = self.leases, run.run_id
+        before = len(held)
         body = run.body
-        if body is not None and body.ready and body.session_id == self.id:
-            lease.beside = body.fence
-        lease.step.lease = lease
-        lease.step.fence = lease.fence
-        lease.step.uncertain = False
+        beside = body.fence if body is not None and body.ready and body.session_id == self.id else None
+        for lease in leases:
+            step = lease.step
+            held[run_id, step.path] = lease
+            lease.beside = beside
+            step.lease = lease
+            step.fence = lease.fence
+            step.uncertain = False
+        run.leased += len(held) - before
+
+    def let_end(self, run_id: str, path: str, fence: Fence) -> Lease | None:
+        """An attempt ended: its slot is free. Returns the lease under which it was executed, if it is known."""
+        key = run_id, path
+        lease = self.leases.get(key)
+        if lease is None or lease.fence > fence:
+            return None
+        del self.leases[key]
+        step = lease.step
+        step.run.leased -= 1
+        if step.admitted:
+            self.freed.append(step)
+        if step.lease is lease:
+            step.lease = None
+        return lease
 
     def drop(self, lease: Lease) -> None:
         """The host no longer has this attempt."""

@@ -5,10 +5,14 @@ Called once per turn, after all its events, so that one frame's results make one
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from stepwire_engine.core import deadlines, ending
 from stepwire_engine.core.entries import Released, RunStats
 from stepwire_engine.core.model import Group, Step
 from stepwire_engine.core.turn import Turn
+
+_declaration_order = attrgetter("scope.index", "order")
 
 
 def settle(turn: Turn) -> None:
@@ -62,7 +66,3 @@ def _wave(group: Group) -> list[Step]:
 def wave_closed(group: Group) -> bool:
     """A WAIT wave closes when no branch is BUSY and no step directly in its branches lacks an outcome (MISSION P6)."""
     return group.busy == 0 and group.unfinished == 0 and bool(group.finished) and group.ended is None
-
-
-def _declaration_order(step: Step) -> tuple[int, int]:
-    return step.scope.index, step.order

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stepwire.protocol.frames import CancelReason
 from stepwire_engine.core.entries import Entry, Released, RunEnded
-from stepwire_engine.core.fold import apply
+from stepwire_engine.core.fold import APPLY
 from stepwire_engine.core.model import Group, Lease, Run, Step
 from stepwire_engine.core.units import EventRecord, Fact, WaitRow
 
@@ -104,9 +104,9 @@ class Turn:
 
     def emit(self, entry: Entry) -> None:
         """Decide an entry: it is folded now and committed with the turn."""
-        self.entries.append(entry)
-        apply(self.run, entry)
         run = self.run
+        self.entries.append(entry)
+        APPLY[type(entry)](run, entry)
         if run.let_go:
             self.let_go.extend(run.let_go)
             run.let_go.clear()

@@ -54,6 +54,12 @@ def branch_path(group: str, index: int) -> str:
     return f"{group}/[{index}]"
 
 
+@lru_cache(8)
+def branch_paths(group: str, branches: int) -> tuple[str, ...]:
+    """Paths of all branches of a group. Checking and folding a plan both need them, and so does the next run."""
+    return tuple([f"{group}/[{index}]" for index in range(branches)])
+
+
 def join(scope: str, segment: str) -> str:
     """Path of `segment` inside the scope at path `scope` (empty for the root)."""
     return f"{scope}/{segment}" if scope else segment

@@ -112,20 +112,20 @@ MUTANTS = (
     mutant(
         "a result is applied again",
         ("I2",),
-        Edit(Intake._result, "if step is None or step.state.final:", "if step is None:"),
+        Edit(Intake._results, "if step is None or step.state.final:", "if step is None:"),
         world=CUTS,
     ),
     mutant(
         "the result of an earlier attempt counts for the present one",
         ("I2",),
-        Edit(Intake._result, "result.attempt != step.attempt or ", ""),
-        Edit(Intake._result, "step.fence = self._books.next_fence()", "pass"),
+        Edit(Intake._results, "result.attempt != step.attempt or ", ""),
+        Edit(Intake._results, "step.fence = books.next_fence()", "pass"),
         world=FLAP,
     ),
     mutant(
         "a result with a stale fence is accepted",
         ("I2",),
-        Edit(Intake._result, "(step.fence is not None and result.fence < step.fence)", "False"),
+        Edit(Intake._results, "(step.fence is not None and fence < step.fence)", "False"),
         world=DARK,
     ),
     # ---- I3: nothing is given out of what is over
@@ -151,7 +151,7 @@ MUTANTS = (
     mutant(
         "fences do not rise",
         ("I4",),
-        Edit(Books.next_fence, "self._fence_n += 1", "self._fence_n = 1"),
+        Edit(Books.next_fences, "self._fence_n += count", "self._fence_n = count"),
     ),
     mutant(
         "a restarted engine claims with the old epoch",
