@@ -34,14 +34,8 @@ class KeyOwner(NamedTuple):
     run_id: str
 
 
-class ChainedRow(NamedTuple):
-    """A journal row with its place in the chain, as tables keep it."""
-
-    run: int
-    seq: int
-    crc: int
-    chain: int
-    body: bytes
+ChainedRow = tuple[int, int, int, int, bytes]
+"""(run, seq, crc, chain, body): a journal row with its place in the chain, as tables keep it."""
 
 
 class Facts(Protocol):
@@ -53,7 +47,8 @@ class Facts(Protocol):
 
     def key_owner(self, key: str) -> KeyOwner | None: ...
 
-    def number_of(self, run_id: str) -> int | None: ...
+    def number_of(self, run_id: str, guess: int = 0) -> int | None:
+        """Number of the run with this id; `guess` is one that may have it."""
 
     def last_inbox_number(self) -> int:
         """Highest number an inbox row ever had."""
@@ -154,10 +149,9 @@ class Draft:
 
     def _judge(self, packed: PackedUnit) -> Receipt:
         unit = packed.unit
-        partition = unit.record.partition if unit.record is not None else 0
-        if unit.claim_epoch != self._facts.claim_epoch(partition):
+        run, record = unit.run, unit.record
+        if unit.claim_epoch != self._facts.claim_epoch(record.partition if record is not None else 0):
             return STALE_CLAIM
-        run = unit.run
         head = NO_ROWS
         if run is not None:
             head = self.heads.get(run) or self._facts.head(run)
@@ -192,10 +186,11 @@ class Draft:
         return COMMITTED
 
     def _append(self, row: PackedRow, head: Head) -> Head:
-        chain = rows.next_chain(head.chain, row.crc)
-        self.heads[row.run] = head = Head(row.seq, chain)
-        self.journal.append(ChainedRow(row.run, row.seq, row.crc, chain, row.body))
-        self.size += len(row.body)
+        run, seq, crc, body = row.run, row.seq, row.crc, row.body
+        chain = rows.next_chain(head.chain, crc)
+        self.heads[run] = head = Head(seq, chain)
+        self.journal.append((run, seq, crc, chain, body))
+        self.size += len(body)
         if row.blobs:
             self.blobs.append(row)
             self.size += sum(len(blob.data) for blob in row.blobs)
@@ -204,7 +199,7 @@ class Draft:
     def _conflict(self, run: int, unit: Unit) -> Receipt | None:
         if unit.record is not None:
             run_id = unit.record.run_id
-            number = self._run_ids.get(run_id) or self._facts.number_of(run_id)
+            number = self._run_ids.get(run_id) or self._facts.number_of(run_id, run)
             if number is not None and number != run:
                 return refused(f"run id {run_id!r} belongs to run {number}")
         if unit.key:

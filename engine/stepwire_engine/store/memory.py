@@ -129,7 +129,7 @@ class MemoryStore:
             return None
         return KeyOwner(run, self._records[run].run_id if run in self._records else "")
 
-    def number_of(self, run_id: str) -> int | None:
+    def number_of(self, run_id: str, guess: int = 0) -> int | None:
         return self._run_ids.get(run_id)
 
     def last_inbox_number(self) -> int:
@@ -148,8 +148,8 @@ class MemoryStore:
     # ---- writing
 
     def _apply(self, draft: Draft) -> None:
-        for row in draft.journal:
-            self._journal.setdefault(row.run, []).append((row.seq, row.crc, row.chain, row.body))
+        for run, seq, crc, chain, body in draft.journal:
+            self._journal.setdefault(run, []).append((seq, crc, chain, body))
         for packed in draft.blobs:
             blobs = self._blobs.setdefault(packed.run, {})
             blobs.update({(packed.seq, blob.ordinal): blob.data for blob in packed.blobs})

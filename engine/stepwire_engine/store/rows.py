@@ -51,14 +51,14 @@ class BlobMark(msgspec.Struct, frozen=True, array_like=True, gc=False):
     length: int
 
 
-class RowBody(msgspec.Struct, frozen=True, array_like=True):
+class RowBody(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What `body` encodes."""
 
     entries: tuple[Entry, ...]
     moved: tuple[BlobMark, ...] = ()
 
 
-class PackedRow(msgspec.Struct, frozen=True):
+class PackedRow(msgspec.Struct, frozen=True, gc=False):
     """One journal row ready to be written; its chain value is known only when it is committed."""
 
     run: int
@@ -73,7 +73,7 @@ class PackedRow(msgspec.Struct, frozen=True):
         return len(self.body) + (sum([len(blob.data) for blob in self.blobs]) if self.blobs else 0)
 
 
-class PackedUnit(msgspec.Struct, frozen=True):
+class PackedUnit(msgspec.Struct, frozen=True, gc=False):
     """A unit with what it writes packed.
 
     Attributes:

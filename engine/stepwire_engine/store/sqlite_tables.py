@@ -10,10 +10,11 @@ from collections import OrderedDict
 
 from stepwire_engine.store import rows
 from stepwire_engine.store.draft import Draft, KeyOwner
-from stepwire_engine.store.stored import DELIVERED, NO_ROWS, Head, StoredEvent
+from stepwire_engine.store.stored import DELIVERED, NO_ROWS, OPEN_STATES, Head, StoredEvent, StoredRecord
 
 HEADS_KEPT = 65_536
-"""Runs whose end is remembered; of any other the last row is read and verified."""
+"""Runs whose end is remembered; of any other the last row is read and verified. Of open ones their id, too."""
+_OPEN_STATES = frozenset(map(int, OPEN_STATES))
 
 
 class SqliteTables:
@@ -24,6 +25,7 @@ class SqliteTables:
         self._heads: OrderedDict[int, Head] = OrderedDict()
         self._heads_kept = heads_kept
         self._highest_run: int = db.execute("SELECT coalesce(max(run), 0) FROM journal").fetchone()[0]
+        self._ids: OrderedDict[int, str] = OrderedDict()
         self._rowless: int = self._rowless_commits()
         self._last_inbox_number: int = self._last_number("inbox")
         self._last_event_number: int = self._last_number("events")
@@ -58,7 +60,9 @@ class SqliteTables:
         rows.check_seal(crc, f"the key {key!r}", key, run)
         return KeyOwner(run, run_id)
 
-    def number_of(self, run_id: str) -> int | None:
+    def number_of(self, run_id: str, guess: int = 0) -> int | None:
+        if self._ids.get(guess) == run_id:
+            return guess
         found = self._db.execute("SELECT run FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return None if found is None else found[0]
 
@@ -103,6 +107,15 @@ class SqliteTables:
         self._heads.move_to_end(run)
         if len(self._heads) > self._heads_kept:
             self._heads.popitem(last=False)
+
+    def _remember_id(self, record: StoredRecord) -> None:
+        """Of an open run: its next record is coming, and to look the id up costs more than all else of a unit."""
+        if record.state in _OPEN_STATES:
+            self._ids[record.run] = record.run_id
+            if len(self._ids) > self._heads_kept:
+                self._ids.popitem(last=False)
+        else:
+            self._ids.pop(record.run, None)
 
     # ---- writing
 
@@ -179,6 +192,8 @@ class SqliteTables:
         """Take in that `draft` is committed."""
         for run, head in draft.heads.items():
             self._remember(run, head)
+        for record in draft.records.values():
+            self._remember_id(record)
         if draft.heads:
             self._highest_run = max(self._highest_run, max(draft.heads))
         else:
@@ -198,7 +213,7 @@ class SqliteTables:
         """
         if not draft.journal:
             return self._rowless > rowless_before
-        found = {self._has_row(row.run, row.seq, row.crc) for row in draft.journal}
+        found = {self._has_row(run, seq, crc) for run, seq, crc, _, _ in draft.journal}
         if len(found) > 1:
             raise rows.Damaged("a commit was stored in part")
         return found.pop()

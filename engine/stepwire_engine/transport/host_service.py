@@ -185,13 +185,17 @@ class _Stream:
         self._attached: Attached | None = None
         self._queue: deque[tuple[EngineFrame, int]] = deque()
         self._queued_bytes = 0
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._idle: asyncio.Future[None] | None = None
+        """What the writer waits for while nothing is queued."""
         self._closed = False
         self._overrun = ""
         self._blocked = False
         self._writing = False
         self._congested = False
-        self._patience: asyncio.Timeout | None = None
+        self._write_by = 0.0
+        """When the host must have read what is being written."""
+        self._patience: asyncio.TimerHandle | None = None
         self._last_number = 0
         self._last_fault: Fault | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -208,7 +212,11 @@ class _Stream:
         self._queued_bytes += size
         if waits:
             self._measure()
-        self._wake.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     def _measure(self) -> None:
         """Whether too much waits for the host, or so much that it should get nothing new."""
@@ -217,8 +225,8 @@ class _Stream:
             self._closed = True
             self._overrun = f"slow consumer: {frames} frames with {size} bytes of payloads wait for the host to read"
             self._queue.clear()
-            if self._patience is not None:
-                self._patience.reschedule(0)  # What is being written is not waited for either.
+            if self._blocked:
+                self._writer.cancel()  # What is being written is not waited for either.
             return
         congested = size > bounds.congested_bytes or frames > bounds.congested_frames
         if congested is not self._congested and self._attached is not None:
@@ -228,7 +236,7 @@ class _Stream:
     def close(self) -> None:
         """End the stream after what is queued."""
         self._closed = True
-        self._wake.set()
+        self._wake()
 
     # ---- life
 
@@ -246,7 +254,7 @@ class _Stream:
             return _End(attached)
         self._attached = attached
         reader = asyncio.create_task(self._read())
-        writer = asyncio.create_task(self._write())
+        writer = self._writer = asyncio.create_task(self._write())
         self._tasks = [reader, writer]
         done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         # What the host sent wrongly explains more than that writing to it failed too.
@@ -264,6 +272,8 @@ class _Stream:
     async def release(self) -> _End | None:
         """End the tasks, tell the driver."""
         self._closed = True
+        if self._patience is not None:
+            self._patience.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -324,17 +334,18 @@ class _Stream:
     # ---- writing
 
     async def _write(self) -> None:
+        queue = self._queue
         while True:
-            await self._wake.wait()
-            self._wake.clear()
             self._writing = True
-            while self._queue:
-                await self._write_frame(*self._queue.popleft())
+            while queue:
+                await self._write_frame(*queue.popleft())
             self._writing = False
             if self._overrun:
                 raise _Refused(ErrorCode.LIMIT_EXCEEDED, self._overrun)
             if self._closed:
                 return
+            self._idle = self._loop.create_future()
+            await self._idle
 
     async def _write_frame(self, frame: EngineFrame, size: int) -> None:
         assert self._attached is not None
@@ -354,16 +365,28 @@ class _Stream:
             raise _Refused(end.fault.code, end.fault.message)
 
     async def _put(self, data: bytes) -> None:
+        self._write_by = self._loop.time() + self._bounds.write_timeout
+        if self._patience is None:
+            self._patience = self._loop.call_at(self._write_by, self._look)
         self._blocked = True
         try:
-            async with asyncio.timeout(self._bounds.write_timeout) as self._patience:
-                await self._context.write(data)
-        except TimeoutError:
-            text = self._overrun or f"slow consumer: host did not read for {self._bounds.write_timeout:g}s"
-            raise _Refused(ErrorCode.LIMIT_EXCEEDED, text) from None
-        finally:
-            self._patience = None
+            await self._context.write(data)
+        except asyncio.CancelledError:
+            if not self._overrun:
+                raise
+            raise _Refused(ErrorCode.LIMIT_EXCEEDED, self._overrun) from None
         self._blocked = False
+
+    def _look(self) -> None:
+        """Whether the host has read in time: one timer for many messages."""
+        self._patience = None
+        if not self._blocked:
+            return
+        if self._loop.time() < self._write_by:
+            self._patience = self._loop.call_at(self._write_by, self._look)
+            return
+        self._overrun = self._overrun or f"slow consumer: host did not read for {self._bounds.write_timeout:g}s"
+        self._writer.cancel()
 
 
 def _kind(frame: HostFrame) -> str:

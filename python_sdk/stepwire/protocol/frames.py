@@ -138,7 +138,7 @@ class NeedSnapshot(msgspec.Struct, frozen=True, gc=False):
     no_room: bool = False
 
 
-class HostSection(msgspec.Struct):
+class HostSection(msgspec.Struct, gc=False):
     """Everything a host frame says about one run."""
 
     run_id: str
@@ -200,7 +200,7 @@ class RunLogs(msgspec.Struct, frozen=True):
     dropped: int = 0
 
 
-class HostFrame(msgspec.Struct):
+class HostFrame(msgspec.Struct, gc=False):
     """A batch from a host. `position` numbers durable frames per instance from 1; 0 means not durable.
 
     `logs` are not durable whatever else the frame has: they are never sent again.
@@ -270,7 +270,7 @@ class Release(msgspec.Struct, frozen=True, gc=False):
     outcomes: tuple[StepOutcome, ...]
 
 
-class Advance(msgspec.Struct, frozen=True):
+class Advance(msgspec.Struct, frozen=True, gc=False):
     """Moves a body on. With `start` the host enters the body anew and replays `entries`."""
 
     fence: Fence
@@ -325,7 +325,7 @@ class Cancel(msgspec.Struct, frozen=True, gc=False):
     grace: float = 5.0
 
 
-class EngineSection(msgspec.Struct):
+class EngineSection(msgspec.Struct, gc=False):
     """Everything an engine frame says about one run. `continued` and `evict` hold body fences."""
 
     run_id: str
@@ -336,7 +336,7 @@ class EngineSection(msgspec.Struct):
     evict: Fence | None = None
 
 
-class EngineFrame(msgspec.Struct):
+class EngineFrame(msgspec.Struct, gc=False):
     """A batch from the engine, numbered per stream from 1."""
 
     number: int = 0

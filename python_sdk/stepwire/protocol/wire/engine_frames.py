@@ -22,7 +22,7 @@ from stepwire.protocol.plan import Plan, StepKind
 from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
 from stepwire.protocol.wire.payloads import failure_to_pb
 from stepwire.protocol.wire.plans import (
-    output_or_failure,
+    only_failure,
     plan_from_pb,
     plan_to_pb,
     retry_policy_from_pb,
@@ -32,8 +32,8 @@ from stepwire.protocol.wire.scalars import (
     CANCEL_REASONS,
     KINDS,
     PURPOSES,
+    check_paths,
     checked_attempt,
-    checked_path,
     checked_run_id,
     duration_from_pb,
     duration_to_pb,
@@ -49,6 +49,8 @@ from stepwire.protocol.wire.scalars import (
 from stepwire.protocol.wire.specs import call_from_pb, call_to_pb, undo_input_from_pb, undo_input_to_pb
 from stepwire.protocol.wire.transfers import Inbound, Outgoing, Receiver
 from stepwire.v1 import host_service_pb2
+
+_TASK = StepKind.TASK
 
 
 def encode_engine_frame(frame: EngineFrame, transfers: Iterator[int] | None = None) -> list[bytes]:
@@ -92,22 +94,29 @@ def _engine_section_to_pb(section: EngineSection, target: host_service_pb2.Engin
         _advance_to_pb(section.advance, target.advance, out)
     if section.executes:
         _executes_to_pb(section.executes, target, out)
+    if section.cancels:
+        _cancels_to_pb(section.cancels, target)
+    if section.evict is not None:
+        fence_to_pb(section.evict, target.evict.fence)
+
+
+def _cancels_to_pb(cancels: Iterable[Cancel], target: host_service_pb2.EngineSection) -> None:
     add: Any = target.cancels.add
-    for cancel in section.cancels:
+    for cancel in cancels:
         message = add()
         message.path = cancel.path
         fence_to_pb(cancel.fence, message.fence)
         message.reason = cancel.reason
         duration_to_pb(cancel.grace, message.grace)
-    if section.evict is not None:
-        fence_to_pb(section.evict, target.evict.fence)
 
 
 def _advance_to_pb(advance: Advance, target: Any, out: Outgoing) -> None:
     fence_to_pb(advance.fence, target.fence)
     target.purpose = advance.purpose
-    target.hold = advance.hold
-    target.more = advance.more
+    if advance.hold:
+        target.hold = True
+    if advance.more:
+        target.more = True
     if (start := advance.start) is not None:
         target.start.flow = start.flow
         out.payload(start.input, target.start.input)
@@ -156,7 +165,8 @@ def _executes_to_pb(executes: Iterable[Execute], target: host_service_pb2.Engine
             out.payload(execute.input, message.input)
         if execute.timeout is not None:
             limit_to_pb(execute.timeout, message.timeout)
-        message.flow = execute.flow
+        if execute.flow:
+            message.flow = execute.flow
         if execute.call is not None:
             call_to_pb(execute.call, message.call, out.payload)
         if execute.undo is not None:
@@ -220,17 +230,22 @@ def _welcome_from_pb(value: host_service_pb2.Welcome) -> Welcome:
 
 
 def _engine_section_from_pb(value: host_service_pb2.EngineSection, inbound: Inbound) -> EngineSection:
-    return EngineSection(
-        checked_run_id(value.run_id),
-        fence_from_pb(value.continue_body.fence) if value.HasField("continue_body") else None,
-        _advance_from_pb(value.advance, inbound) if value.HasField("advance") else None,
-        [_execute_from_pb(execute, inbound) for execute in value.executes],
-        [
+    has = value.HasField
+    section = EngineSection(checked_run_id(value.run_id))
+    if has("advance"):
+        section.advance = _advance_from_pb(value.advance, inbound)
+    if executes := value.executes:
+        section.executes = _executes_from_pb(executes, inbound)
+    if cancels := value.cancels:
+        section.cancels = [
             Cancel(item.path, fence_from_pb(item.fence), CANCEL_REASONS[item.reason], duration_from_pb(item.grace))
-            for item in value.cancels
-        ],
-        fence_from_pb(value.evict.fence) if value.HasField("evict") else None,
-    )
+            for item in cancels
+        ]
+    if has("continue_body"):
+        section.continued = fence_from_pb(value.continue_body.fence)
+    if has("evict"):
+        section.evict = fence_from_pb(value.evict.fence)
+    return section
 
 
 def _advance_from_pb(value: host_service_pb2.Advance, inbound: Inbound) -> Advance:
@@ -269,39 +284,53 @@ def _entry_from_pb(value: host_service_pb2.Entry, inbound: Inbound) -> Plan | Re
 def _release_from_pb(value: host_service_pb2.Release, inbound: Inbound) -> Release:
     if not value.release_seq:
         undecodable("a release has no release_seq")
-    outcomes = tuple([_outcome_from_pb(outcome, inbound) for outcome in value.outcomes])
-    return Release(value.release_seq, timestamp_from_pb(value.released_at), outcomes)
+    return Release(value.release_seq, timestamp_from_pb(value.released_at), _outcomes_from_pb(value.outcomes, inbound))
 
 
-def _outcome_from_pb(value: host_service_pb2.StepOutcome, inbound: Inbound) -> StepOutcome:
-    if value.held:
-        if value.HasField("output") or value.HasField("failure"):
+def _outcomes_from_pb(values: Iterable[host_service_pb2.StepOutcome], inbound: Inbound) -> tuple[StepOutcome, ...]:
+    take, outcomes = inbound.payload, []
+    for value in values:
+        has = value.HasField
+        output = failure = None
+        held = value.held
+        if has("failure"):
+            failure = only_failure(value, "an outcome")
+        elif has("output"):
+            output = take(value.output)
+        elif not held:
+            undecodable("an outcome has neither output nor failure")
+        if held and (output is not None or failure is not None):
             undecodable("a held outcome has an output or a failure")
-        return StepOutcome(checked_path(value.path), None, None, True, value.attempts or 1, value.took_ms)
-    output, failure = output_or_failure(value, inbound, "an outcome")
-    return StepOutcome(checked_path(value.path), output, failure, False, value.attempts or 1, value.took_ms)
+        outcomes.append(StepOutcome(value.path, output, failure, held, value.attempts or 1, value.took_ms))
+    check_paths([outcome.path for outcome in outcomes])
+    return tuple(outcomes)
 
 
-def _execute_from_pb(value: host_service_pb2.Execute, inbound: Inbound) -> Execute:
-    has = value.HasField
-    execute = Execute(
-        checked_path(value.path),
-        checked_attempt(value.attempt),
-        fence_from_pb(value.fence),
-        KINDS[value.kind],
-        value.name,
-        inbound.payload(value.input) if has("input") else None,
-        limit_from_pb(value.timeout) if has("timeout") else None,
-        value.flow,
-        call_from_pb(value.call, inbound.payload) if has("call") else None,
-        undo_input_from_pb(value.undo, inbound.payload) if has("undo") else None,
-        value.traceparent and traceparent_from_pb(value.traceparent),
-    )
-    if execute.kind > StepKind.TASK or execute.call is not None:
-        _check_call(execute)
-    if (execute.undo is None) != (paths.undone_path(execute.path) is None):
-        undecodable("an attempt at a path that ends with #undo is an undo, and no other is")
-    return execute
+def _executes_from_pb(values: Iterable[host_service_pb2.Execute], inbound: Inbound) -> list[Execute]:
+    kinds, executes = KINDS, []
+    for value in values:
+        has = value.HasField
+        path, kind, undo, traceparent = value.path, kinds[value.kind], has("undo"), value.traceparent
+        execute = Execute(
+            path,
+            value.attempt or checked_attempt(0),
+            fence_from_pb(value.fence),
+            kind,
+            value.name,
+            inbound.payload(value.input) if has("input") else None,
+            limit_from_pb(value.timeout) if has("timeout") else None,
+            value.flow,
+            call_from_pb(value.call, inbound.payload) if has("call") else None,
+            undo_input_from_pb(value.undo, inbound.payload) if undo else None,
+            traceparent and traceparent_from_pb(traceparent),
+        )
+        if kind > _TASK or execute.call is not None:
+            _check_call(execute)
+        if undo != path.endswith(paths.UNDO_SUFFIX):
+            undecodable("an attempt at a path that ends with #undo is an undo, and no other is")
+        executes.append(execute)
+    check_paths([execute.path for execute in executes])
+    return executes
 
 
 def _check_call(execute: Execute) -> None:

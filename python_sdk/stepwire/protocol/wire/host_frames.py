@@ -24,12 +24,14 @@ from stepwire.protocol.frames import (
     RunLogs,
     Trigger,
 )
-from stepwire.protocol.plan import RESERVED_PREFIX
+from stepwire.protocol.plan import RESERVED_PREFIX, Fence
 from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
 from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb
-from stepwire.protocol.wire.plans import output_or_failure, plan_from_pb, plan_to_pb
+from stepwire.protocol.wire.plans import only_failure, plan_from_pb, plan_to_pb
 from stepwire.protocol.wire.scalars import (
+    NANOS,
     REJECT_REASONS,
+    check_paths,
     checked_attempt,
     checked_path,
     checked_run_id,
@@ -305,20 +307,13 @@ def _report_from_pb(value: host_service_pb2.Report) -> Report:
 
 
 def _host_section_from_pb(value: host_service_pb2.HostSection, inbound: Inbound) -> HostSection:
-    section = HostSection(
-        checked_run_id(value.run_id),
-        [plan_from_pb(plan, inbound) for plan in value.plans],
-        [_result_from_pb(result, inbound) for result in value.results],
-        [
-            Reject(
-                checked_path(item.path),
-                checked_attempt(item.attempt),
-                fence_from_pb(item.fence),
-                REJECT_REASONS[item.reason],
-            )
-            for item in value.rejects
-        ],
-    )
+    section = HostSection(checked_run_id(value.run_id))
+    if plans := value.plans:
+        section.plans = [plan_from_pb(plan, inbound) for plan in plans]
+    if results := value.results:
+        section.results = _results_from_pb(results, inbound)
+    if rejects := value.rejects:
+        section.rejects = [_reject_from_pb(reject) for reject in rejects]
     if value.HasField("need_snapshot"):
         section.need_snapshot = _need_snapshot_from_pb(value.need_snapshot)
     if value.HasField("body_failed"):
@@ -332,13 +327,37 @@ def _need_snapshot_from_pb(value: host_service_pb2.NeedSnapshot) -> NeedSnapshot
     return NeedSnapshot(fence_from_pb(value.fence), waits_after, value.no_room)
 
 
-def _result_from_pb(value: host_service_pb2.Result, inbound: Inbound) -> Result:
-    output, failure = output_or_failure(value, inbound, "a result")
-    return Result(
+def _reject_from_pb(value: host_service_pb2.Reject) -> Reject:
+    return Reject(
         checked_path(value.path),
         checked_attempt(value.attempt),
         fence_from_pb(value.fence),
-        output,
-        failure,
-        duration_from_pb(value.elapsed),
+        REJECT_REASONS[value.reason],
     )
+
+
+def _results_from_pb(values: Iterable[host_service_pb2.Result], inbound: Inbound) -> list[Result]:
+    take = inbound.payload
+    found = []
+    for value in values:
+        has, fence, elapsed = value.HasField, value.fence, value.elapsed
+        epoch, seconds, nanos = fence.claim_epoch, elapsed.seconds, elapsed.nanos
+        output = failure = None
+        if has("failure"):
+            failure = only_failure(value, "a result")
+        elif has("output"):
+            output = take(value.output)
+        else:
+            undecodable("a result has neither output nor failure")
+        found.append(
+            Result(
+                value.path,
+                value.attempt or checked_attempt(0),
+                Fence(epoch, fence.n) if epoch else fence_from_pb(fence),
+                output,
+                failure,
+                duration_from_pb(elapsed) if seconds or not 0 <= nanos < NANOS else nanos / NANOS,
+            )
+        )
+    check_paths([result.path for result in found])
+    return found

@@ -10,7 +10,6 @@ from typing import Any
 from stepwire.protocol import limits, paths
 from stepwire.protocol.bounds import undo_problem
 from stepwire.protocol.failure import Failure
-from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import (
     BodyEnded,
     BranchEnded,
@@ -32,6 +31,7 @@ from stepwire.protocol.wire.scalars import (
     KINDS,
     MODES,
     VERDICTS,
+    check_paths,
     checked_path,
     duration_from_pb,
     duration_to_pb,
@@ -46,6 +46,7 @@ from stepwire.protocol.wire.specs import spec_from_pb, spec_to_pb
 from stepwire.protocol.wire.transfers import Inbound, Outgoing
 from stepwire.v1 import plan_pb2
 
+_TASK = StepKind.TASK
 _FACTOR_MAX = 1000.0
 _NON_RETRYABLE_MAX = 64
 
@@ -59,21 +60,11 @@ def plan_to_pb(plan: Plan, target: plan_pb2.Plan, out: Outgoing) -> None:
     if plan.steps:
         _steps_to_pb(plan.steps, target, out)
     for path in plan.abandoned:
-        target.abandoned.add().path = path
-    add_branch: Any = target.branches_ended.add
-    for branch in plan.branches_ended:
-        message = add_branch()
-        message.path = branch.path
-        message.outcome = branch.outcome
-        if branch.failure is not None:
-            failure_to_pb(branch.failure, message.failure)
-    add_end: Any = target.groups_ended.add
-    for ended in plan.groups_ended:
-        message = add_end()
-        message.path = ended.path
-        message.verdict = ended.verdict
-        message.winner = ended.winner
-        message.losers.extend(ended.losers)
+        target.abandoned.add(path=path)
+    if plan.branches_ended:
+        _branches_to_pb(plan.branches_ended, target)
+    if plan.groups_ended:
+        _group_ends_to_pb(plan.groups_ended, target)
     if plan.body_ended is not None:
         _body_end_to_pb(plan.body_ended, target.body_ended, out)
 
@@ -135,6 +126,26 @@ def _steps_to_pb(steps: Iterable[StepPlanned], target: plan_pb2.Plan, out: Outgo
             message.traceparent = step.traceparent
 
 
+def _branches_to_pb(branches: Iterable[BranchEnded], target: plan_pb2.Plan) -> None:
+    add: Any = target.branches_ended.add
+    for branch in branches:
+        message = add()
+        message.path = branch.path
+        message.outcome = branch.outcome
+        if branch.failure is not None:
+            failure_to_pb(branch.failure, message.failure)
+
+
+def _group_ends_to_pb(groups: Iterable[GroupEnded], target: plan_pb2.Plan) -> None:
+    add: Any = target.groups_ended.add
+    for ended in groups:
+        message = add()
+        message.path = ended.path
+        message.verdict = ended.verdict
+        message.winner = ended.winner
+        message.losers.extend(ended.losers)
+
+
 def _undo_to_pb(undo: Undo, target: Any) -> None:
     target.kind = undo.kind
     target.name = undo.name
@@ -147,15 +158,17 @@ def _undo_to_pb(undo: Undo, target: Any) -> None:
 def plan_from_pb(value: plan_pb2.Plan, inbound: Inbound) -> Plan:
     if not value.plan_seq:
         undecodable("a plan has no plan_seq")
+    groups, steps, abandoned = value.groups, value.steps, value.abandoned
+    branches_ended, groups_ended = value.branches_ended, value.groups_ended
     return Plan(
         value.plan_seq,
         value.after_release,
         fence_from_pb(value.fence),
-        tuple(map(_group_from_pb, value.groups)),
-        tuple([_step_from_pb(step, inbound) for step in value.steps]),
-        tuple([checked_path(abandoned.path) for abandoned in value.abandoned]),
-        tuple(map(_branch_from_pb, value.branches_ended)),
-        tuple(map(_group_end_from_pb, value.groups_ended)),
+        tuple([_group_from_pb(group) for group in groups]) if groups else (),
+        _steps_from_pb(steps, inbound) if steps else (),
+        tuple([checked_path(step.path) for step in abandoned]) if abandoned else (),
+        _branches_from_pb(branches_ended) if branches_ended else (),
+        tuple([_group_end_from_pb(group) for group in groups_ended]) if groups_ended else (),
         _body_end_from_pb(value.body_ended, inbound) if value.HasField("body_ended") else None,
     )
 
@@ -191,24 +204,31 @@ def _group_from_pb(value: plan_pb2.GroupOpened) -> GroupOpened:
     )
 
 
-def _step_from_pb(value: plan_pb2.StepPlanned, inbound: Inbound) -> StepPlanned:
-    has = value.HasField  # reading an absent submessage costs three times as much as asking for it
-    kind = KINDS[value.kind]
-    field = value.WhichOneof("spec")
-    return StepPlanned(
-        checked_path(value.path),
-        kind,
-        value.name,
-        inbound.payload(value.input) if has("input") else None,
-        retry_policy_from_pb(value.retry) if has("retry") else None,
-        limit_from_pb(value.timeout) if has("timeout") else None,
-        value.started,
-        value.concurrent,
-        limit_from_pb(value.deadline) if has("deadline") else None,
-        spec_from_pb(value, kind, field, inbound.payload) if field is not None or kind > StepKind.TASK else None,
-        _undo_from_pb(value) if has("undo") else None,
-        value.traceparent and traceparent_from_pb(value.traceparent),
-    )
+def _steps_from_pb(values: Iterable[plan_pb2.StepPlanned], inbound: Inbound) -> tuple[StepPlanned, ...]:
+    kinds, steps = KINDS, []
+    for value in values:
+        has = value.HasField  # reading an absent submessage costs three times as much as asking for it
+        kind = kinds[value.kind]
+        field = value.WhichOneof("spec")
+        traceparent = value.traceparent
+        steps.append(
+            StepPlanned(
+                value.path,
+                kind,
+                value.name,
+                inbound.payload(value.input) if has("input") else None,
+                retry_policy_from_pb(value.retry) if has("retry") else None,
+                limit_from_pb(value.timeout) if has("timeout") else None,
+                value.started,
+                value.concurrent,
+                limit_from_pb(value.deadline) if has("deadline") else None,
+                None if field is None and kind <= _TASK else spec_from_pb(value, kind, field, inbound.payload),
+                _undo_from_pb(value) if has("undo") else None,
+                traceparent and traceparent_from_pb(traceparent),
+            )
+        )
+    check_paths([step.path for step in steps])
+    return tuple(steps)
 
 
 def _undo_from_pb(step: plan_pb2.StepPlanned) -> Undo:
@@ -225,26 +245,27 @@ def _undo_from_pb(step: plan_pb2.StepPlanned) -> Undo:
     return undo
 
 
-def _branch_from_pb(value: plan_pb2.BranchEnded) -> BranchEnded:
-    outcome = BRANCH_OUTCOMES[value.outcome]
-    failed = value.HasField("failure")
-    if failed != (outcome is BranchOutcome.FAILED):
-        undecodable("a branch has a failure exactly if it failed")
-    return BranchEnded(checked_path(value.path), outcome, failure_from_pb(value.failure) if failed else None)
+def _branches_from_pb(values: Iterable[plan_pb2.BranchEnded]) -> tuple[BranchEnded, ...]:
+    outcomes, failed, branches = BRANCH_OUTCOMES, BranchOutcome.FAILED, []
+    for value in values:
+        outcome = outcomes[value.outcome]
+        if value.HasField("failure") != (outcome is failed):
+            undecodable("a branch has a failure exactly if it failed")
+        failure = failure_from_pb(value.failure) if outcome is failed else None
+        branches.append(BranchEnded(value.path, outcome, failure))
+    check_paths([branch.path for branch in branches])
+    return tuple(branches)
 
 
 def _group_end_from_pb(value: plan_pb2.GroupEnded) -> GroupEnded:
     return GroupEnded(checked_path(value.path), VERDICTS[value.verdict], value.winner, tuple(value.losers))
 
 
-def output_or_failure(value: Any, inbound: Inbound, what: str) -> tuple[Payload | None, Failure | None]:
+def only_failure(value: Any, what: str) -> Failure:
+    """The failure of an outcome that has one, and so no output."""
     if value.HasField("output"):
-        if value.HasField("failure"):
-            undecodable(f"{what} has an output and a failure")
-        return inbound.payload(value.output), None
-    if not value.HasField("failure"):
-        undecodable(f"{what} has neither output nor failure")
-    return None, failure_from_pb(value.failure)
+        undecodable(f"{what} has an output and a failure")
+    return failure_from_pb(value.failure)
 
 
 def retry_policy_to_pb(policy: RetryPolicy, target: plan_pb2.RetryPolicy) -> None:
