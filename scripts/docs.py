@@ -24,7 +24,7 @@ import grpc
 import stepwire
 from stepwire import errors
 from stepwire._runtime import telemetry as host_telemetry
-from stepwire._transport.run_calls import error_from_rpc
+from stepwire._transport.run_errors import error_from_rpc
 from stepwire.metrics import Open
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire_engine import cli, config, telemetry

@@ -56,7 +56,7 @@ _MODE, _VERDICT = _names(ParallelMode), _names(Verdict)
 _DIRECTION = ("in", "out")
 _WAITING = _names(WaitReason)
 _CODE = ("ok", *(code.slug for code in ErrorCode))
-METHODS = ("Start", "Get", "Explain", "List", "Watch", "Resume", "Cancel", "SendEvent", "Logs")
+METHODS = ("Start", "StartMany", "Get", "Explain", "List", "Watch", "Await", "Resume", "Cancel", "SendEvent", "Logs")
 """Of RunService."""
 
 _RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 1800, 7200, 86_400)
@@ -131,7 +131,7 @@ METRICS: tuple[Definition, ...] = (
     Definition("loop_lag_seconds", _H, "How late the loop of the engine woke up.", buckets=LAG_SECONDS),
     Definition("capped_labels", _G, "1 once values of this label are counted as __other__.",
                {"label": (FLOW.name, SERVICE.name)}),
-    Definition("build_info", _G, "Always 1.", {"version": (), "storage": ()}),
+    Definition("build_info", _G, "Always 1.", {"version": (), "storage": (), "loop": ()}),
 )  # fmt: skip
 
 
@@ -188,11 +188,11 @@ class Telemetry(Numbers):
     timer_lag_seconds: Histogram
     loop_lag_seconds: Histogram
     capped_labels: dict[str, int]
-    build_info: dict[tuple[str, str], int]
+    build_info: dict[tuple[str, str, str], int]
 
-    def __init__(self, *, version: str, storage: str) -> None:
+    def __init__(self, *, version: str, storage: str, loop: str = "asyncio") -> None:
         super().__init__(PREFIX, METRICS)
-        self.build_info[version, storage] = 1
+        self.build_info[version, storage, loop] = 1
 
     def flow(self, name: str) -> str:
         """The label of a flow. Its first use creates the zero series of that flow in every metric."""

@@ -6,15 +6,17 @@ before a fork, at import time, in several loops. Nothing is connected before the
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from stepwire._transport.explanation import Explanation, Holder, OpenStep, ServiceStatus
-from stepwire._transport.run_calls import RunCalls
-from stepwire._transport.run_handle import RunHandle, RunHandleSync
+from stepwire._transport.run_calls import RunCalls, StartOutcome
+from stepwire._transport.run_ends import RunEnds, on_thread
+from stepwire._transport.run_handle import RunHandle, RunHandleSync, outcomes, started
 from stepwire._transport.run_logs import LoggedLine, LogLines, LogLinesSync
 from stepwire._transport.run_record import (
     AttemptRecord,
@@ -34,11 +36,13 @@ from stepwire._transport.run_requests import (
     page_sizes,
     run_states,
     sent_event,
+    start_batches,
+    start_ids,
     unless_over,
 )
 from stepwire._transport.run_watch import RunWatch, records_of
 from stepwire.codec import JSON_CODEC, Codec, encode_flow_input
-from stepwire.errors import ConfigurationError
+from stepwire.errors import ConfigurationError, StepwireError
 from stepwire.events import Event
 from stepwire.protocol.payload import Payload
 from stepwire.redaction import Redacted
@@ -155,6 +159,80 @@ class ClientSync(_ClientBase):
         name, payload = self._request(flow, args, kwargs)
         run_id, existing = self._calls.start(name, payload, id).result()
         return RunHandleSync(self._calls, run_id, self._decoder(flow), existing=existing)
+
+    @overload
+    def start_many(
+        self, flow: TypedFlow[T], inputs: Iterable[Any], *, ids: Iterable[str] | None = None
+    ) -> builtins.list[RunHandleSync[T]]: ...
+    @overload
+    def start_many(
+        self, flow: str | NamedFlow, inputs: Iterable[Any], *, ids: Iterable[str] | None = None
+    ) -> builtins.list[RunHandleSync[Any]]: ...
+    def start_many(
+        self, flow: Any, inputs: Iterable[Any], *, ids: Iterable[str] | None = None
+    ) -> builtins.list[RunHandleSync[Any]]:
+        """Start a run for each input, a thousand with one call: several times cheaper than one by one.
+
+        When this returns, every run is durable. Each is a run of its own; nothing ties them together.
+
+        Args:
+            flow: A flow, or the name of one.
+            inputs: One input value for each run, as the flow's only argument.
+            ids: Idempotency keys, one for each input; "" for none.
+
+        Returns:
+            Handles in the order of the inputs.
+
+        Raises:
+            PartlyStarted: some were refused; it has the handles of those that were not.
+            UnknownFlow, KeyConflict, InvalidInput, PayloadTooLarge, EngineUnavailable: no run was started.
+            ConfigurationError: there is not one id for each input.
+        """
+        name, decode = flow_name(flow), self._decoder(flow)
+        payloads = [self._request(flow, (value,), {})[1] for value in inputs]
+        told: builtins.list[StartOutcome] = []
+        problem: StepwireError | None = None
+        for part, keys in start_batches(name, payloads, start_ids(ids, len(payloads))):
+            try:
+                told += self._calls.start_many(name, part, keys).result() if problem is None else ()
+            except StepwireError as raised:
+                problem = raised
+            told += [StartOutcome("", False, problem) for _ in part if problem is not None]
+        return started(lambda run_id, known: RunHandleSync(self._calls, run_id, decode, existing=known), told)
+
+    @overload
+    def results(
+        self,
+        runs: Iterable[RunHandleSync[T]],
+        *,
+        timeout: float | None = None,
+        return_exceptions: Literal[False] = False,
+    ) -> builtins.list[T]: ...
+    @overload
+    def results(
+        self, runs: Iterable[RunHandleSync[T]], *, timeout: float | None = None, return_exceptions: bool
+    ) -> builtins.list[T | StepwireError]: ...
+    def results(
+        self, runs: Iterable[RunHandleSync[Any]], *, timeout: float | None = None, return_exceptions: bool = False
+    ) -> builtins.list[Any]:
+        """Wait until all runs have ended, with one stream for a thousand of them.
+
+        Args:
+            runs: Handles of this client.
+            timeout: Seconds for all of them; None: as long as it takes.
+            return_exceptions: What `result` of a handle would raise takes its place, as with `asyncio.gather`.
+
+        Returns:
+            What the runs returned, in the order of the handles.
+
+        Raises:
+            RunFailed, RunCancelled: of the first such run in that order, once all have ended.
+            TimeoutError: not all have ended; they go on.
+            RunNotFound: there is no such run; the others are not waited for.
+        """
+        handles = builtins.list(runs)
+        ends = RunEnds(self._calls, [handle.run_id for handle in handles], timeout=timeout)
+        return outcomes(handles, ends.collect(), return_exceptions)
 
     def handle(self, run_id: str, flow: Any = None) -> RunHandleSync[Any]:
         """A handle for a run by its id; with `flow` its result is typed. Asks nobody."""
@@ -328,6 +406,46 @@ class Client(_ClientBase):
         name, payload = self._request(flow, args, kwargs)
         run_id, existing = await self._calls.start(name, payload, id).wait()
         return RunHandle(self._calls, run_id, self._decoder(flow), existing=existing)
+
+    @overload
+    async def start_many(
+        self, flow: TypedFlow[T], inputs: Iterable[Any], *, ids: Iterable[str] | None = None
+    ) -> builtins.list[RunHandle[T]]: ...
+    @overload
+    async def start_many(
+        self, flow: str | NamedFlow, inputs: Iterable[Any], *, ids: Iterable[str] | None = None
+    ) -> builtins.list[RunHandle[Any]]: ...
+    async def start_many(
+        self, flow: Any, inputs: Iterable[Any], *, ids: Iterable[str] | None = None
+    ) -> builtins.list[RunHandle[Any]]:
+        """Start a run for each input, a thousand with one call; everything as of ClientSync.start_many."""
+        name, decode = flow_name(flow), self._decoder(flow)
+        payloads = [self._request(flow, (value,), {})[1] for value in inputs]
+        told: builtins.list[StartOutcome] = []
+        problem: StepwireError | None = None
+        for part, keys in start_batches(name, payloads, start_ids(ids, len(payloads))):
+            try:
+                told += await self._calls.start_many(name, part, keys).wait() if problem is None else ()
+            except StepwireError as raised:
+                problem = raised
+            told += [StartOutcome("", False, problem) for _ in part if problem is not None]
+        return started(lambda run_id, known: RunHandle(self._calls, run_id, decode, existing=known), told)
+
+    @overload
+    async def results(
+        self, runs: Iterable[RunHandle[T]], *, timeout: float | None = None, return_exceptions: Literal[False] = False
+    ) -> builtins.list[T]: ...
+    @overload
+    async def results(
+        self, runs: Iterable[RunHandle[T]], *, timeout: float | None = None, return_exceptions: bool
+    ) -> builtins.list[T | StepwireError]: ...
+    async def results(
+        self, runs: Iterable[RunHandle[Any]], *, timeout: float | None = None, return_exceptions: bool = False
+    ) -> builtins.list[Any]:
+        """Wait until all runs have ended, with one stream and one thread; everything as of ClientSync.results."""
+        handles = builtins.list(runs)
+        ends = RunEnds(self._calls, [handle.run_id for handle in handles], timeout=timeout)
+        return outcomes(handles, await on_thread(ends.collect, ends.cancel), return_exceptions)
 
     def handle(self, run_id: str, flow: Any = None) -> RunHandle[Any]:
         """A handle for a run by its id; with `flow` its result is typed. Asks nobody."""

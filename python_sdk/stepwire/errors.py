@@ -156,6 +156,28 @@ class UnknownFlow(RunError):
     hint = "check the name and start a host that serves it"
 
 
+class PartlyStarted(RunError):
+    """Of runs that were started together, some were refused. The others are durable and go on.
+
+    Attributes:
+        handles: Of the runs, in the order of their inputs; None: refused.
+        errors: Why; None: started. At least one; `code` and `retry_after` are those of the first.
+    """
+
+    hint = "see .handles and .errors; start the refused ones again once the cause is gone"
+
+    def __init__(self, handles: Sequence[Any], errors: Sequence[StepwireError | None]) -> None:
+        refused = [(index, error) for index, error in enumerate(errors) if error is not None]
+        index, first = refused[0]
+        super().__init__(
+            f"{len(refused)} of {len(errors)} runs were not started; the first is number {index}: {first.message}"
+        )
+        self.code = first.code
+        self.retry_after = first.retry_after
+        self.handles = list(handles)
+        self.errors = list(errors)
+
+
 class StepError(StepwireError):
     """A step failed.
 

@@ -63,7 +63,8 @@ def test_secrets_are_nowhere_but_where_they_are_needed(stage: Stage, site: Site,
         given = {"url": site.url("/ok"), "sealed": SEALED, "carried": CARRIED}
         run = client.start("vault", given, id="vault-1")
         assert run.result(timeout=15) == [SEALED] * 3, "whoever awaits the result gets it"
-        assert client.start("vault", given, id="vault-1").run_id == run.run_id
+        (again,) = client.start_many("vault", [given], ids=["vault-1"])
+        assert again.run_id == run.run_id and client.results([again], timeout=15) == [[SEALED] * 3]
         record = run.get(steps=True)
         shown = {step.path: step.output for step in record.steps}
         assert isinstance(record.input, Redacted)

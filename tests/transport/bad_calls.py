@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from stepwire.protocol.failure import ErrorCode
 from stepwire.v1 import plan_pb2
 from stepwire.v1 import run_service_pb2 as pb
 from tests.transport.bad_hosts import Row
@@ -93,6 +94,22 @@ async def event_too_far(engine: WholeEngine) -> Answer:
 def bad_text(field_number: int) -> bytes:
     """A message with a text that is not UTF-8."""
     return bytes([field_number << 3 | 2, 2, 0xFF, 0xFE])
+
+
+def some(*runs: pb.StartRequest) -> pb.StartManyRequest:
+    return pb.StartManyRequest(runs=runs)
+
+
+async def one_of_two(engine: WholeEngine) -> Answer:
+    """A run starts beside one that is refused."""
+    host = engine.host()
+    await host.greet()
+    await engine.finished_run(host, key="order-17")
+    request = some(pb.StartRequest(flow="checkout", id="order-17", input=payload(b"2")), START)
+    refused, started = pb.StartManyResponse.FromString(await engine.call("StartMany", request)).outcomes
+    await engine.drive(host, started.run_id)
+    assert not refused.run_id
+    return Answer(S.ALREADY_EXISTS, ErrorCode(refused.code).slug, refused.message)
 
 
 START = pb.StartRequest(flow="checkout")
@@ -279,6 +296,95 @@ CLIENT_ROWS = [
         "engine is draining",
         serves_on=False,
     ),
+    Row("no runs to start", asked("StartMany", some()), S.INVALID_ARGUMENT, "invalid_argument", "runs has 0 entries"),
+    Row(
+        "too many runs to start",
+        asked("StartMany", some(*[START] * 1001)),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "runs has 1001 entries; 1..1000 are allowed",
+    ),
+    Row(
+        "flow name of one run too long",
+        asked("StartMany", some(START, pb.StartRequest(flow="f" * 257))),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "runs[1].flow has 257 bytes",
+    ),
+    Row(
+        "key of one run with control characters",
+        asked("StartMany", some(START, START, pb.StartRequest(flow="checkout", id="a\x7fb"))),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "runs[2].id has control characters",
+    ),
+    Row(
+        "input of one run over the limit",
+        asked("StartMany", some(START, pb.StartRequest(flow="checkout", input=LARGE))),
+        S.INVALID_ARGUMENT,
+        "payload_too_large",
+        f"limit is {CONFIG.payload_bytes_max}",
+    ),
+    Row("key of one run reused with other input", one_of_two, S.ALREADY_EXISTS, "key_conflict", "another flow or"),
+    Row("undecodable runs", asked("StartMany", b"\x0a\xff"), S.INVALID_ARGUMENT, "undecodable", "StartManyRequest"),
+    Row(
+        "full store: start of many",
+        while_full("StartMany", some(START, START)),
+        S.RESOURCE_EXHAUSTED,
+        "store_full",
+        "the store is full; nothing was accepted",
+    ),
+    Row(
+        "draining engine: start of many",
+        while_draining("StartMany", some(START, START)),
+        S.UNAVAILABLE,
+        "draining",
+        "is draining",
+        serves_on=False,
+    ),
+    Row(
+        "run absent: Await",
+        asked("Await", pb.AwaitRequest(run_ids=["r"])),
+        S.NOT_FOUND,
+        "run_not_found",
+        "there is no run r",
+    ),
+    Row(
+        "run absent beside one that ended: Await",
+        known("Await", lambda run_id: pb.AwaitRequest(run_ids=[run_id, "r"])),
+        S.NOT_FOUND,
+        "run_not_found",
+        "there is no run r",
+    ),
+    Row(
+        "no runs to wait for",
+        asked("Await", pb.AwaitRequest()),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "run_ids has 0 entries",
+    ),
+    Row(
+        "too many runs to wait for",
+        asked("Await", pb.AwaitRequest(run_ids=[f"r{n}" for n in range(1001)])),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "run_ids has 1001 entries; 1..1000 are allowed",
+    ),
+    Row(
+        "a run to wait for twice",
+        asked("Await", pb.AwaitRequest(run_ids=["a", "b", "a"])),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "run_ids names a run twice",
+    ),
+    Row(
+        "one of the ids to wait for too long",
+        asked("Await", pb.AwaitRequest(run_ids=["a", "r" * 257])),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "run_ids[1] has 257 bytes",
+    ),
+    Row("undecodable ids", asked("Await", bad_text(1)), S.INVALID_ARGUMENT, "undecodable", "is not a AwaitRequest"),
     Row("unknown method", unknown_method, S.UNIMPLEMENTED, "", "Method not found!"),
     Row("unknown service", unknown_service, S.UNIMPLEMENTED, "", "Method not found!"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +17,9 @@ class Caller(Protocol):
     """What the tests ask of a client, plain or async."""
 
     def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any: ...
+    def start_many(self, flow: Any, inputs: Any, **options: Any) -> list[Any]: ...
     def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any: ...
+    def results(self, run_ids: Sequence[str], flow: Any = None, **options: Any) -> list[Any]: ...
     def get(self, run_id: str, steps: bool = False) -> client_module.Run: ...
     def list(self, **filters: Any) -> list[client_module.Run]: ...
     def watch(self, run_id: str, seen: Callable[[client_module.Run], None], **options: Any) -> None: ...
@@ -36,6 +38,12 @@ class SyncCaller:
 
     def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
         return self._client.start(flow, *args, **kwargs)
+
+    def start_many(self, flow: Any, inputs: Any, **options: Any) -> list[Any]:
+        return self._client.start_many(flow, inputs, **options)
+
+    def results(self, run_ids: Sequence[str], flow: Any = None, **options: Any) -> list[Any]:
+        return self._client.results([self._client.handle(run_id, flow) for run_id in run_ids], **options)
 
     def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any:
         return self._client.handle(run_id, flow).result(timeout)
@@ -81,6 +89,12 @@ class AsyncCaller:
 
     def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
         return asyncio.run(self._client.start(flow, *args, **kwargs))
+
+    def start_many(self, flow: Any, inputs: Any, **options: Any) -> list[Any]:
+        return asyncio.run(self._client.start_many(flow, inputs, **options))
+
+    def results(self, run_ids: Sequence[str], flow: Any = None, **options: Any) -> list[Any]:
+        return asyncio.run(self._client.results([self._client.handle(run_id, flow) for run_id in run_ids], **options))
 
     def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any:
         return asyncio.run(self._client.handle(run_id, flow).result(timeout))

@@ -21,6 +21,8 @@ from stepwire_engine.core.explanation import ExplanationView
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import RunRecord
+from stepwire_engine.scheduler.ends import Ended, Ends
+from stepwire_engine.scheduler.starts import StartCall, Started
 from stepwire_engine.store.base import LogPage, LogRow, RunPage
 from stepwire_engine.transport.run_service import RunService
 
@@ -59,13 +61,16 @@ class TablePort:
         self.dropped = 0
         self.over: set[str] = set()
         """Runs that can no longer be cancelled."""
+        self.refused: dict[bytes, CallRefused] = {}
+        """Inputs with which no run of several starts."""
         self.refusal: Exception | None = None
         self.asked: list[tuple[Any, ...]] = []
         self.watched = threading.Semaphore(0)
-        """One more for each watch that has sent the run and waits for changes."""
+        """One more for each watch that has sent the run and waits for changes, and when somebody waits for ends."""
         self.left = threading.Semaphore(0)
-        """One more for each watch that ended."""
+        """One more for each of them that ended."""
         self._changed: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._ends = Ends(lambda run_id: self.view(run_id, include_steps=False))
 
     def put(self, *views: RunView) -> None:
         """Commit these changes, in one turn of the loop."""
@@ -73,9 +78,21 @@ class TablePort:
             self.runs[view.run_id] = view
             for event in self._changed[view.run_id]:
                 event.set()
+            if view.state.terminal:
+                self._ends.note(view)
 
     async def start(self, flow: str, payload: Payload, key: str, traceparent: str) -> tuple[str, bool]:
         self._ask("start", flow, payload, key, *([traceparent] if traceparent else []))
+        return self._start(flow, payload, key)
+
+    async def start_many(self, calls: Sequence[StartCall]) -> list[Started | CallRefused]:
+        self._ask("start_many", *calls)
+        return [
+            self.refused.get(call.payload.data) or Started(*self._start(call.flow, call.payload, call.key))
+            for call in calls
+        ]
+
+    def _start(self, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
         if key in self.keys:
             return self.keys[key], True
         run_id = f"r{len(self.runs) + 1}"
@@ -136,6 +153,17 @@ class TablePort:
         finally:
             self._changed[run_id].discard(event)
             self.left.release()
+
+    @contextmanager
+    def ends(self, run_ids: Sequence[str]) -> Iterator[Ended]:
+        self._ask("ends", *run_ids)
+        seen = [run_id for run_id, view in self.runs.items() if not view.state.terminal]
+        with self._ends.wait(run_ids, seen) as ended:
+            self.watched.release()
+            try:
+                yield ended
+            finally:
+                self.left.release()
 
     def _ask(self, *question: Any) -> None:
         self.asked.append(question)

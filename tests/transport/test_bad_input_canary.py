@@ -53,6 +53,7 @@ def play(scenario: Callable[[WholeEngine], Awaitable[None]]) -> None:
 EVENT = pb.SendEventRequest(event=plan_pb2.Event(name="paid", data=payload(b"1")))
 CALLS: dict[str, tuple[str, Message]] = {
     "Start": ("start", pb.StartRequest(flow="checkout")),
+    "StartMany": ("start_many", pb.StartManyRequest(runs=[pb.StartRequest(flow="checkout")])),
     "Get": ("view", pb.GetRequest(run_id="r")),
     "Explain": ("explain", pb.ExplainRequest(run_id="r")),
     "List": ("list_runs", pb.ListRequest()),
@@ -61,6 +62,7 @@ CALLS: dict[str, tuple[str, Message]] = {
     "Cancel": ("cancel", pb.CancelRequest(run_id="r")),
     "SendEvent": ("send_event", EVENT),
     "Watch": ("view", pb.WatchRequest(run_id="r")),
+    "Await": ("view", pb.AwaitRequest(run_ids=["r"])),
 }
 """Every call, and what it asks of the engine."""
 
@@ -84,7 +86,7 @@ def test_an_exception_behind_a_call_stays_inside(
 
 
 @pytest.mark.parametrize("function", ["_parsed", "_serialized"])
-@pytest.mark.parametrize("method", ["List", "Watch"])
+@pytest.mark.parametrize("method", ["List", "Watch", "Await"])
 def test_an_exception_in_the_mapping_of_a_call_stays_inside(
     method: str, function: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -92,21 +94,26 @@ def test_an_exception_in_the_mapping_of_a_call_stays_inside(
         host = engine.host()
         await host.greet()
         run_id = await engine.finished_run(host)
-        request = pb.ListRequest() if method == "List" else pb.WatchRequest(run_id=run_id)
+        requests: dict[str, Message] = {
+            "List": pb.ListRequest(),
+            "Watch": pb.WatchRequest(run_id=run_id),
+            "Await": pb.AwaitRequest(run_ids=[run_id]),
+        }
         with monkeypatch.context() as patch:
             patch.setattr(run_service, function, explode)
-            check(await engine.refusal(method, request), caplog)
+            check(await engine.refusal(method, requests[method]), caplog)
 
     play(scenario)
 
 
+@pytest.mark.parametrize(("method", "asks"), [("Watch", "changes"), ("Await", "ends")])
 def test_an_exception_around_a_watch_stays_inside(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    method: str, asks: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(engine: WholeEngine) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(engine.driver.runs, "changes", explode)
-            check(await engine.refusal("Watch", pb.WatchRequest(run_id="r")), caplog)
+            patch.setattr(engine.driver.runs, asks, explode)
+            check(await engine.refusal(method, CALLS[method][1]), caplog)
 
     play(scenario)
 

@@ -273,7 +273,7 @@ def test_result_without_any_engine_ends_with_its_timeout(caller: Caller, engine:
         caller.result("r1", 0.3)
 
 
-def test_cancelling_a_result_ends_its_watch_and_its_thread(port: TablePort, engine: LoopbackEngine) -> None:
+def test_cancelling_a_result_ends_its_stream_and_its_thread(port: TablePort, engine: LoopbackEngine) -> None:
     port.runs["r1"] = open_run()
 
     async def scenario() -> None:
@@ -287,7 +287,7 @@ def test_cancelling_a_result_ends_its_watch_and_its_thread(port: TablePort, engi
 
     asyncio.run(scenario())
     for thread in threading.enumerate():
-        if thread.name == "stepwire-watch":
+        if thread.name == "stepwire-wait":
             thread.join(10)
             assert not thread.is_alive()
 
@@ -457,7 +457,8 @@ def test_an_unreachable_engine_says_what_why_and_next(caller: Caller, engine: Lo
 def test_a_call_that_is_not_answered_in_time_says_so(
     caller: Caller, port: TablePort, engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stepwire._transport.run_calls.CALL_SECONDS", 0.2)
+    for module in ("run_calls", "run_errors"):
+        monkeypatch.setattr(f"stepwire._transport.{module}.CALL_SECONDS", 0.2)
 
     async def never(run_id: str, *, include_steps: bool) -> RunView:
         await asyncio.Event().wait()

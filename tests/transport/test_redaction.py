@@ -15,6 +15,7 @@ from stepwire.protocol.plan import Event, StepKind
 from stepwire.redaction import Redacted
 from stepwire.v1 import run_pb2
 from stepwire_engine.core.history import RunView, StepStateView, StepView
+from stepwire_engine.scheduler.starts import StartCall
 from stepwire_engine.transport import run_messages
 from stepwire_engine.transport.run_messages import run_to_pb
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run
@@ -71,10 +72,13 @@ def test_a_mark_travels_with_a_start_and_an_event(engine: LoopbackEngine, port: 
     calls = RunCalls(engine.address, JSON_CODEC)
     try:
         calls.start("orders", HIDDEN, "").result()
+        calls.start_many("orders", [HIDDEN, Payload(b"1")], ["", ""]).result()
         calls.send_event(Event("paid", HIDDEN, "e1")).result()
     finally:
         calls.close()
     assert [value for asked in port.asked for value in asked if isinstance(value, Payload)] == [HIDDEN]
+    many = [call.payload for asked in port.asked for call in asked if isinstance(call, StartCall)]
+    assert [payload.redacted for payload in many] == [True, False]
     assert [value.data for asked in port.asked for value in asked if isinstance(value, Event)] == [HIDDEN]
 
 

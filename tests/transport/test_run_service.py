@@ -27,7 +27,8 @@ from stepwire_engine.transport.status import EXIT_CODES, STATUS, stream_status
 from tests.transport.run_engine import PAYLOAD_BYTES_MAX, LoopbackEngine, TablePort, ended_run, open_run, passed
 
 FAILURE = Failure(ErrorCode.USER_ERROR, "ValueError", "no", "Traceback ...")
-METHODS = ["Start", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch"]
+METHODS = ["Start", "StartMany", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch", "Await"]
+STREAMS = ("Watch", "Await")
 NOT_A_MESSAGE = b"\x0a\xff"
 
 
@@ -47,7 +48,7 @@ class Peer:
 
     def send(self, method: str, data: bytes) -> bytes:
         path = f"/stepwire.v1.RunService/{method}"
-        if method == "Watch":
+        if method in STREAMS:
             stream: Any = self.channel.unary_stream(path)
             return b"".join(stream(data, timeout=10))
         call: Any = self.channel.unary_unary(path)
@@ -59,6 +60,11 @@ class Peer:
         stream: Any = self.channel.unary_stream("/stepwire.v1.RunService/Watch")
         return stream(request, timeout=10)
 
+    def ends(self, *run_ids: str, **options: Any) -> Any:
+        request = pb.AwaitRequest(run_ids=run_ids, **options).SerializeToString()
+        stream: Any = self.channel.unary_stream("/stepwire.v1.RunService/Await")
+        return stream(request, timeout=10)
+
     def refusal(self, method: str, request: Message | bytes) -> Refused:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         with pytest.raises(grpc.RpcError) as caught:
@@ -66,6 +72,10 @@ class Peer:
         error: Any = caught.value
         trailers = dict(error.trailing_metadata())
         return Refused(error.code(), trailers["stepwire-code"], error.details(), trailers["stepwire-ref"])
+
+
+def many(*flows: str) -> pb.StartManyRequest:
+    return pb.StartManyRequest(runs=[pb.StartRequest(flow=flow) for flow in flows])
 
 
 @pytest.fixture
@@ -216,6 +226,16 @@ def _event_of(data: bytes) -> pb.SendEventRequest:
         ("Start", pb.StartRequest(flow="f", id="k" * 257), "id"),
         ("Start", pb.StartRequest(flow="f", input=payload_pb2.Payload(encoding="e" * 257)), "input.encoding"),
         ("Get", pb.GetRequest(), "run_id"),
+        ("StartMany", pb.StartManyRequest(), "runs"),
+        ("StartMany", many(*["f"] * 1001), "runs"),
+        ("StartMany", many("f", ""), "runs[1].flow"),
+        ("StartMany", many("f", "f" * 257), "runs[1].flow"),
+        ("StartMany", pb.StartManyRequest(runs=[pb.StartRequest(flow="f", id="k" * 257)]), "runs[0].id"),
+        ("Await", pb.AwaitRequest(), "run_ids"),
+        ("Await", pb.AwaitRequest(run_ids=[f"r{n}" for n in range(1001)]), "run_ids"),
+        ("Await", pb.AwaitRequest(run_ids=["r", ""]), "run_ids[1]"),
+        ("Await", pb.AwaitRequest(run_ids=["r", "r" * 257]), "run_ids[1]"),
+        ("Await", pb.AwaitRequest(run_ids=["r1", "r2", "r1"]), "run_ids"),
         ("Watch", pb.WatchRequest(), "run_id"),
         ("Watch", pb.WatchRequest(run_id="r" * 257), "run_id"),
         ("Resume", pb.ResumeRequest(), "run_id"),
@@ -278,7 +298,13 @@ def test_a_payload_in_chunks_is_refused(peer: Peer) -> None:
 @pytest.mark.parametrize("code", ErrorCode, ids=lambda code: code.slug)
 def test_every_code_reaches_the_peer_with_its_status(peer: Peer, port: TablePort, code: ErrorCode) -> None:
     port.refusal = CallRefused(code, "told to the peer")
-    for method, request in (("Get", pb.GetRequest(run_id="r1")), ("Watch", pb.WatchRequest(run_id="r1"))):
+    calls: dict[str, Message] = {
+        "Get": pb.GetRequest(run_id="r1"),
+        "Watch": pb.WatchRequest(run_id="r1"),
+        "StartMany": many("f"),
+        "Await": pb.AwaitRequest(run_ids=["r1"]),
+    }
+    for method, request in calls.items():
         refused = peer.refusal(method, request)
         assert refused[:3] == (STATUS[code].grpc, code.slug, "told to the peer")
         assert refused.ref
@@ -291,6 +317,8 @@ def test_an_error_of_the_engine_stays_inside(
     port.refusal = RuntimeError("secret: /var/lib/x")
     requests: dict[str, Message] = {
         "Start": pb.StartRequest(flow="f"),
+        "StartMany": many("f"),
+        "Await": pb.AwaitRequest(run_ids=["r1"]),
         "List": pb.ListRequest(),
         "Resume": pb.ResumeRequest(run_id="r"),
         "SendEvent": _event(),

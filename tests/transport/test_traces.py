@@ -21,6 +21,15 @@ def test_a_start_carries_the_context_of_the_current_span(caller: Caller, port: T
     assert inside[4:] == (traceparent(spans.one("request")),)
 
 
+def test_starts_of_many_carry_it_each(caller: Caller, port: TablePort) -> None:
+    with recorded() as spans, trace.get_tracer("test").start_as_current_span("request"):
+        caller.start_many("orders", [1, 2])
+    caller.start_many("orders", [3])
+    (_, *inside), (_, outside) = port.asked
+    assert [call.traceparent for call in inside] == [traceparent(spans.one("request"))] * 2
+    assert outside.traceparent == ""
+
+
 def test_an_event_carries_the_context_of_the_current_span(caller: Caller, port: TablePort) -> None:
     with recorded() as spans, trace.get_tracer("test").start_as_current_span("request"):
         caller.send("paid")

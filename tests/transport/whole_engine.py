@@ -17,6 +17,7 @@ from stepwire.v1 import run_service_pb2 as pb
 from stepwire_engine.clock import SystemClock
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.scheduler.driver import Driver
+from stepwire_engine.scheduler.runs import RunBounds
 from stepwire_engine.store.memory import MemoryStore
 from stepwire_engine.telemetry import Telemetry
 from stepwire_engine.transport import host_service, run_service
@@ -64,8 +65,8 @@ class WholeEngine(Bench):
     async def refusal(self, method: str, request: Message | bytes, *, path: str = RUNS) -> Answer:
         """A call that must not succeed."""
         try:
-            if method == "Watch":
-                await self.watch(request)
+            if method in ("Watch", "Await"):
+                await self.watch(request, method)
             else:
                 await self.call(method, request, path=path)
         except grpc.aio.AioRpcError as error:
@@ -74,10 +75,10 @@ class WholeEngine(Bench):
             return Answer(error.code(), str(trailers.get("stepwire-code", "")), error.details() or "", told)
         raise AssertionError(f"{method} was answered")
 
-    async def watch(self, request: Message | bytes) -> list[bytes]:
-        """Everything that Watch sends."""
+    async def watch(self, request: Message | bytes, method: str = "Watch") -> list[bytes]:
+        """Everything that Watch, or Await, sends."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
-        stream: Any = self.channel.unary_stream(f"{RUNS}/Watch")
+        stream: Any = self.channel.unary_stream(f"{RUNS}/{method}")
         return [answer async for answer in stream(data, timeout=10)]
 
     async def start(self, flow: str = "checkout", key: str = "", data: bytes = b"1") -> str:
@@ -117,6 +118,7 @@ class WholeEngine(Bench):
         view = pb.GetResponse.FromString(await self.call("Get", pb.GetRequest(run_id=run_id))).run
         assert int(view.state) == RunState.SUCCEEDED
         assert len(await self.watch(pb.WatchRequest(run_id=run_id))) == 1
+        assert len(await self.watch(pb.AwaitRequest(run_ids=[run_id]), "Await")) == 1
         await good.call.done_writing()
 
 
@@ -125,12 +127,14 @@ def with_instance(instance_id: str, **changes: Any) -> Hello:
 
 
 @contextlib.asynccontextmanager
-async def whole_engine(bounds: StreamBounds | None = None, *, sessions_max: int = 1000) -> AsyncIterator[WholeEngine]:
+async def whole_engine(
+    bounds: StreamBounds | None = None, *, sessions_max: int = 1000, run_bounds: RunBounds | None = None
+) -> AsyncIterator[WholeEngine]:
     """An engine, from its start to its stop."""
     loop = asyncio.get_running_loop()
     telemetry = Telemetry(version="test", storage="memory")
     store = MemoryStore(notify=lambda call: void(loop.call_soon_threadsafe(call)))
-    driver = Driver(CONFIG, store, SystemClock(), telemetry, sessions_max=sessions_max)
+    driver = Driver(CONFIG, store, SystemClock(), telemetry, bounds=run_bounds, sessions_max=sessions_max)
     await driver.start()
     hosts = HostService(driver, telemetry, new_ref=lambda: REF, bounds=bounds)
     calls = RunService(driver.runs, payload_bytes_max=CONFIG.payload_bytes_max, new_ref=lambda: REF)

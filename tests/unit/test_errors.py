@@ -17,8 +17,10 @@ from stepwire.errors import (
     ConfigurationError,
     GroupFailed,
     InvalidInput,
+    KeyConflict,
     NonDeterministicFlow,
     NonRetryable,
+    PartlyStarted,
     RetryAfter,
     RunFailed,
     RunNotFound,
@@ -58,7 +60,7 @@ def branches(*outcomes: Outcome) -> GroupResult[int]:
     )
 
 
-@pytest.mark.parametrize("cls", [cls for cls in PUBLIC if cls not in (RunFailed, RetryAfter)])
+@pytest.mark.parametrize("cls", [cls for cls in PUBLIC if cls not in (RunFailed, RetryAfter, PartlyStarted)])
 def test_every_error_has_a_default_message_and_code(cls: type[StepwireError]) -> None:
     error = cls()
     assert error.message == (cls.__doc__ or "").splitlines()[0].rstrip(".")
@@ -93,6 +95,14 @@ def test_errors_survive_pickle_and_copy(error: BaseException) -> None:
         assert {name: repr(value) for name, value in vars(twin).items()} == {
             name: repr(value) for name, value in vars(error).items()
         }
+
+
+def test_runs_that_started_partly_name_the_first_that_did_not() -> None:
+    conflict = KeyConflict("id 'a' is in use")
+    error = PartlyStarted(["handle", None, None], [None, conflict, RunNotFound()])
+    assert error.message == "2 of 3 runs were not started; the first is number 1: id 'a' is in use"
+    assert (error.code, error.handles, error.errors[1]) == (ErrorCode.KEY_CONFLICT, ["handle", None, None], conflict)
+    assert ".handles" in str(error)
 
 
 def test_a_failure_of_user_code() -> None:

@@ -18,6 +18,7 @@ from stepwire._process import EXIT_FORCED, EXIT_INTERRUPTED, EXIT_REFUSED, HostP
 SCRIPT = """
 import asyncio, sys, threading, time
 from stepwire import _process
+from stepwire._event_loop import loop_factory
 from stepwire._process import HostProcess
 
 _process.END_SECONDS = _process.HURRY_SECONDS = 0.3
@@ -37,7 +38,8 @@ async def start():
 async def stop():
     {stop}
 
-code = HostProcess("h", start=start, stop=stop, drain_seconds={drain}).run()
+loops = loop_factory("{loop}")
+code = HostProcess("h", start=start, stop=stop, drain_seconds={drain}, loop_factory=loops).run()
 print("returned", code, flush=True)
 {after}
 sys.exit(code)
@@ -50,8 +52,8 @@ STARTS_FOR_EVER = 'print("serves", flush=True); time.sleep(600)'
 class Script:
     """A process with such a host."""
 
-    def __init__(self, *, start: str = "pass", stop: str = "pass", drain: float, after: str = "") -> None:
-        code = SCRIPT.format(start=start, stop=stop, drain=drain, after=after)
+    def __init__(self, loop: str, *, start: str = "pass", stop: str = "pass", drain: float, after: str = "") -> None:
+        code = SCRIPT.format(loop=loop, start=start, stop=stop, drain=drain, after=after)
         self.process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.said = self.process.stdout
@@ -80,13 +82,14 @@ class Script:
 Run = Callable[..., Script]
 
 
-@pytest.fixture
-def run() -> Iterator[Run]:
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     """Starts a script; all end with the test."""
+    pytest.importorskip(request.param)
     scripts: list[Script] = []
 
     def start(**options: Any) -> Script:
-        scripts.append(Script(**options))
+        scripts.append(Script(request.param, **options))
         return scripts[-1].serves()
 
     yield start
@@ -144,6 +147,16 @@ def test_threads_that_nobody_joins_keep_no_process(run: Run) -> None:
     script.says("returned 0")
     code, seconds = script.end()
     assert code == 0 and seconds < SLACK_SECONDS
+
+
+def test_a_signal_is_heard_while_the_loop_is_in_code_that_never_looks(run: Run) -> None:
+    """A call into C for minutes runs no handler of Python, and uvloop would have the wake-ups for itself."""
+    endless = "hashlib.pbkdf2_hmac('sha256', b'a', b'b', 10**9)"
+    script = run(drain=0.1, start=f'import hashlib; print("serves", flush=True); {endless}')
+    script.signal()
+    code, seconds = script.end()
+    assert code == EXIT_FORCED and seconds < SLACK_SECONDS
+    assert not script.said.read(), "it ended by force"
 
 
 def test_outside_the_main_thread_there_are_no_signals_and_a_refusal_ends_it() -> None:

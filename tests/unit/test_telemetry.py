@@ -98,7 +98,7 @@ def test_zero_series_are_present_at_start() -> None:
         "stepwire_commit_seconds_sum",
     ):
         assert found[name] == 0
-    assert found['stepwire_build_info{storage="sqlite",version="1.2"}'] == 1
+    assert found['stepwire_build_info{loop="asyncio",storage="sqlite",version="1.2"}'] == 1
     assert "process_start_time_seconds" in found
     assert samples(new_host()[1])['stepwire_host_attempts_total{kind="task",outcome="timeout",service="shop"}'] == 0
 

@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -33,8 +33,10 @@ from stepwire_engine.core.model import Run
 from stepwire_engine.core.reasons import Lacks, WaitReason
 from stepwire_engine.core.refusal import CallRefused, unreadable_message
 from stepwire_engine.core.units import EventRecord
+from stepwire_engine.scheduler.ends import Ended, Ends, record_bytes
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
 from stepwire_engine.scheduler.reader import Reader
+from stepwire_engine.scheduler.starts import Batch, Question, StartCall, Started
 from stepwire_engine.store.base import LogPage, LogQuery, RunPage, RunRecord, Store, StoreCorrupt, StoreError
 
 T = TypeVar("T")
@@ -46,7 +48,7 @@ RETRY_BUSY_SECONDS = 0.5
 RETRY_FULL_SECONDS = 1.0
 """When to try again what a full store refused: it looks for space as often."""
 _JUST_ENDED_MAX = 512
-"""Records of ended runs kept in memory, each with an output of at most 64 KiB."""
+"""Records of ended runs kept in memory, each of at most 64 KiB."""
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,7 @@ class RunBounds:
 
     Attributes:
         runs_in_memory_max: Runs in progress.
-        starts_pending_max: Calls that write and wait for their commit.
+        starts_pending_max: Calls that write and wait for their commit; of runs started together each counts.
         reads_pending_max: Reads that wait for the reader thread.
         units_waiting_max: Commits on their way to the store; while there are more, nothing that writes is accepted.
         payload_bytes_max: Longest input, and longest data of an event.
@@ -105,7 +107,9 @@ class Runs:
         self._bounds = bounds
         self._wake = wake
         self.lacks = Lacks(core.sessions, lambda: len(core.runs) >= bounds.runs_in_memory_max)
-        self._pending: set[asyncio.Future[Reply]] = set()
+        self._ends = Ends(lambda run_id: self.view(run_id, include_steps=False))
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._asking = 0
         self._reading = 0
         self._watches: dict[str, set[_Watch]] = {}
         self._just_ended: OrderedDict[str, RunView] = OrderedDict()
@@ -127,26 +131,61 @@ class Runs:
         Raises:
             CallRefused: UNKNOWN_FLOW, KEY_CONFLICT, PAYLOAD_TOO_LARGE, LIMIT_EXCEEDED, DRAINING, STORE_UNAVAILABLE.
         """
-        self._admit()
-        self._check_size(f"input of {flow!r}", payload)
-        if len(self._core.runs) >= self._bounds.runs_in_memory_max:
-            raise _busy(f"{len(self._core.runs)} runs are in progress (runs_in_memory_max)")
-        reply = await self._asked(
-            lambda token: self._core.start_run(
-                token,
-                run_id=self._clock.run_id(),
-                seed=self._clock.seed(),
-                flow=flow,
-                payload=payload,
-                key=key,
-                traceparent=traceparent,
-                now=self._clock.now(),
-            )
-        )
-        if reply.key_taken_by:
-            return await self._existing(reply.key_taken_by, flow, payload, key)
-        _raise_refusal(reply)
-        return reply.run_id, reply.existing
+        [outcome] = await self.start_many((StartCall(flow, payload, key, traceparent),))
+        if isinstance(outcome, CallRefused):
+            raise outcome
+        return outcome.run_id, outcome.existing
+
+    async def start_many(self, calls: Sequence[StartCall]) -> list[Started | CallRefused]:
+        """Start runs, durably, each by itself.
+
+        Args:
+            calls: At least one.
+
+        Returns:
+            What became of each call, in their order.
+
+        Raises:
+            CallRefused: nothing was done, for a reason that holds for all: PAYLOAD_TOO_LARGE, LIMIT_EXCEEDED,
+                DRAINING, STORE_UNAVAILABLE.
+        """
+        self._admit(len(calls))
+        for call in calls:
+            self._check_size(f"input of {call.flow!r}", call.payload)
+        in_memory, bounds = len(self._core.runs), self._bounds
+        _check_room(in_memory, len(calls), bounds.runs_in_memory_max, "runs are in progress", "runs_in_memory_max")
+        batch = Batch(len(calls))
+        self._pending.add(batch.done)
+        self._asking += len(calls)
+        try:
+            for index, call in enumerate(calls):
+                self._core.start_run(
+                    Question(batch, index),
+                    run_id=self._clock.run_id(),
+                    seed=self._clock.seed(),
+                    flow=call.flow,
+                    payload=call.payload,
+                    key=call.key,
+                    traceparent=call.traceparent,
+                    now=self._clock.now(),
+                )
+            self._wake()
+            await batch.done
+        finally:
+            self._pending.discard(batch.done)
+            self._asking -= len(calls)
+        return [await self._started(call, reply) for call, reply in zip(calls, batch.replies, strict=True)]
+
+    async def _started(self, call: StartCall, reply: Reply | None) -> Started | CallRefused:
+        assert reply is not None
+        try:
+            if reply.key_taken_by:
+                run_id, existing = await self._existing(reply.key_taken_by, call.flow, call.payload, call.key)
+                return Started(run_id, existing)
+            _raise_refusal(reply)
+        except CallRefused as refusal:
+            return refusal
+        return Started(reply.run_id, reply.existing)
 
     async def resume(self, run_id: str) -> None:
         """Let a paused run go on. Raises CallRefused (RUN_NOT_FOUND, WRONG_STATE, and as `start`)."""
@@ -288,26 +327,39 @@ class Runs:
             if not watches:
                 del self._watches[run_id]
 
+    def ends(self, run_ids: Sequence[str]) -> AbstractContextManager[Ended]:
+        """Wait for the ends of runs: enter, then await the yielded function until it has told of all of them.
+
+        Entering raises CallRefused (LIMIT_EXCEEDED); the function RUN_NOT_FOUND and what `view` raises for one that
+        is not in memory, and DRAINING or STORE_UNAVAILABLE when the engine stops.
+        """
+        return self._ends.wait(run_ids, self._core.runs)
+
     # ---- what the loop tells
 
     def answer(self, replies: Sequence[Reply]) -> None:
         """Hand out the core's answers; a caller that has gone is skipped."""
         for reply in replies:
             token = reply.token
-            if isinstance(token, asyncio.Future) and not token.done():
+            if isinstance(token, Question):
+                token.batch.answer(token.index, reply)
+            elif isinstance(token, asyncio.Future) and not token.done():
                 token.set_result(reply)
 
     def note_ended(self, ended: Sequence[tuple[Run, int]]) -> None:
         """Keep the records of the last runs that ended: whoever waits for one asks for it now."""
         for run, at_ms in ended:
             view = ended_view(run, at_ms)
-            if view.output is None or len(view.output.data) <= limits.INLINE_BYTES_MAX:
+            self._ends.note(view)
+            if record_bytes(view) <= limits.INLINE_BYTES_MAX:
                 self._just_ended[run.run_id] = view
                 if len(self._just_ended) > _JUST_ENDED_MAX:
                     self._just_ended.popitem(last=False)
 
     def note_changed(self, run_ids: set[str]) -> None:
         """Wake those who watch these runs."""
+        if waited_for := self._ends.waited_for(run_ids):
+            self._ends.look([run_id for run_id in waited_for if run_id not in self._core.runs])
         if self._watches:
             for run_id in run_ids & self._watches.keys():
                 for watch in self._watches[run_id]:
@@ -324,26 +376,26 @@ class Runs:
         for future in self._pending:
             if not future.done():
                 future.set_exception(refusal)
+        self._ends.refuse(refusal)
         for watches in self._watches.values():
             for watch in watches:
                 watch.changed.set()
 
     @property
     def pending(self) -> int:
-        """Callers that wait for a commit."""
-        return len(self._pending)
+        """What callers asked for and wait to see committed; a run each of those started together."""
+        return self._asking
 
     # ---- inside
 
-    def _admit(self) -> None:
+    def _admit(self, count: int = 1) -> None:
         if self._intake_closed is not None:
             raise self._intake_closed
         if not self._store.accepting:
             raise CallRefused(ErrorCode.STORE_FULL, STORE_FULL, retry_after=RETRY_FULL_SECONDS)
-        if len(self._pending) >= self._bounds.starts_pending_max:
-            raise _busy(f"{len(self._pending)} calls wait for their commit (starts_pending_max)")
-        if (waiting := self._units_waiting()) >= self._bounds.units_waiting_max:
-            raise _busy(f"{waiting} commits wait for the store (units_waiting_max)")
+        asking, waiting, bounds = self._asking, self._units_waiting(), self._bounds
+        _check_room(asking, count, bounds.starts_pending_max, "calls wait for their commit", "starts_pending_max")
+        _check_room(waiting, count, bounds.units_waiting_max, "commits wait for the store", "units_waiting_max")
 
     def _check_size(self, what: str, payload: Payload) -> None:
         size, limit = len(payload.data), self._bounds.payload_bytes_max
@@ -358,12 +410,14 @@ class Runs:
         """Put a question to the core; the future is its token."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._pending.add(future)
+        self._asking += 1
         try:
             ask(future)
             self._wake()
             return await future
         finally:
             self._pending.discard(future)
+            self._asking -= 1
 
     async def _existing(self, run_id: str, flow: str, payload: Payload, key: str) -> tuple[str, bool]:
         """The answer for a key of a run that is not in memory: the same run, if it is the same request."""
@@ -400,6 +454,15 @@ class Runs:
             ) from None
         finally:
             self._reading -= 1
+
+
+def _check_room(taken: int, count: int, limit: int, what: str, setting: str) -> None:
+    """Refuse `count` more of what there are `taken`."""
+    if count > limit:
+        message = f"{count} runs together are more than the {limit} of {setting}; start fewer with one call"
+        raise CallRefused(ErrorCode.LIMIT_EXCEEDED, message)
+    if taken + count > limit:
+        raise _busy(f"{taken} {what} ({setting})")
 
 
 def _busy(what: str) -> CallRefused:

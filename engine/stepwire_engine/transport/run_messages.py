@@ -9,6 +9,7 @@ own output, for a program that awaits it and says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -46,7 +47,15 @@ class _Room:
         return fits
 
 
-def run_to_pb(view: RunView, target: run_pb2.Run, *, reveal_output: bool = False) -> None:
+def ends_to_pb(views: Sequence[RunView], *, reveal_output: bool) -> run_service_pb2.AwaitResponse:
+    """Runs that have ended, in a message; together they are not much longer than one of them may be."""
+    answer = run_service_pb2.AwaitResponse()
+    for view in views:
+        run_to_pb(view, answer.runs.add(), reveal_output=reveal_output, with_input=False)
+    return answer
+
+
+def run_to_pb(view: RunView, target: run_pb2.Run, *, reveal_output: bool = False, with_input: bool = True) -> None:
     """Fill `target`; with `reveal_output` the run's own output stands there although it is redacted."""
     message: Any = target  # the stubs want their own enum classes, the runtime takes any int
     room = _Room()
@@ -67,7 +76,8 @@ def run_to_pb(view: RunView, target: run_pb2.Run, *, reveal_output: bool = False
         _failure_to_pb(view.failure, target.failure, room)
     if view.stopping is not None:
         _failure_to_pb(view.stopping, target.stopping, room)
-    _payload_to_pb(view.input, target.input, room)
+    if with_input:
+        _payload_to_pb(view.input, target.input, room)
     for name in view.stats.__struct_fields__:
         setattr(target.stats, name, getattr(view.stats, name))
     for step in view.steps:

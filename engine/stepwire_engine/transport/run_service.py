@@ -28,11 +28,14 @@ from stepwire_engine.core.explanation import ExplanationView
 from stepwire_engine.core.history import RunView
 from stepwire_engine.core.reasons import WaitReason
 from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.scheduler.ends import Ended
+from stepwire_engine.scheduler.starts import StartCall, Started
 from stepwire_engine.store.base import LogPage, RunPage
 from stepwire_engine.store.paging import LIMIT_MAX, run_before
 from stepwire_engine.store.rows import INTEGER_MAX
 from stepwire_engine.transport.run_messages import (
     ANSWER_BYTES_MAX,
+    ends_to_pb,
     explanation_to_pb,
     log_to_pb,
     record_to_pb,
@@ -66,6 +69,9 @@ class RunPort(Protocol):
     async def start(self, flow: str, payload: Payload, key: str, traceparent: str) -> tuple[str, bool]:
         """Start a run, or find the one that has the key: (run_id, existing), once that is durable."""
 
+    async def start_many(self, calls: Sequence[StartCall]) -> Sequence[Started | CallRefused]:
+        """Start runs, each by itself; what became of each, once that is durable."""
+
     async def view(self, run_id: str, *, include_steps: bool) -> RunView:
         """The run as of its last commit; RUN_NOT_FOUND."""
 
@@ -89,6 +95,9 @@ class RunPort(Protocol):
 
     def changes(self, run_id: str) -> AbstractContextManager[Changed]:
         """Watch a run: no commit after entering is missed. An unknown run never changes."""
+
+    def ends(self, run_ids: Sequence[str]) -> AbstractContextManager[Ended]:
+        """Wait for the ends of runs; RUN_NOT_FOUND."""
 
 
 class RunService:
@@ -118,6 +127,7 @@ class RunService:
         """What to add to a grpc.aio server. Its receive limit must admit an input and 64 KiB more."""
         handlers: dict[str, Any] = {
             "Start": self._unary("Start", pb.StartRequest, self._start),
+            "StartMany": self._unary("StartMany", pb.StartManyRequest, self._start_many),
             "Get": self._unary("Get", pb.GetRequest, self._get),
             "Explain": self._unary("Explain", pb.ExplainRequest, self._explain),
             "List": self._unary("List", pb.ListRequest, self._list),
@@ -126,19 +136,35 @@ class RunService:
             "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._send_event),
             "Logs": self._unary("Logs", pb.LogsRequest, self._logs),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+            "Await": grpc.unary_stream_rpc_method_handler(self._await),
         }
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     # ---- calls
 
     async def _start(self, request: pb.StartRequest) -> pb.StartResponse:
-        _check_text("flow", request.flow)
-        if request.id:
-            _check_text("id", request.id)
-        payload = self._payload("input", request.input) if request.HasField("input") else NULL
-        traceparent = traceparent_from_pb(request.traceparent)
-        run_id, existing = await self._port.start(request.flow, payload, request.id, traceparent)
+        call = self._start_call(request)
+        run_id, existing = await self._port.start(call.flow, call.payload, call.key, call.traceparent)
         return pb.StartResponse(run_id=run_id, existing=existing)
+
+    async def _start_many(self, request: pb.StartManyRequest) -> pb.StartManyResponse:
+        _check_count("runs", len(request.runs))
+        calls = [self._start_call(run, f"runs[{index}].") for index, run in enumerate(request.runs)]
+        answer = pb.StartManyResponse()
+        for outcome in await self._port.start_many(calls):
+            if isinstance(outcome, Started):
+                answer.outcomes.add(run_id=outcome.run_id, existing=outcome.existing)
+            else:
+                message = cut_text(outcome.message, _MESSAGE_BYTES_MAX)
+                answer.outcomes.add(code=int(outcome.code), message=message)
+        return answer
+
+    def _start_call(self, request: pb.StartRequest, where: str = "") -> StartCall:
+        _check_text(f"{where}flow", request.flow)
+        if request.id:
+            _check_text(f"{where}id", request.id)
+        payload = self._payload(f"{where}input", request.input) if request.HasField("input") else NULL
+        return StartCall(request.flow, payload, request.id, traceparent_from_pb(request.traceparent))
 
     async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
         _check_text("run_id", request.run_id)
@@ -250,6 +276,29 @@ class RunService:
                 return
             await changed()
 
+    async def _await(self, data: bytes, context: Context) -> None:
+        try:
+            request = _parsed(pb.AwaitRequest, data)
+            _check_count("run_ids", len(request.run_ids))
+            for index, run_id in enumerate(request.run_ids):
+                _check_text(f"run_ids[{index}]", run_id)
+            if len(set(request.run_ids)) != len(request.run_ids):
+                _refuse("run_ids names a run twice")
+            await self._send_ends(request, context)
+        except Exception as problem:
+            await self._abort("Await", problem, context)
+        self._count("Await", OK)
+
+    async def _send_ends(self, request: pb.AwaitRequest, context: Context) -> None:
+        """Send runs as they end. `write` returns when the peer took it; those that end meanwhile go together."""
+        left = len(request.run_ids)
+        with self._port.ends(tuple(request.run_ids)) as ended:
+            while left > 0:
+                views = await ended()
+                left -= len(views)
+                answer = ends_to_pb(views, reveal_output=request.include_redacted_output)
+                await context.write(_serialized(answer))
+
     # ---- wrapping
 
     def _unary(self, name: str, request_type: type[Any], call: Callable[[Any], Awaitable[Message]]) -> Any:
@@ -310,6 +359,11 @@ def _serialized(answer: Message) -> bytes:
 
 def _refuse(message: str) -> NoReturn:
     raise CallRefused(ErrorCode.INVALID_ARGUMENT, message)
+
+
+def _check_count(field: str, count: int) -> None:
+    if not 1 <= count <= LIMIT_MAX:
+        _refuse(f"{field} has {count} entries; 1..{LIMIT_MAX} are allowed")
 
 
 def _check_text(field: str, value: str) -> None:

@@ -11,36 +11,24 @@ import os
 import random
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from stepwire._tracing import current_traceparent
 from stepwire._transport.explanation import Explanation, explanation_from_pb
+from stepwire._transport.run_errors import CALL_SECONDS, code_of, error_from_rpc, refused, retry_after_of
 from stepwire._transport.run_logs import PAGE_LINES, LogFilter, LogPage, page_from_pb
 from stepwire._transport.run_record import RECEIVE_BYTES_MAX, Run, RunState, run_from_pb, state_number
 from stepwire.codec import Codec
-from stepwire.errors import (
-    EngineBusy,
-    EngineUnavailable,
-    InvalidInput,
-    KeyConflict,
-    PayloadTooLarge,
-    ProtocolError,
-    RunError,
-    RunNotFound,
-    StepwireError,
-    UnknownFlow,
-)
+from stepwire.errors import EngineBusy, ProtocolError, RunError, StepwireError
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import Event
 from stepwire.protocol.wire import WireError, payload_to_pb, timestamp_to_pb
 from stepwire.v1 import run_service_pb2 as pb
 
-CALL_SECONDS = 30.0
-"""How long a call may take, a watch apart."""
 RECONNECT_SECONDS = 1.0
 """How long a call that may be repeated waits for an engine whose connection turned out to be dead."""
 BUSY_TRIES = 5
@@ -48,8 +36,6 @@ BUSY_TRIES = 5
 BUSY_SECONDS_MAX = 5.0
 """Longest pause before the next try, without jitter, whatever the engine asks for."""
 _SERVICE = "/stepwire.v1.RunService/"
-_CODE_KEY = "stepwire-code"
-_RETRY_KEY = "stepwire-retry-after-ms"
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -154,6 +140,14 @@ class Pending(Generic[T]):
             self._future.cancel()  # of no effect once it is done
 
 
+class StartOutcome(NamedTuple):
+    """What became of one run of several that were started together: its id, or why there is none."""
+
+    run_id: str
+    existing: bool
+    error: StepwireError | None
+
+
 class RunCalls:
     """The calls one client makes.
 
@@ -186,6 +180,23 @@ class RunCalls:
             return answer.run_id, answer.existing
 
         return self._call("Start", request, read, repeatable=bool(id))
+
+    def start_many(self, flow: str, payloads: Sequence[Payload], ids: Sequence[str]) -> Pending[list[StartOutcome]]:
+        """What became of each."""
+        request = pb.StartManyRequest()
+        traceparent = current_traceparent()
+        for payload, id in zip(payloads, ids, strict=True):
+            run = request.runs.add(flow=flow, id=id, traceparent=traceparent)
+            run.input.SetInParent()
+            payload_to_pb(payload, run.input)
+
+        def read(data: bytes) -> list[StartOutcome]:
+            outcomes = pb.StartManyResponse.FromString(data).outcomes
+            if len(outcomes) != len(payloads):
+                raise ProtocolError(f"the engine told of {len(outcomes)} runs, and {len(payloads)} were to be started")
+            return [_outcome_from_pb(outcome) for outcome in outcomes]
+
+        return self._call("StartMany", request, read, repeatable=all(ids))
 
     def get(self, run_id: str, steps: bool) -> Pending[Run]:
         request = pb.GetRequest(run_id=run_id, include_steps=steps)
@@ -260,6 +271,20 @@ class RunCalls:
         """The record in one message of `watch`. Raises ProtocolError."""
         return readable(lambda d: run_from_pb(pb.WatchResponse.FromString(d).run, self._codec), data)
 
+    def ends(self, run_ids: Sequence[str], timeout: float | None, wait_for_ready: bool, reveal: bool) -> Any:
+        """One stream of AwaitResponse bytes; everything as of `watch`."""
+        request = pb.AwaitRequest(run_ids=run_ids, include_redacted_output=reveal)
+        stream: Any = self._open("watches").unary_stream(_SERVICE + "Await")
+        return stream(request.SerializeToString(), timeout=timeout, wait_for_ready=wait_for_ready)
+
+    def ended(self, data: bytes) -> tuple[Run, ...]:
+        """The records in one message of `ends`. Raises ProtocolError."""
+
+        def read(data: bytes) -> tuple[Run, ...]:
+            return tuple(run_from_pb(run, self._codec) for run in pb.AwaitResponse.FromString(data).runs)
+
+        return readable(read, data)
+
     def close(self) -> None:
         """Close the channels, for good; what is on its way fails. Idempotent."""
         with self._lock:
@@ -303,80 +328,13 @@ def readable(read: Callable[[bytes], T], data: bytes) -> T:
         raise ProtocolError("the engine's answer cannot be read", why=str(problem)) from None
 
 
-# ---- errors
-
-_CLASSES: dict[ErrorCode, type[StepwireError]] = {
-    ErrorCode.UNKNOWN_FLOW: UnknownFlow,
-    ErrorCode.RUN_NOT_FOUND: RunNotFound,
-    ErrorCode.KEY_CONFLICT: KeyConflict,
-    ErrorCode.PAYLOAD_TOO_LARGE: PayloadTooLarge,
-    ErrorCode.INVALID_INPUT: InvalidInput,
-    ErrorCode.STORE_UNAVAILABLE: EngineUnavailable,
-    ErrorCode.STORE_FULL: EngineUnavailable,
-    ErrorCode.DRAINING: EngineUnavailable,
-    ErrorCode.PROTOCOL: ProtocolError,
-    ErrorCode.UNDECODABLE: ProtocolError,
-    ErrorCode.VERSION: ProtocolError,
-    ErrorCode.FEATURE: ProtocolError,
-}
-"""Classes of refused calls; every other code is a RunError that carries it."""
-_CODES = {code.slug: code for code in ErrorCode}
-_HINTS = {
-    ErrorCode.WRONG_STATE: "see its state with `stepwire runs show`",
-    ErrorCode.INTERNAL: "read the engine's log; report this as a bug",
-    ErrorCode.DRAINING: "try again: the engine is being stopped or restarted",
-    ErrorCode.STORE_UNAVAILABLE: "try again; if it goes on, read the engine's log",
-    ErrorCode.STORE_FULL: "make room on the disk of the engine's database; it takes calls again by itself",
-    ErrorCode.RUN_UNREADABLE: "run `stepwire doctor` where the engine runs, and restore the last backup",
-    ErrorCode.NOT_IMPLEMENTED: "run a newer engine",
-}
-
-
-def code_of(error: grpc.RpcError) -> ErrorCode | None:
-    """The engine's code for a failed call; None if it was not the engine that answered."""
-    trailers: Any = error.trailing_metadata()  # pairs, whatever the stubs say
-    for key, value in trailers or ():
-        if key == _CODE_KEY:
-            return _CODES.get(value, ErrorCode.INTERNAL)
-    return None
-
-
-def error_from_rpc(error: grpc.RpcError, address: str) -> StepwireError:
-    """The exception users see for a failed call."""
-    code = code_of(error)
-    details = (error.details() or "").strip()
-    if code is None:
-        return _transport_error(error.code(), details, address)
-    retry_after = retry_after_of(error)
-    busy = code is ErrorCode.LIMIT_EXCEEDED and retry_after is not None
-    cls = EngineBusy if busy else _CLASSES.get(code, RunError)
-    if issubclass(cls, InvalidInput | PayloadTooLarge):
-        return cls(details)
-    refused = cls(details, hint=_HINTS.get(code, ""))
-    refused.code = code
-    refused.retry_after = retry_after
-    return refused
-
-
-def retry_after_of(error: grpc.RpcError) -> float | None:
-    """When the engine says that it is worth trying again, in seconds; None: it does not say."""
-    trailers: Any = error.trailing_metadata()
-    for key, value in trailers or ():
-        if key == _RETRY_KEY and value.isascii() and value.isdigit():
-            return int(value) / 1000
-    return None
-
-
-def _transport_error(status: grpc.StatusCode, details: str, address: str) -> StepwireError:
-    match status:
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return EngineUnavailable(
-                f"the engine at {address} did not answer within {CALL_SECONDS:g} s",
-                why="it is overloaded, or the network drops packets; what was asked may still have been done",
-            )
-        case grpc.StatusCode.UNIMPLEMENTED:
-            return ProtocolError(f"what answers at {address} does not know this call", why=details)
-        case grpc.StatusCode.RESOURCE_EXHAUSTED if "larger than max" in details:
-            return PayloadTooLarge(details)
-        case _:
-            return EngineUnavailable(f"no engine answers at {address}", why=details or status.name)
+def _outcome_from_pb(outcome: pb.StartOutcome) -> StartOutcome:
+    if outcome.run_id:
+        return StartOutcome(outcome.run_id, outcome.existing, None)
+    try:
+        code = ErrorCode(outcome.code)
+    except ValueError:
+        code = ErrorCode.INTERNAL
+    # Of a single run only a read is refused for want of room; limits of the configuration refuse the whole call.
+    cls = EngineBusy if code is ErrorCode.LIMIT_EXCEEDED else None
+    return StartOutcome("", False, refused(code, outcome.message, cls))

@@ -5,22 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import aclosing, closing
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-from stepwire._transport.run_calls import RunCalls
+from stepwire._transport.run_calls import RunCalls, StartOutcome
+from stepwire._transport.run_ends import RunEnds, on_thread
 from stepwire._transport.run_logs import LogFilter, LogLines, LogLinesSync, level_number
 from stepwire._transport.run_record import Run, RunState
-from stepwire._transport.run_watch import RunWatch, records_of
-from stepwire.errors import RunCancelled, RunFailed, error_from_failure
+from stepwire.errors import PartlyStarted, RunCancelled, RunFailed, StepwireError, error_from_failure
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.payload import NULL, Payload
 
 T = TypeVar("T")
 
 
-class RunHandleSync(Generic[T]):
+class _Handle(Generic[T]):
     """A run that was started, or named by its id.
 
     Attributes:
@@ -37,6 +36,14 @@ class RunHandleSync(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.run_id}>"
 
+    def _outcome(self, ended: Mapping[str, Run]) -> T:
+        """What the run returned. Raises RunFailed, RunCancelled."""
+        return outcome(ended[self.run_id], self._decode)
+
+
+class RunHandleSync(_Handle[T]):
+    """A run that was started, or named by its id."""
+
     def result(self, timeout: float | None = None) -> T:
         """Wait until the run has ended; an engine that restarts meanwhile is waited for.
 
@@ -50,10 +57,7 @@ class RunHandleSync(Generic[T]):
             RunCancelled: the run was cancelled.
             TimeoutError: it has not ended yet; it goes on.
         """
-        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True, reveal=True)
-        with closing(watch.records()) as records:
-            *_, last = records
-        return outcome(last, self._decode)
+        return self._outcome(RunEnds(self._calls, (self.run_id,), timeout=timeout).collect())
 
     def status(self) -> RunState:
         """The state of the run now. Raises RunNotFound, EngineUnavailable."""
@@ -73,22 +77,8 @@ class RunHandleSync(Generic[T]):
         self._calls.cancel(self.run_id, undo).result()
 
 
-class RunHandle(Generic[T]):
-    """A run that was started, or named by its id; for coroutines.
-
-    Attributes:
-        run_id: Of the run.
-        existing: The idempotency key was known: nothing was started.
-    """
-
-    def __init__(self, calls: RunCalls, run_id: str, decode: Callable[[Payload], T], *, existing: bool = False) -> None:
-        self._calls = calls
-        self._decode = decode
-        self.run_id = run_id
-        self.existing = existing
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.run_id}>"
+class RunHandle(_Handle[T]):
+    """A run that was started, or named by its id; for coroutines."""
 
     async def result(self, timeout: float | None = None) -> T:
         """Wait until the run has ended; an engine that restarts meanwhile is waited for.
@@ -104,11 +94,8 @@ class RunHandle(Generic[T]):
             RunCancelled: the run was cancelled.
             TimeoutError: it has not ended yet; it goes on.
         """
-        watch = RunWatch(self._calls, self.run_id, steps=False, timeout=timeout, follow=True, reveal=True)
-        async with aclosing(records_of(watch)) as records:
-            async for run in records:
-                last = run
-        return outcome(last, self._decode)
+        ends = RunEnds(self._calls, (self.run_id,), timeout=timeout)
+        return self._outcome(await on_thread(ends.collect, ends.cancel))
 
     async def status(self) -> RunState:
         """The state of the run now. Raises RunNotFound, EngineUnavailable."""
@@ -126,6 +113,44 @@ class RunHandle(Generic[T]):
     async def cancel(self, *, undo: bool | None = None) -> None:
         """Cancel the run, see Client.cancel."""
         await self._calls.cancel(self.run_id, undo).wait()
+
+
+H = TypeVar("H", bound=_Handle[Any])
+
+
+def outcomes(handles: Sequence[_Handle[T]], ended: Mapping[str, Run], return_exceptions: bool) -> list[Any]:
+    """What runs returned, in the order of their handles.
+
+    Raises:
+        StepwireError: of the first that returned nothing, or what cannot be read; unless they are to be returned.
+    """
+    made: list[Any] = []
+    for handle in handles:
+        try:
+            made.append(handle._outcome(ended))
+        except StepwireError as error:
+            if not return_exceptions:
+                raise
+            made.append(error)
+    return made
+
+
+def started(make: Callable[[str, bool], H], told: Iterable[StartOutcome]) -> list[H]:
+    """Handles of runs that were started together.
+
+    Raises:
+        PartlyStarted: some were refused; it has the handles of the others.
+        StepwireError: all were refused, this is the first one's.
+    """
+    told = list(told)
+    errors = [outcome.error for outcome in told]
+    refused = [error for error in errors if error is not None]
+    handles = [make(outcome.run_id, outcome.existing) if outcome.error is None else None for outcome in told]
+    if not refused:
+        return [handle for handle in handles if handle is not None]
+    if len(refused) == len(told):
+        raise refused[0]
+    raise PartlyStarted(handles, errors) from refused[0]
 
 
 def outcome(run: Run, decode: Callable[[Payload], T]) -> T:

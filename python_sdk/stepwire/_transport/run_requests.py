@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -15,9 +15,16 @@ from stepwire.errors import ConfigurationError, RunError
 from stepwire.events import Event, planned_event
 from stepwire.protocol import plan
 from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.payload import Payload
 
 OPEN_STATES = tuple(state for state in RunState if not state.terminal)
 """States of runs that can be cancelled."""
+STARTS_AT_ONCE = 1000
+"""Runs that one call may start (proto/README.md, 13)."""
+_START_BYTES_TARGET = 1024 * 1024
+"""One call, unless a single input is larger; every engine receives that much, whatever its limit for inputs is."""
+_START_BYTES = 128
+"""Of a run in a call besides its texts and its input, at most: the trace, tags and lengths."""
 _OVER = frozenset({ErrorCode.WRONG_STATE, ErrorCode.RUN_NOT_FOUND})
 
 
@@ -58,6 +65,34 @@ def page_sizes(limit: int | None, page_size: int) -> Iterator[int]:
         size = page_size if left is None else min(page_size, left)
         yield size
         left = None if left is None else left - size
+
+
+def start_ids(ids: Iterable[str] | None, count: int) -> list[str]:
+    """Idempotency keys for `count` runs. Raises ConfigurationError if there are more or fewer."""
+    given = [""] * count if ids is None else list(ids)
+    if len(given) != count:
+        raise ConfigurationError(f"{len(given)} ids were given for {count} inputs", hint="give one for each, or none")
+    return given
+
+
+def start_batches(
+    flow: str, payloads: Sequence[Payload], ids: Sequence[str]
+) -> Iterator[tuple[list[Payload], list[str]]]:
+    """What is started with one call each: bounded in number and bytes."""
+    part: list[Payload] = []
+    keys: list[str] = []
+    size = 0
+    besides = _START_BYTES + len(flow.encode())
+    for payload, key in zip(payloads, ids, strict=True):
+        more = besides + len(payload.data) + len(payload.encoding) + len(key.encode())
+        if part and (len(part) == STARTS_AT_ONCE or size + more > _START_BYTES_TARGET):
+            yield part, keys
+            part, keys, size = [], [], 0
+        part.append(payload)
+        keys.append(key)
+        size += more
+    if part:
+        yield part, keys
 
 
 def sent_event(event: Event | str, data: Any, id: str, at: datetime | None) -> plan.Event:

@@ -1,4 +1,4 @@
-"""Watching one run over as many streams as it takes, from plain code and from coroutines.
+"""Watching runs over as many streams as it takes, from plain code and from coroutines.
 
 A stream that breaks says nothing about the run: the watch reconnects until the run has ended or its time
 is over. Coroutines get a thread per watch, which blocks in gRPC; that thread never touches their loop but
@@ -18,7 +18,8 @@ from typing import Any
 
 import grpc
 
-from stepwire._transport.run_calls import RunCalls, code_of, error_from_rpc
+from stepwire._transport.run_calls import RunCalls
+from stepwire._transport.run_errors import code_of, error_from_rpc, is_busy
 from stepwire._transport.run_record import Run
 from stepwire.errors import PayloadTooLarge
 from stepwire.protocol.failure import ErrorCode
@@ -39,29 +40,16 @@ _log = logging.getLogger("stepwire.client")
 _random = random.Random()
 
 
-class RunWatch:
-    """The run now and after its changes, up to its terminal state.
+class RunStream:
+    """What follows runs: one stream after the other until it is done or its time is over.
 
     Args:
-        follow: A run that `ctx.restart_with` ended is followed by its successors.
-        reveal: The run's own output also if it is redacted: for a program that awaits it, never for people.
+        reveal: A run's own output also if it is redacted: for a program that awaits it, never for people.
         timeout: Seconds for all of it; None: no limit.
     """
 
-    def __init__(
-        self,
-        calls: RunCalls,
-        run_id: str,
-        *,
-        steps: bool,
-        timeout: float | None,
-        follow: bool = False,
-        reveal: bool = False,
-    ) -> None:
+    def __init__(self, calls: RunCalls, *, timeout: float | None, reveal: bool) -> None:
         self._calls = calls
-        self._run_id = run_id
-        self._steps = steps
-        self._follow = follow
         self._reveal = reveal
         self._created_by: float | None = None
         """Until when a successor may be unknown: its engine starts it soon after the commit that names it."""
@@ -71,6 +59,96 @@ class RunWatch:
         self._call: Any = None
         self._pause = _PAUSE_SECONDS_MIN
         self._reached = True
+
+    def _open(self, timeout: float | None, wait_for_ready: bool) -> Any:
+        """A new stream."""
+        raise NotImplementedError
+
+    def _unfinished(self) -> str:
+        """What has not ended, for the error of a time that is over."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """End it; from any thread."""
+        self._cancelled.set()
+        call = self._call
+        if call is not None:
+            call.cancel()
+
+    def _await_successor(self) -> None:
+        """A run that is asked for next may not be there yet."""
+        self._created_by = time.monotonic() + SUCCESSOR_SECONDS
+
+    def _stream(self) -> Generator[bytes, None, None]:
+        # The first try fails fast, so that somebody is told; later ones are woken when the engine is back.
+        yield from self._read(self._open(self._seconds_left(), not self._reached))
+
+    def _read(self, call: Any) -> Generator[bytes, None, None]:
+        self._call = call
+        try:
+            if not self._cancelled.is_set():
+                for data in call:
+                    self._reached = True
+                    self._pause = _PAUSE_SECONDS_MIN
+                    yield data
+        finally:
+            call.cancel()
+
+    def _seconds_left(self) -> float | None:
+        if self._deadline is None:
+            return None
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            waiting = "it goes on" if self._reached else f"no engine answers at {self._calls.address}, the run is kept"
+            raise TimeoutError(
+                f"{self._unfinished()} did not end within {self._timeout:g} s; {waiting}\n"
+                "  next: wait for it again; its id gives the same run"
+            )
+        return left
+
+    def _judge(self, error: grpc.RpcError) -> None:
+        """Pause and return if another stream may work; raise otherwise."""
+        if self._cancelled.is_set() or self._calls.closed:
+            return
+        code, status = code_of(error), error.code()
+        if code is None and status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return
+        missing = code is ErrorCode.RUN_NOT_FOUND
+        if (missing and self._created_by is not None and time.monotonic() < self._created_by) or is_busy(error):
+            self._rest()
+            return
+        refused = error_from_rpc(error, self._calls.address)
+        if isinstance(refused, PayloadTooLarge) or (code not in _COMES_BACK if code else status not in _BROKEN):
+            raise refused from None
+        if self._reached:
+            _log.warning("lost the engine at %s (%s); waiting for it", self._calls.address, error.details())
+        self._reached = False
+        self._rest()
+
+    def _rest(self) -> None:
+        """Pause before the next stream; longer each time, until one brings a record."""
+        pause = self._pause * (1 + _random.random())
+        if self._deadline is not None:
+            pause = min(pause, max(0.0, self._deadline - time.monotonic()))
+        self._cancelled.wait(pause)
+        self._pause = min(2 * self._pause, _PAUSE_SECONDS_MAX)
+
+
+class RunWatch(RunStream):
+    """The run now and after its changes, up to its terminal state.
+
+    Args:
+        follow: A run that `ctx.restart_with` ended is followed by its successors.
+        timeout: Seconds for all of it; None: no limit.
+    """
+
+    def __init__(
+        self, calls: RunCalls, run_id: str, *, steps: bool, timeout: float | None, follow: bool = False
+    ) -> None:
+        super().__init__(calls, timeout=timeout, reveal=False)
+        self._run_id = run_id
+        self._steps = steps
+        self._follow = follow
 
     def records(self) -> Generator[Run, None, None]:
         """Records, the terminal one last; nothing more after `cancel`.
@@ -102,67 +180,14 @@ class RunWatch:
         if not (self._follow and ended.successor_run_id):
             return False
         self._run_id = ended.successor_run_id
-        self._created_by = time.monotonic() + SUCCESSOR_SECONDS
+        self._await_successor()
         return True
 
-    def cancel(self) -> None:
-        """End the watch; from any thread."""
-        self._cancelled.set()
-        call = self._call
-        if call is not None:
-            call.cancel()
+    def _open(self, timeout: float | None, wait_for_ready: bool) -> Any:
+        return self._calls.watch(self._run_id, self._steps, timeout, wait_for_ready, self._reveal)
 
-    def _stream(self) -> Generator[bytes, None, None]:
-        # The first try fails fast, so that somebody is told; later ones are woken when the engine is back.
-        left = self._seconds_left()
-        call = self._calls.watch(self._run_id, self._steps, left, not self._reached, self._reveal)
-        self._call = call
-        try:
-            if not self._cancelled.is_set():
-                for data in call:
-                    self._reached = True
-                    self._pause = _PAUSE_SECONDS_MIN
-                    yield data
-        finally:
-            call.cancel()
-
-    def _seconds_left(self) -> float | None:
-        if self._deadline is None:
-            return None
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            waiting = "it goes on" if self._reached else f"no engine answers at {self._calls.address}, the run is kept"
-            raise TimeoutError(
-                f"run {self._run_id} did not end within {self._timeout:g} s; {waiting}\n"
-                "  next: wait for it again; its id gives the same run"
-            )
-        return left
-
-    def _judge(self, error: grpc.RpcError) -> None:
-        """Pause and return if another stream may work; raise otherwise."""
-        if self._cancelled.is_set() or self._calls.closed:
-            return
-        code, status = code_of(error), error.code()
-        if code is None and status is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return
-        if code is ErrorCode.RUN_NOT_FOUND and self._created_by is not None and time.monotonic() < self._created_by:
-            self._rest()
-            return
-        refused = error_from_rpc(error, self._calls.address)
-        if isinstance(refused, PayloadTooLarge) or (code not in _COMES_BACK if code else status not in _BROKEN):
-            raise refused from None
-        if self._reached:
-            _log.warning("lost the engine at %s (%s); waiting for it", self._calls.address, error.details())
-        self._reached = False
-        self._rest()
-
-    def _rest(self) -> None:
-        """Pause before the next stream; longer each time, until one brings a record."""
-        pause = self._pause * (1 + _random.random())
-        if self._deadline is not None:
-            pause = min(pause, max(0.0, self._deadline - time.monotonic()))
-        self._cancelled.wait(pause)
-        self._pause = min(2 * self._pause, _PAUSE_SECONDS_MAX)
+    def _unfinished(self) -> str:
+        return f"run {self._run_id}"
 
 
 async def records_of(watch: RunWatch) -> AsyncGenerator[Run, None]:

@@ -23,56 +23,67 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stepwire.v1 import failure_pb2 as stepwire_dot_v1_dot_failure__pb2
 from stepwire.v1 import payload_pb2 as stepwire_dot_v1_dot_payload__pb2
 from stepwire.v1 import plan_pb2 as stepwire_dot_v1_dot_plan__pb2
 from stepwire.v1 import run_pb2 as stepwire_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwire/v1/run_service.proto\x12\x0bstepwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwire/v1/payload.proto\x1a\x16stepwire/v1/plan.proto\x1a\x15stepwire/v1/run.proto\"b\n\x0cStartRequest\x12\x0c\n\x04\x66low\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12\n\n\x02id\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"1\n\rStartResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"T\n\nGetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rinclude_steps\x18\x02 \x01(\x08\x12\x1f\n\x17include_redacted_output\x18\x03 \x01(\x08\",\n\x0bGetResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.stepwire.v1.Run\" \n\x0e\x45xplainRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xee\x01\n\x0f\x45xplainResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.stepwire.v1.Run\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x04\x62ody\x18\x03 \x01(\x0b\x32\x13.stepwire.v1.Holder\x12)\n\nopen_steps\x18\x04 \x03(\x0b\x32\x15.stepwire.v1.OpenStep\x12\x18\n\x10open_steps_count\x18\x05 \x01(\r\x12,\n\x08services\x18\x06 \x03(\x0b\x32\x1a.stepwire.v1.ServiceStatus\"i\n\x0bListRequest\x12\x0c\n\x04\x66low\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.stepwire.v1.RunState\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"G\n\x0cListResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.stepwire.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rinclude_steps\x18\x02 \x01(\x08\x12\x1f\n\x17include_redacted_output\x18\x03 \x01(\x08\".\n\rWatchResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.stepwire.v1.Run\"\x1f\n\rResumeRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x10\n\x0eResumeResponse\";\n\rCancelRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\x04undo\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_undo\"\x10\n\x0e\x43\x61ncelResponse\"5\n\x10SendEventRequest\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.stepwire.v1.Event\"7\n\x11SendEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"m\n\x0bLogsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tlevel_min\x18\x04 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\x04\x12\r\n\x05limit\x18\x06 \x01(\r\"T\n\x0cLogsResponse\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.stepwire.v1.LogRecord\x12\x0c\n\x04next\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\"\xa0\x01\n\tLogRecord\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\r\n\x05level\x18\x05 \x01(\r\x12\x0e\n\x06logger\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0c\n\x04host\x18\x08 \x01(\t2\xda\x04\n\nRunService\x12>\n\x05Start\x12\x19.stepwire.v1.StartRequest\x1a\x1a.stepwire.v1.StartResponse\x12\x38\n\x03Get\x12\x17.stepwire.v1.GetRequest\x1a\x18.stepwire.v1.GetResponse\x12\x44\n\x07\x45xplain\x12\x1b.stepwire.v1.ExplainRequest\x1a\x1c.stepwire.v1.ExplainResponse\x12;\n\x04List\x12\x18.stepwire.v1.ListRequest\x1a\x19.stepwire.v1.ListResponse\x12@\n\x05Watch\x12\x19.stepwire.v1.WatchRequest\x1a\x1a.stepwire.v1.WatchResponse0\x01\x12\x41\n\x06Resume\x12\x1a.stepwire.v1.ResumeRequest\x1a\x1b.stepwire.v1.ResumeResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.stepwire.v1.CancelRequest\x1a\x1b.stepwire.v1.CancelResponse\x12J\n\tSendEvent\x12\x1d.stepwire.v1.SendEventRequest\x1a\x1e.stepwire.v1.SendEventResponse\x12;\n\x04Logs\x12\x18.stepwire.v1.LogsRequest\x1a\x19.stepwire.v1.LogsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstepwire/v1/run_service.proto\x12\x0bstepwire.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stepwire/v1/failure.proto\x1a\x19stepwire/v1/payload.proto\x1a\x16stepwire/v1/plan.proto\x1a\x15stepwire/v1/run.proto\"b\n\x0cStartRequest\x12\x0c\n\x04\x66low\x18\x01 \x01(\t\x12#\n\x05input\x18\x02 \x01(\x0b\x32\x14.stepwire.v1.Payload\x12\n\n\x02id\x18\x03 \x01(\t\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"1\n\rStartResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\";\n\x10StartManyRequest\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.stepwire.v1.StartRequest\"@\n\x11StartManyResponse\x12+\n\x08outcomes\x18\x01 \x03(\x0b\x32\x19.stepwire.v1.StartOutcome\"g\n\x0cStartOutcome\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\x12$\n\x04\x63ode\x18\x03 \x01(\x0e\x32\x16.stepwire.v1.ErrorCode\x12\x0f\n\x07message\x18\x04 \x01(\t\"T\n\nGetRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rinclude_steps\x18\x02 \x01(\x08\x12\x1f\n\x17include_redacted_output\x18\x03 \x01(\x08\",\n\x0bGetResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.stepwire.v1.Run\" \n\x0e\x45xplainRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\xee\x01\n\x0f\x45xplainResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.stepwire.v1.Run\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12!\n\x04\x62ody\x18\x03 \x01(\x0b\x32\x13.stepwire.v1.Holder\x12)\n\nopen_steps\x18\x04 \x03(\x0b\x32\x15.stepwire.v1.OpenStep\x12\x18\n\x10open_steps_count\x18\x05 \x01(\r\x12,\n\x08services\x18\x06 \x03(\x0b\x32\x1a.stepwire.v1.ServiceStatus\"i\n\x0bListRequest\x12\x0c\n\x04\x66low\x18\x01 \x01(\t\x12%\n\x06states\x18\x02 \x03(\x0e\x32\x15.stepwire.v1.RunState\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"G\n\x0cListResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.stepwire.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"V\n\x0cWatchRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rinclude_steps\x18\x02 \x01(\x08\x12\x1f\n\x17include_redacted_output\x18\x03 \x01(\x08\".\n\rWatchResponse\x12\x1d\n\x03run\x18\x01 \x01(\x0b\x32\x10.stepwire.v1.Run\"@\n\x0c\x41waitRequest\x12\x0f\n\x07run_ids\x18\x01 \x03(\t\x12\x1f\n\x17include_redacted_output\x18\x02 \x01(\x08\"/\n\rAwaitResponse\x12\x1e\n\x04runs\x18\x01 \x03(\x0b\x32\x10.stepwire.v1.Run\"\x1f\n\rResumeRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"\x10\n\x0eResumeResponse\";\n\rCancelRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\x04undo\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x07\n\x05_undo\"\x10\n\x0e\x43\x61ncelResponse\"5\n\x10SendEventRequest\x12!\n\x05\x65vent\x18\x01 \x01(\x0b\x32\x12.stepwire.v1.Event\"7\n\x11SendEventResponse\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\"m\n\x0bLogsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x11\n\tlevel_min\x18\x04 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x05 \x01(\x04\x12\r\n\x05limit\x18\x06 \x01(\r\"T\n\x0cLogsResponse\x12%\n\x05lines\x18\x01 \x03(\x0b\x32\x16.stepwire.v1.LogRecord\x12\x0c\n\x04next\x18\x02 \x01(\x04\x12\x0f\n\x07\x64ropped\x18\x03 \x01(\x04\"\xa0\x01\n\tLogRecord\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12&\n\x02\x61t\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\r\x12\r\n\x05level\x18\x05 \x01(\r\x12\x0e\n\x06logger\x18\x06 \x01(\t\x12\x0f\n\x07message\x18\x07 \x01(\t\x12\x0c\n\x04host\x18\x08 \x01(\t2\xe8\x05\n\nRunService\x12>\n\x05Start\x12\x19.stepwire.v1.StartRequest\x1a\x1a.stepwire.v1.StartResponse\x12J\n\tStartMany\x12\x1d.stepwire.v1.StartManyRequest\x1a\x1e.stepwire.v1.StartManyResponse\x12\x38\n\x03Get\x12\x17.stepwire.v1.GetRequest\x1a\x18.stepwire.v1.GetResponse\x12\x44\n\x07\x45xplain\x12\x1b.stepwire.v1.ExplainRequest\x1a\x1c.stepwire.v1.ExplainResponse\x12;\n\x04List\x12\x18.stepwire.v1.ListRequest\x1a\x19.stepwire.v1.ListResponse\x12@\n\x05Watch\x12\x19.stepwire.v1.WatchRequest\x1a\x1a.stepwire.v1.WatchResponse0\x01\x12@\n\x05\x41wait\x12\x19.stepwire.v1.AwaitRequest\x1a\x1a.stepwire.v1.AwaitResponse0\x01\x12\x41\n\x06Resume\x12\x1a.stepwire.v1.ResumeRequest\x1a\x1b.stepwire.v1.ResumeResponse\x12\x41\n\x06\x43\x61ncel\x12\x1a.stepwire.v1.CancelRequest\x1a\x1b.stepwire.v1.CancelResponse\x12J\n\tSendEvent\x12\x1d.stepwire.v1.SendEventRequest\x1a\x1e.stepwire.v1.SendEventResponse\x12;\n\x04Logs\x12\x18.stepwire.v1.LogsRequest\x1a\x19.stepwire.v1.LogsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stepwire.v1.run_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STARTREQUEST']._serialized_start=153
-  _globals['_STARTREQUEST']._serialized_end=251
-  _globals['_STARTRESPONSE']._serialized_start=253
-  _globals['_STARTRESPONSE']._serialized_end=302
-  _globals['_GETREQUEST']._serialized_start=304
-  _globals['_GETREQUEST']._serialized_end=388
-  _globals['_GETRESPONSE']._serialized_start=390
-  _globals['_GETRESPONSE']._serialized_end=434
-  _globals['_EXPLAINREQUEST']._serialized_start=436
-  _globals['_EXPLAINREQUEST']._serialized_end=468
-  _globals['_EXPLAINRESPONSE']._serialized_start=471
-  _globals['_EXPLAINRESPONSE']._serialized_end=709
-  _globals['_LISTREQUEST']._serialized_start=711
-  _globals['_LISTREQUEST']._serialized_end=816
-  _globals['_LISTRESPONSE']._serialized_start=818
-  _globals['_LISTRESPONSE']._serialized_end=889
-  _globals['_WATCHREQUEST']._serialized_start=891
-  _globals['_WATCHREQUEST']._serialized_end=977
-  _globals['_WATCHRESPONSE']._serialized_start=979
-  _globals['_WATCHRESPONSE']._serialized_end=1025
-  _globals['_RESUMEREQUEST']._serialized_start=1027
-  _globals['_RESUMEREQUEST']._serialized_end=1058
-  _globals['_RESUMERESPONSE']._serialized_start=1060
-  _globals['_RESUMERESPONSE']._serialized_end=1076
-  _globals['_CANCELREQUEST']._serialized_start=1078
-  _globals['_CANCELREQUEST']._serialized_end=1137
-  _globals['_CANCELRESPONSE']._serialized_start=1139
-  _globals['_CANCELRESPONSE']._serialized_end=1155
-  _globals['_SENDEVENTREQUEST']._serialized_start=1157
-  _globals['_SENDEVENTREQUEST']._serialized_end=1210
-  _globals['_SENDEVENTRESPONSE']._serialized_start=1212
-  _globals['_SENDEVENTRESPONSE']._serialized_end=1267
-  _globals['_LOGSREQUEST']._serialized_start=1269
-  _globals['_LOGSREQUEST']._serialized_end=1378
-  _globals['_LOGSRESPONSE']._serialized_start=1380
-  _globals['_LOGSRESPONSE']._serialized_end=1464
-  _globals['_LOGRECORD']._serialized_start=1467
-  _globals['_LOGRECORD']._serialized_end=1627
-  _globals['_RUNSERVICE']._serialized_start=1630
-  _globals['_RUNSERVICE']._serialized_end=2232
+  _globals['_STARTREQUEST']._serialized_start=180
+  _globals['_STARTREQUEST']._serialized_end=278
+  _globals['_STARTRESPONSE']._serialized_start=280
+  _globals['_STARTRESPONSE']._serialized_end=329
+  _globals['_STARTMANYREQUEST']._serialized_start=331
+  _globals['_STARTMANYREQUEST']._serialized_end=390
+  _globals['_STARTMANYRESPONSE']._serialized_start=392
+  _globals['_STARTMANYRESPONSE']._serialized_end=456
+  _globals['_STARTOUTCOME']._serialized_start=458
+  _globals['_STARTOUTCOME']._serialized_end=561
+  _globals['_GETREQUEST']._serialized_start=563
+  _globals['_GETREQUEST']._serialized_end=647
+  _globals['_GETRESPONSE']._serialized_start=649
+  _globals['_GETRESPONSE']._serialized_end=693
+  _globals['_EXPLAINREQUEST']._serialized_start=695
+  _globals['_EXPLAINREQUEST']._serialized_end=727
+  _globals['_EXPLAINRESPONSE']._serialized_start=730
+  _globals['_EXPLAINRESPONSE']._serialized_end=968
+  _globals['_LISTREQUEST']._serialized_start=970
+  _globals['_LISTREQUEST']._serialized_end=1075
+  _globals['_LISTRESPONSE']._serialized_start=1077
+  _globals['_LISTRESPONSE']._serialized_end=1148
+  _globals['_WATCHREQUEST']._serialized_start=1150
+  _globals['_WATCHREQUEST']._serialized_end=1236
+  _globals['_WATCHRESPONSE']._serialized_start=1238
+  _globals['_WATCHRESPONSE']._serialized_end=1284
+  _globals['_AWAITREQUEST']._serialized_start=1286
+  _globals['_AWAITREQUEST']._serialized_end=1350
+  _globals['_AWAITRESPONSE']._serialized_start=1352
+  _globals['_AWAITRESPONSE']._serialized_end=1399
+  _globals['_RESUMEREQUEST']._serialized_start=1401
+  _globals['_RESUMEREQUEST']._serialized_end=1432
+  _globals['_RESUMERESPONSE']._serialized_start=1434
+  _globals['_RESUMERESPONSE']._serialized_end=1450
+  _globals['_CANCELREQUEST']._serialized_start=1452
+  _globals['_CANCELREQUEST']._serialized_end=1511
+  _globals['_CANCELRESPONSE']._serialized_start=1513
+  _globals['_CANCELRESPONSE']._serialized_end=1529
+  _globals['_SENDEVENTREQUEST']._serialized_start=1531
+  _globals['_SENDEVENTREQUEST']._serialized_end=1584
+  _globals['_SENDEVENTRESPONSE']._serialized_start=1586
+  _globals['_SENDEVENTRESPONSE']._serialized_end=1641
+  _globals['_LOGSREQUEST']._serialized_start=1643
+  _globals['_LOGSREQUEST']._serialized_end=1752
+  _globals['_LOGSRESPONSE']._serialized_start=1754
+  _globals['_LOGSRESPONSE']._serialized_end=1838
+  _globals['_LOGRECORD']._serialized_start=1841
+  _globals['_LOGRECORD']._serialized_end=2001
+  _globals['_RUNSERVICE']._serialized_start=2004
+  _globals['_RUNSERVICE']._serialized_end=2748
 # @@protoc_insertion_point(module_scope)

@@ -1,6 +1,7 @@
 import datetime
 
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from stepwire.v1 import failure_pb2 as _failure_pb2
 from stepwire.v1 import payload_pb2 as _payload_pb2
 from stepwire.v1 import plan_pb2 as _plan_pb2
 from stepwire.v1 import run_pb2 as _run_pb2
@@ -31,6 +32,30 @@ class StartResponse(_message.Message):
     run_id: str
     existing: bool
     def __init__(self, run_id: _Optional[str] = ..., existing: bool = ...) -> None: ...
+
+class StartManyRequest(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[StartRequest]
+    def __init__(self, runs: _Optional[_Iterable[_Union[StartRequest, _Mapping]]] = ...) -> None: ...
+
+class StartManyResponse(_message.Message):
+    __slots__ = ("outcomes",)
+    OUTCOMES_FIELD_NUMBER: _ClassVar[int]
+    outcomes: _containers.RepeatedCompositeFieldContainer[StartOutcome]
+    def __init__(self, outcomes: _Optional[_Iterable[_Union[StartOutcome, _Mapping]]] = ...) -> None: ...
+
+class StartOutcome(_message.Message):
+    __slots__ = ("run_id", "existing", "code", "message")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    existing: bool
+    code: _failure_pb2.ErrorCode
+    message: str
+    def __init__(self, run_id: _Optional[str] = ..., existing: bool = ..., code: _Optional[_Union[_failure_pb2.ErrorCode, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("run_id", "include_steps", "include_redacted_output")
@@ -105,6 +130,20 @@ class WatchResponse(_message.Message):
     RUN_FIELD_NUMBER: _ClassVar[int]
     run: _run_pb2.Run
     def __init__(self, run: _Optional[_Union[_run_pb2.Run, _Mapping]] = ...) -> None: ...
+
+class AwaitRequest(_message.Message):
+    __slots__ = ("run_ids", "include_redacted_output")
+    RUN_IDS_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REDACTED_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    run_ids: _containers.RepeatedScalarFieldContainer[str]
+    include_redacted_output: bool
+    def __init__(self, run_ids: _Optional[_Iterable[str]] = ..., include_redacted_output: bool = ...) -> None: ...
+
+class AwaitResponse(_message.Message):
+    __slots__ = ("runs",)
+    RUNS_FIELD_NUMBER: _ClassVar[int]
+    runs: _containers.RepeatedCompositeFieldContainer[_run_pb2.Run]
+    def __init__(self, runs: _Optional[_Iterable[_Union[_run_pb2.Run, _Mapping]]] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
     __slots__ = ("run_id",)
