@@ -132,7 +132,10 @@ async def again_and_again_without_a_name(engine: WholeEngine) -> Answer:
 
 
 async def plans_that_contradict(engine: WholeEngine) -> Answer:
-    """One stream that breaks the protocol about its run again and again."""
+    """One stream that breaks the protocol about its run again and again.
+
+    Each time the body is given out anew, to the only host there is.
+    """
     host = engine.host()
     await host.greet()
     run_id = await engine.start()
@@ -145,7 +148,9 @@ async def plans_that_contradict(engine: WholeEngine) -> Answer:
             pass
         if frame is None or frame.fault is None or not frame.fault.run_id:
             return await engine.ended(host)  # The last one may come together with the end of the stream.
-        _, advance = await host.advance(since=frame)  # The body is given out again, to the only host there is.
+        _, advance = await host.advance(since=frame)
+        while advance.start is None:  # The release of the step was on its way; it is for the body before.
+            _, advance = await host.advance()
     await host.say(HostSection(run_id, plans=[Plan(1, 0, advance.fence, steps=wrong)]))
     return await engine.ended(host)
 
