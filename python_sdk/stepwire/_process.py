@@ -94,6 +94,10 @@ class EndSignals:
             signal.set_wakeup_fd(present)
         os.write(self._write, _OVER)
 
+    def listen_again(self) -> None:
+        """Take the wake-ups from a loop that took them when it began: uvloop does, and has no use for these signals."""
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Tell of signals that the pipe did not hear, because a loop took the wake-ups for itself."""
         if (present := signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)) != self._write:
@@ -132,6 +136,7 @@ class HostProcess:
         start: Connects it.
         stop: Drains for `drain_seconds` at most, and closes it.
         drain_seconds: What attempts in progress get after the first signal.
+        loop_factory: Makes the loop; None: asyncio's own.
     """
 
     def __init__(
@@ -141,11 +146,13 @@ class HostProcess:
         start: Callable[[], Awaitable[Leaving]],
         stop: Callable[[], Awaitable[None]],
         drain_seconds: float,
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
     ) -> None:
         self._name = name
         self._start = start
         self._stop = stop
         self._drain_seconds = drain_seconds
+        self._loop_factory = loop_factory
         self._host: Leaving | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._asked = asyncio.Event()
@@ -156,18 +163,24 @@ class HostProcess:
     def run(self) -> int:
         """Serve until the end; the exit code. Signals are heard only if this is the main thread."""
         if threading.current_thread() is not threading.main_thread():
-            return asyncio.run(self._serve())
+            return self._run(None)
         with EndSignals(
             seconds=self._drain_seconds + END_SECONDS,
             hurried=HURRY_SECONDS,
             first=self._on_first,
             second=self._on_second,
             by_force=self._on_overdue,
-        ):
-            return asyncio.run(self._serve())
+        ) as signals:
+            return self._run(signals)
 
-    async def _serve(self) -> int:
+    def _run(self, signals: EndSignals | None) -> int:
+        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+            return runner.run(self._serve(signals))
+
+    async def _serve(self, signals: EndSignals | None) -> int:
         self._loop = asyncio.get_running_loop()
+        if signals is not None:
+            signals.listen_again()
         if self._signalled:
             return 0
         self._host = await self._start()

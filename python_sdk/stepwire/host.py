@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from prometheus_client import CollectorRegistry
 
+from stepwire._event_loop import EVENT_LOOP_ENV, loop_factory, name_of
 from stepwire._exposition import Exposition
 from stepwire._process import HostProcess
 from stepwire._runtime.logs import LogShipper, level_of
@@ -328,6 +329,7 @@ class Host:
         self._drain_seconds(None)  # A mistake there must not show only when the host is stopped.
         running = RunningHost(self, engine or os.environ.get("STEPWIRE_ENGINE") or DEFAULT_ENGINE)
         running.start()
+        self.telemetry.runs_on(name_of(running.loop))
         self._running = running
         if self._exposition is not None:
             self._exposition.start(self.name)
@@ -368,23 +370,38 @@ class Host:
         finally:
             await self.stop()
 
-    def run(self, engine: str | None = None, drain_timeout: Duration | None = None) -> int:
+    def run(
+        self, engine: str | None = None, drain_timeout: Duration | None = None, event_loop: str | None = None
+    ) -> int:
         """Serve until SIGTERM or SIGINT, then drain as `stop` does. A second signal hands everything back at once.
 
         It owns the process: that ends within 2 s of the drain timeout, by force if code does not let go. It also
         tunes the garbage collector: what is loaded by now is left out of every collection, and collections come
         after more allocations. A step costs a quarter less that way.
 
+        Args:
+            engine, drain_timeout: As for `start` and `stop`.
+            event_loop: "asyncio", "uvloop", or "auto", which is uvloop if that is installed (extra `uvloop`). None:
+                STEPWIRE_EVENT_LOOP, then "auto".
+
         Returns:
             An exit code: 0 everything finished or handed back, 4 the engine refused this host, 130 a second signal.
             The process ends with 1 if it was ended by force.
+
+        Raises:
+            ConfigurationError: as `start` does; or there is no such event loop.
         """
         seconds = self._drain_seconds(drain_timeout)
+        loops = loop_factory(event_loop or os.environ.get(EVENT_LOOP_ENV) or "auto")
         gc.collect()
         gc.freeze()
         gc.set_threshold(GC_ALLOCATIONS, 20, 20)
         process = HostProcess(
-            self.name, start=lambda: self.start(engine), stop=lambda: self.stop(seconds), drain_seconds=seconds
+            self.name,
+            start=lambda: self.start(engine),
+            stop=lambda: self.stop(seconds),
+            drain_seconds=seconds,
+            loop_factory=loops,
         )
         return process.run()
 

@@ -123,17 +123,23 @@ class Way:
                 self.refused.append(type(error).__name__)
 
 
+def threads_out(desk: HostDesk) -> int:
+    """Threads in code of bodies, of those that are gone as well."""
+    threads = desk.runtime.threads
+    return threads._count - len(threads._idle)
+
+
 async def ended(desk: HostDesk, way: Way, tasks: set[asyncio.Task[Any]]) -> None:
     """All gates are opened; every task and thread of the body ends, and the host says nothing more of it."""
     desk.hear()
     desk.plans.clear()
     way.gates.open(*IN_STEPS, *IN_CODE)
-    await until("its threads are free", lambda: desk.runtime.threads.busy == 0)
+    await until("its threads come back", lambda: threads_out(desk) == 0)
     await until("its attempts have ended", lambda: desk.runtime.busy == 0)
     await until("its tasks have ended", lambda: not asyncio.all_tasks() - tasks - {asyncio.current_task()})
     await turns(30)
     assert desk.hear().plans == [] and desk.failed == [] and desk.given_back == []
-    assert desk.runtime._bodies == {} and desk.port.session.bodies == 0 and desk.runtime._waiting == {}
+    assert desk.runtime._bodies == {} and desk.port.session.bodies == 0 and desk.runtime.expected == {}
 
 
 async def at_moment(desk: HostDesk, way: Way) -> None:
@@ -230,7 +236,7 @@ def test_a_body_that_undoes_is_evicted(during: str, is_async: bool) -> None:
                 await gates.until_reached("undo")
             desk.evict()
             gates.open("undo")
-            await until("nothing runs", lambda: desk.runtime.busy == 0 and desk.runtime.threads.busy == 0)
+            await until("nothing runs", lambda: desk.runtime.busy == 0 and threads_out(desk) == 0)
             await until("its tasks have ended", lambda: not asyncio.all_tasks() - tasks - {asyncio.current_task()})
             assert desk.runtime._bodies == {} and desk.port.session.bodies == 0 and desk.hear().failed == []
 
@@ -257,9 +263,9 @@ def test_a_thread_of_an_evicted_body_ends_when_it_next_asks_for_something() -> N
             desk.start(made)
             await way.gates.until_reached("between")
             desk.evict()
-            assert desk.runtime.threads.busy == 1
+            assert threads_out(desk) == 1
             way.gates.open("between")
-            await until("its thread is free", lambda: desk.runtime.threads.busy == 0)
+            await until("its thread is free", lambda: threads_out(desk) == 0)
 
     asyncio.run(main())
     assert refused.is_set()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 
 import stepwire
-from stepwire._serving import RunningHost
+from stepwire._serving import _LAG_INTERVAL, RunningHost
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.protocol.frames import EngineFrame, Hello, Report, Welcome
@@ -56,21 +55,24 @@ def test_a_blocked_loop_is_told_by_a_report_that_leaves_meanwhile() -> None:
         host.flow(name="f")(lambda ctx: None)
         running = RunningHost(host, "127.0.0.1:1")
         port = connected(running.port)
-        running._watch_lag(port.clock())
+        first = port.clock()
+        running._watch_lag(first)
+        ticked = port.clock()
         await asyncio.sleep(0)
-        told: list[tuple[float, float]] = []
-        began = time.monotonic()
+        told: list[tuple[float, float, float]] = []
 
         def session_thread() -> None:
             while not told or told[-1][1] < BLOCKED_SECONDS:
-                told.append((time.monotonic() - began, report_of(port).loop_lag))
+                asked = port.clock()
+                told.append((asked, report_of(port).loop_lag, port.clock()))
 
         thread = threading.Thread(target=session_thread)
         thread.start()
         thread.join(10)  # This blocks the loop.
-        blocked, lag = told[-1]
-        assert lag >= BLOCKED_SECONDS and blocked - 0.2 < lag < blocked + 0.2
-        assert told[0][1] < BLOCKED_SECONDS
+        assert told[-1][1] >= BLOCKED_SECONDS
+        for asked, lag, answered in told:
+            # The tick is due an interval after the one before, which was at some moment between these two.
+            assert asked - (ticked + _LAG_INTERVAL) <= lag <= max(0.0, answered - (first + _LAG_INTERVAL))
         running.runtime.close()
         assert running._lag is not None
         running._lag.cancel()

@@ -107,6 +107,7 @@ branch_programs = st.recursive(
 )
 
 
+@pytest.mark.timeout(60)  # 60 environments
 @settings(max_examples=30)
 @given(program=branch_programs, mode=st.sampled_from(list(ParallelMode)), order=st.integers(0, 2**32))
 def test_any_program(program: Program, mode: ParallelMode, order: int) -> None:
@@ -145,6 +146,7 @@ def test_state_shared_across_a_release(mode: ParallelMode, replay: bool) -> None
     assert testing.run(host, flow, replay=replay).output == [[0], [1], [2], [3], [0, 1, 2, 3]]
 
 
+@pytest.mark.timeout(60)  # 20 environments
 @pytest.mark.parametrize("replay", [False, True], ids=["live", "replay"])
 def test_decision_from_the_order_of_releases(replay: bool) -> None:
     """What user code learns from the order in which outcomes came, it learns again from the journal."""

@@ -127,7 +127,7 @@ class Story:
         self._commit(turn)
 
     def lease(self, path: str) -> Lease:
-        lease = Lease(self.run.steps[path], "s1", FENCE, 0.0)
+        lease = Lease(self.run.steps[path], "s1", FENCE, 0.0, 1)
         self.session.hold(lease)
         return lease
 

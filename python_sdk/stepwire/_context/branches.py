@@ -20,7 +20,7 @@ from stepwire.retry import Duration, Retry, deadline_of
 
 if TYPE_CHECKING:
     from stepwire._context.base import BaseContext
-    from stepwire._runtime.durable import DurableFuture
+    from stepwire._runtime.durable import StepFuture
     from stepwire._runtime.request import StepRequest
 
 FailName = Literal["any", "all", "never"]
@@ -129,7 +129,7 @@ def mapped(
     return GroupRequest(branches, opened, Shape.VALUES if opened.fail is FailPolicy.ANY else Shape.RESULTS, bare=True)
 
 
-def _plan(ctx: BaseContext, name: str, request: StepRequest) -> DurableFuture:
+def _plan(ctx: BaseContext, name: str, request: StepRequest) -> StepFuture:
     return ctx._body.plan_step(ctx._scope("ctx.group.map"), name, request)
 
 

@@ -13,7 +13,7 @@ from stepwire._declarative.group import Group
 from stepwire._declarative.results import Stored
 from stepwire._declarative.state import Book, Settled, View
 from stepwire._declarative.step import Step
-from stepwire._runtime.durable import DurableFuture
+from stepwire._runtime.durable import StepFuture
 from stepwire._runtime.report import step_result
 from stepwire.codec import JSON_CODEC
 from stepwire.protocol import paths
@@ -42,9 +42,9 @@ async def run_items(ctx: Context, items: Sequence[Step | Group], book: Book) -> 
 
 
 async def _run_group(ctx: Context, group: Group, view: View) -> None:
-    planned: list[DurableFuture | None] = [None] * len(group.steps)
+    planned: list[StepFuture | None] = [None] * len(group.steps)
 
-    def branch(index: int) -> DurableFuture:
+    def branch(index: int) -> StepFuture:
         future = planned[index] = group.steps[index].plan(ctx, view)
         return future
 

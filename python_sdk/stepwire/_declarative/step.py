@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from stepwire._declarative.state import FlowState, View
-from stepwire._runtime.durable import DurableFuture
+from stepwire._runtime.durable import StepFuture
 from stepwire.codec import return_type
 from stepwire.compensation import Compensate, Compensation, compensation
 from stepwire.errors import ConfigurationError
@@ -111,7 +111,7 @@ class Step:
     def __repr__(self) -> str:
         return f"<declared step {self.name!r}>"
 
-    def plan(self, ctx: Context, view: View) -> DurableFuture:
+    def plan(self, ctx: Context, view: View) -> StepFuture:
         """Ask for it, with what it may see."""
         future = ctx.step.run(
             self.name,
@@ -124,7 +124,7 @@ class Step:
             abandon_after=self.abandon_after,
             redact=self.redact,
         )
-        assert isinstance(future, DurableFuture)
+        assert isinstance(future, StepFuture)
         return future
 
     def _arguments(self, view: View) -> tuple[Any, ...]:

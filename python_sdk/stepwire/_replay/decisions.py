@@ -6,7 +6,7 @@ Identity is kind and path, and what `is_same` compares; policies and inputs may 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from stepwire.protocol import paths
 from stepwire.protocol.failure import Failure
@@ -59,6 +59,23 @@ def decisions_of(plan: Plan) -> Iterable[tuple[Kind, str, Decision]]:
         yield Kind.GROUP_ENDED, ended.path, ended
     if plan.body_ended is not None:
         yield Kind.BODY_ENDED, "", plan.body_ended
+
+
+def by_line(recorded: Mapping[Key, tuple[Decision, int]]) -> dict[str, tuple[list[Key], int]]:
+    """What the code of the root and of each branch decided by itself, and after which release it did so last.
+
+    Threads may ask while the loop goes on: no entry is added meanwhile, and the copy is made in one piece.
+    """
+    found: dict[str, tuple[list[Key], int]] = {}
+    for key, (_, interval) in list(recorded.items()):
+        kind, path = key
+        if kind is Kind.GROUP_ENDED:
+            continue  # Its branches decide that.
+        scope = path if kind is Kind.BRANCH_ENDED else paths.parent(path)
+        keys, until = found.get(scope) or ([], -1)
+        keys.append(key)
+        found[scope] = keys, max(until, interval)
+    return found
 
 
 def is_same(kind: Kind, expected: Decision, made: Decision) -> bool:

@@ -19,6 +19,7 @@ from stepwire._replay.decisions import (
     Key,
     Kind,
     ancestors,
+    by_line,
     decisions_of,
     describe,
     is_same,
@@ -41,6 +42,7 @@ __all__ = ("PLAN_BYTES_TARGET", "BodyJournal", "Decision", "Divergence", "Kind")
 PLAN_BYTES_TARGET = 128 * 1024
 """Larger sets of decisions are cut into several plans."""
 _DECISION_BYTES = 64
+_NO_LINE: tuple[list[Key], int] = [], -1
 
 
 class Divergence(Exception):
@@ -85,6 +87,7 @@ class BodyJournal:
         self._ends: dict[str, deque[tuple[int, int]]] = {}
         self._of_losers: dict[str, list[Key]] = {}
         self._by_scope: dict[str, list[Key]] | None = None
+        self._own: dict[str, tuple[list[Key], int]] | None = None
         self._last_made: tuple[Kind, str, Decision] | None = None
 
     # ---- feeding
@@ -146,12 +149,29 @@ class BodyJournal:
 
     @property
     def repeats(self) -> bool:
-        """User code does now what it did in a former life, as far as that left a trace.
+        """User code does now what it did in a former life, as far as anything of that is on record.
 
-        That went on from its last recorded decision to the next wait, at least: so everything before the release after
-        it is a repetition. What follows a release after which nothing is recorded counts as new.
+        Of code that decides nothing any more nobody can tell it better; of any other see `repeats_in`.
         """
         return not (self._went_on or (self.complete and self.delivered > self._repeats_until))
+
+    def repeats_in(self, scope: str, *, on_loop: bool) -> bool:
+        """Whether code of the root or of one branch does now what it did in a former life.
+
+        Everything before a decision of its own on record is a repetition. On the loop so is what follows the last one,
+        up to the next wait: a plan leaves only when every task waits. A thread may be slower than the plan of another
+        one, so that it could begin, or go on, is no proof that it did.
+        """
+        if not self.complete:
+            return True
+        if self.delivered > self._repeats_until:
+            return False
+        if self._own is None:
+            self._own = by_line(self._recorded)
+        keys, until = self._own.get(scope) or _NO_LINE
+        while keys and keys[-1] not in self._unmade:
+            keys.pop()
+        return bool(keys) or (on_loop and self.delivered <= until and not self._went_on)
 
     def decide(self, kind: Kind, path: str, decision: Decision) -> bool:
         """The body made a decision.

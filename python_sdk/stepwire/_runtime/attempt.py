@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
+
+import msgspec
 
 from stepwire._runtime.scope import AttemptInfo
 from stepwire.codec import Codec
@@ -18,38 +21,26 @@ from stepwire.redaction import Parts
 from stepwire.retry import Retry
 
 
-class StepCall:
+class StepCall(msgspec.Struct, eq=False):
     """What an attempt calls: a function with its arguments, and how its output is encoded.
 
-    `abandon_after`: seconds after which an attempt that was told to stop is given up; None: never.
-    `redact`: what of its outcome is not for human eyes; None: nothing.
+    A Struct, because every step makes one.
+
+    Attributes:
+        abandon_after: Seconds after which an attempt that was told to stop is given up; None: never.
+        redact: What of its outcome is not for human eyes; None: nothing.
     """
 
-    __slots__ = ("abandon_after", "args", "codec", "fn", "is_async", "kind", "kwargs", "redact", "retries", "returns")
-
-    def __init__(
-        self,
-        kind: StepKind,
-        fn: Callable[..., Any],
-        args: Any,
-        kwargs: dict[str, Any],
-        returns: Any,
-        codec: Codec,
-        retries: int | Retry | None,
-        is_async: bool,
-        abandon_after: float | None = None,
-        redact: Parts | None = None,
-    ) -> None:
-        self.kind = kind
-        self.fn = fn
-        self.args = args
-        self.kwargs = kwargs
-        self.returns = returns
-        self.codec = codec
-        self.retries = retries
-        self.is_async = is_async
-        self.abandon_after = abandon_after
-        self.redact = redact
+    kind: StepKind
+    fn: Callable[..., Any]
+    args: Any
+    kwargs: dict[str, Any]
+    returns: Any
+    codec: Codec
+    retries: int | Retry | None
+    is_async: bool
+    abandon_after: float | None = None
+    redact: Parts | None = None
 
     def with_function(self, fn: Callable[..., Any], *, is_async: bool, no_arguments: bool = False) -> StepCall:
         """The same call of another function."""
@@ -60,55 +51,33 @@ class StepCall:
         )
 
 
-class RunningAttempt(AttemptInfo):
+class RunningAttempt(AttemptInfo, eq=False, kw_only=True):
     """An attempt in progress.
 
     Attributes:
+        since: When it began, by the clock of Attempts.
+        context: Its code runs in it.
         flow: Name of its flow; empty if the engine does not say.
+        on_thread: Its code runs on a thread of the pool, not on the loop.
+        task: What runs its code on the loop; None: it has not begun, or has ended.
         stop: Why it must end, if it must.
         abandon_at: When it is given up, by the clock of Attempts.
-        on_thread: Its code runs on a thread of the pool, not on the loop.
         told: Its outcome is with the host; whatever comes now is late.
         abandoned: It was given up and still runs.
     """
 
-    __slots__ = (
-        "abandon_at",
-        "abandoned",
-        "call",
-        "fence",
-        "flow",
-        "on_thread",
-        "since",
-        "stop",
-        "task",
-        "timeout",
-        "told",
-    )
-
-    def __init__(
-        self,
-        run_id: str,
-        path: str,
-        attempt: int,
-        fence: Fence,
-        call: StepCall,
-        timeout: float | None,
-        since: float,
-        flow: str,
-    ) -> None:
-        super().__init__(run_id, path, attempt)
-        self.flow = flow
-        self.fence = fence
-        self.call = call
-        self.timeout = timeout
-        self.since = since
-        self.stop: CancelReason | None = None
-        self.task: asyncio.Task[Any] | None = None
-        self.abandon_at: float | None = None
-        self.on_thread = not call.is_async
-        self.told = False
-        self.abandoned = False
+    fence: Fence
+    call: StepCall
+    timeout: float | None
+    since: float
+    context: Context
+    flow: str
+    on_thread: bool = False
+    task: asyncio.Task[Any] | None = None
+    stop: CancelReason | None = None
+    abandon_at: float | None = None
+    told: bool = False
+    abandoned: bool = False
 
     def tell(self, reason: CancelReason) -> None:
         """Tell its code to stop, as far as code on a thread can be told."""

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from stepwire._runtime.attempt import RunningAttempt, StepCall, stop_failure
+from stepwire._runtime.eager import EagerTasks
 from stepwire._runtime.scope import ATTEMPT, SCOPE
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import StepThreads
@@ -34,7 +35,8 @@ logger = logging.getLogger("stepwire.host")
 
 ABANDONED_ATTEMPTS_MAX = 64
 """Attempts given up that still run, in one process; each may hold a thread. With more, none is given up."""
-_KIND_NAMES = {kind: kind.name.lower() for kind in StepKind}
+_KIND_NAMES = {kind: kind.name.lower() for kind in (StepKind.RUN, StepKind.TASK)}
+_OUTCOMES = {ErrorCode.TIMEOUT: "timeout", ErrorCode.CANCELLED: "cancelled"}
 
 
 Finish = Callable[[RunningAttempt, Result, Any], None]
@@ -46,6 +48,7 @@ class Attempts:
 
     Args:
         loop: The application's loop; async steps run on it.
+        tasks: Makes their tasks.
         slots: Threads for sync steps.
         clock: Seconds, monotonic.
         finish: Takes outcomes; called on the loop for async and on the pool's thread for sync steps.
@@ -54,6 +57,7 @@ class Attempts:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        tasks: EagerTasks,
         slots: int,
         clock: Callable[[], float],
         finish: Finish,
@@ -69,6 +73,9 @@ class Attempts:
         self._abandoned = 0
         self._overdue: dict[RunningAttempt, None] = {}
         self._running: dict[tuple[str, str], RunningAttempt] = {}
+        self._fresh: list[RunningAttempt] = []
+        self._tasks = tasks
+        self._succeeded: list[tuple[StepKind, float]] = []
         self._ending: set[RunningAttempt] = set()
         self._deadlines: list[tuple[float, int, RunningAttempt]] = []
         self._deadline_count = 0
@@ -96,31 +103,44 @@ class Attempts:
         flow: str = "",
         traceparent: str = "",
     ) -> None:
-        """Begin an attempt in `context`, or a copy of it if it is not the first. Must be called on the loop.
+        """Begin an attempt in `context`, or a copy of it if it is not the first. On the loop; async code by `let_go`.
 
         Args:
             traceparent: The context of the step's span, for those that make spans (`traced.py`).
         """
         if attempt > 1 or call.kind is StepKind.TASK:
             context = context.copy()
-        running = RunningAttempt(run_id, path, attempt, fence, call, timeout, self._clock(), flow)
+        since = self._clock()
+        running = RunningAttempt(
+            run_id, path, attempt, fence=fence, call=call, timeout=timeout, since=since, context=context, flow=flow
+        )
         self._running[run_id, path] = running
-        context.run(ATTEMPT.set, running)
-        context.run(SCOPE.set, None)
         if timeout:
-            self._arm(running, running.since + timeout)
+            self._arm(running, since + timeout)
         if call.is_async:
-            running.task = self._loop.create_task(self._run_async(running), context=context)
+            self._fresh.append(running)
         else:
+            running.on_thread = True
             self._threads.start(partial(context.run, self._run_sync, running))
 
+    def let_go(self) -> None:
+        """Let the code begin that waits for it, each up to its first wait. In a callback of the loop."""
+        fresh, self._fresh = self._fresh, []
+        for running in fresh:
+            if running.stop is not None:
+                self._never_began(running)
+        going = [running for running in fresh if running.stop is None]
+        if going:
+            codes = [(self._run_async(running), running.context) for running in going]
+            self._tasks.start(codes, partial(_keep_tasks, going))
+
     async def _run_async(self, running: RunningAttempt) -> None:
+        ATTEMPT.set(running)
+        SCOPE.set(None)
         call = running.call
         try:
             value = await call.fn(*call.args, **call.kwargs)
-        except asyncio.CancelledError as exc:
-            self._failed(running, exc)
-        except Exception as exc:
+        except (Exception, asyncio.CancelledError) as exc:
             self._failed(running, exc)
         except BaseException as exc:
             self._failed(running, exc)
@@ -130,6 +150,8 @@ class Attempts:
 
     def _run_sync(self, running: RunningAttempt) -> bool:
         """On a thread. Returns False if the thread was given up with its attempt."""
+        ATTEMPT.set(running)
+        SCOPE.set(None)
         call = running.call
         try:
             value = call.fn(*call.args, **call.kwargs)
@@ -213,44 +235,56 @@ class Attempts:
 
     def _give(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
         """Hand over the outcome of an attempt that ended, unless it was given up before."""
-        if self._claim(running):
+        if running.call.abandon_after is None or self._claim(running):
             self._hand_over(running, output, failure, value)
         else:
             self._late(running)
 
     def _claim(self, running: RunningAttempt) -> bool:
         """Take the right to tell the outcome. One gets it: the attempt that ends, or the sweep that gives it up."""
-        if running.call.abandon_after is None:
-            return True
         with self._abandoning:
             told, running.told = running.told, True
             self._overdue.pop(running, None)
             return not told
 
     def _hand_over(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
-        elapsed = max(0.0, self._clock() - running.since)
-        # Before its outcome is handed over it must not look as if nothing were going on.
-        self._ending.add(running)
-        self._running.pop((running.run_id, running.path), None)
-        self._count(running, failure, elapsed)
+        elapsed = self._clock() - running.since
         result = Result(running.path, running.attempt, running.fence, output, failure, elapsed)
+        running.task = None  # It knows its context, which knows this: nobody should have to collect them.
+        if running.on_thread:
+            # Before its outcome is handed over it must not look as if nothing were going on.
+            self._ending.add(running)
+            self._running.pop((running.run_id, running.path), None)
+            self._count(running, failure, elapsed)
+            self._finish(running, result, value)
+            self._ending.discard(running)
+            return
+        self._running.pop((running.run_id, running.path), None)
+        if failure is None:
+            self._succeeded.append((running.call.kind, elapsed))  # Counted together with others.
+        else:
+            self._count(running, failure, elapsed)
         self._finish(running, result, value)
-        self._ending.discard(running)
 
     def _count(self, running: RunningAttempt, failure: Failure | None, elapsed: float) -> None:
         kind = _KIND_NAMES[running.call.kind]
-        outcome = "ok"
-        if failure is not None:
-            outcome = {ErrorCode.TIMEOUT: "timeout", ErrorCode.CANCELLED: "cancelled"}.get(failure.code, "failed")
+        outcome = "ok" if failure is None else _OUTCOMES.get(failure.code, "failed")
         self._telemetry.attempts[kind, outcome] += 1
         self._telemetry.attempt_seconds[kind].observe(elapsed)
+
+    def count_succeeded(self) -> None:
+        """Tell the numbers about attempts on the loop that succeeded since the last time."""
+        succeeded, self._succeeded = self._succeeded, []
+        for kind, name in _KIND_NAMES.items():
+            if seconds := [elapsed for of, elapsed in succeeded if of is kind]:
+                self._telemetry.attempts[name, "ok"] += len(seconds)
+                self._telemetry.attempt_seconds[name].observe_all(seconds)
 
     # ---- stopping
 
     def cancel(self, run_id: str, path: str, reason: CancelReason) -> None:
         """Ask an attempt to stop: an async one is cancelled, a sync one sees its flag (MISSION S20)."""
-        running = self._running.get((run_id, path))
-        if running is not None:
+        if (running := self._running.get((run_id, path))) is not None:
             self._stop(running, reason)
 
     def has(self, run_id: str, path: str) -> bool:
@@ -267,6 +301,7 @@ class Attempts:
             self._stop(running, CancelReason.DRAIN)
 
     def cancel_run(self, run_id: str, reason: CancelReason) -> None:
+        """Ask every attempt of this run to stop."""
         for running in [r for (run, _), r in self._running.items() if run == run_id]:
             self._stop(running, reason)
 
@@ -353,6 +388,11 @@ class Attempts:
         if self._sweep is not None:
             self._sweep.cancel()
         self._threads.close()
+
+
+def _keep_tasks(attempts: list[RunningAttempt], tasks: list[asyncio.Task[Any]]) -> None:
+    for running, task in zip(attempts, tasks, strict=True):
+        running.task = task
 
 
 def _shown(running: RunningAttempt, failure: Failure) -> Failure:

@@ -7,14 +7,15 @@ the loop. What the body decides goes through the journal first, so that replay a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Protocol
 
 from stepwire._replay.decisions import entry_bytes
 from stepwire._replay.journal import BodyJournal, Decision, Divergence, Kind
-from stepwire._runtime.attempt import StepCall
-from stepwire._runtime.durable import DurableFuture
+from stepwire._runtime.durable import DurableFuture, GroupFuture, StepFuture
+from stepwire._runtime.eager import EagerTasks
 from stepwire._runtime.group import GroupRequest, GroupRun
 from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import BODY_BYTES, THREAD_BYTES
@@ -48,6 +49,7 @@ class BodyHost(Protocol):
     """What a body needs of the runtime around it."""
 
     loop: asyncio.AbstractEventLoop
+    tasks: EagerTasks
     threads: BranchThreads
     codec: Codec
     limits: Welcome
@@ -56,7 +58,11 @@ class BodyHost(Protocol):
     """What bodies inherit: the context the host was started in, never that of the callback that enters them."""
 
     def touch(self, body: LiveBody) -> None:
-        """The body decided something; look at it at the end of this tick."""
+        """The body decided something; look at it at the end of this tick. Sets `touched` until then."""
+
+    @property
+    def expected(self) -> Mapping[str, object]:
+        """Runs with an Execute that came before the body planned its step."""
 
     def reached(self, body: LiveBody, path: str) -> None:
         """The body planned this step: an Execute may have waited for it."""
@@ -66,28 +72,6 @@ class BodyHost(Protocol):
 
     def body_gone(self, body: LiveBody) -> None:
         """Something of the live copy is missing; the engine must send a snapshot."""
-
-
-class OpenStep:
-    """A planned step of a live body that was not released yet."""
-
-    __slots__ = ("context", "future", "name", "planned", "request")
-
-    def __init__(
-        self, name: str, planned: StepPlanned, request: StepRequest, context: Context, future: DurableFuture
-    ) -> None:
-        self.name = name
-        self.planned = planned
-        self.request = request
-        self.context = context
-        self.future = future
-
-    @property
-    def call(self) -> StepCall:
-        """What an attempt on this host calls; the engine's own kinds have no such attempts."""
-        call = self.request.call
-        assert call is not None
-        return call
 
 
 class LiveBody:
@@ -104,6 +88,7 @@ class LiveBody:
         failed: It ended, and not well: its undos may be wanted.
         fresh: Steps planned since the last look, in order.
         over: It ended, failed or was evicted; nothing of it has any right.
+        touched: Its host knows that it is to be looked at.
         size, counted, active: What `keeping` knows of it. Bytes are those of its input, of its journal when it was
             entered, and of the outputs of its steps since then, which its variables may hold.
         replays_since: When it was entered with a journal, by the loop's clock; None: it has caught up.
@@ -123,12 +108,13 @@ class LiveBody:
         self.hold = advance.hold
         self.journal = BodyJournal(advance.fence)
         self.outputs: dict[str, Any] = {}
-        self.steps: dict[str, OpenStep] = {}
+        self.steps: dict[str, StepFuture] = {}
         self.undos: dict[str, UndoCall] = {}
         self.undoing = advance.purpose is Purpose.UNDO
         self.failed = False
         self.fresh: list[str] = []
         self.over = False
+        self.touched = False
         self.ended = False
         self.size = BODY_BYTES + (0 if flow.is_async else THREAD_BYTES) + len(self.input.data)
         self.counted = 0
@@ -165,7 +151,7 @@ class LiveBody:
             self.root.line = self._task
             self._task.add_done_callback(self._root_done)
         else:
-            self.threads.start(lambda: self._root_thread(context, ctx))
+            self.threads.start(self, lambda: self._root_thread(context, ctx))
 
     @property
     def kept(self) -> bool:
@@ -188,7 +174,7 @@ class LiveBody:
         """Hand over every release that may be handed over now."""
         while True:
             # What one group applies may be what another one waits for.
-            while any([group.go_on() for group in list(self.holding)]):
+            while self.holding and any([group.go_on() for group in list(self.holding)]):
                 pass
             release = None if self.over else self.journal.deliver()
             if release is None:
@@ -197,8 +183,9 @@ class LiveBody:
             self._times.append(self.now_ms)
             for outcome in release.outcomes:
                 self._release(outcome)
-        self._finish_if_caught_up()
-        if not self.over and self.lines_running == 0 and self.journal.replaying:
+        if self._own_end is not None:
+            self._finish_if_caught_up()
+        if self.lines_running == 0 and not self.over and self.journal.replaying:
             astray = self.journal.divergence()
             if astray is not None:
                 self.diverged(astray)
@@ -210,25 +197,32 @@ class LiveBody:
             if group is not None:
                 group.expire(outcome)
             return  # Or it was abandoned, and its outcome concerns nobody.
-        step.future.attempts, step.future.took_ms = outcome.attempts, outcome.took_ms
-        if outcome.failure is not None:
-            step.future.fail(error_from_failure(outcome.failure, outcome.path))
-        elif outcome.held:
-            if outcome.path not in self.outputs:
+        step.attempts, step.took_ms = outcome.attempts, outcome.took_ms
+        if outcome.held:
+            value = self.outputs.pop(outcome.path, _NOT_HERE)
+            if value is _NOT_HERE:
                 self.host.body_gone(self)
                 return
-            step.future.resolve(self.outputs.pop(outcome.path))
+            step.close()
+            step.resolve(value)
+        elif outcome.failure is not None:
+            step.close()
+            step.fail(error_from_failure(outcome.failure, outcome.path))
         else:
-            assert outcome.output is not None
-            self.outputs.pop(outcome.path, None)
-            try:
-                value = step.request.decoded(outcome.output)
-            except UnreadablePayload as error:
-                self._unreadable(error)
-            except Exception as error:  # a misfit, or what a codec of the user's own raises
-                step.future.fail(error)
-            else:
-                step.future.resolve(value)
+            self._release_output(step, outcome)
+
+    def _release_output(self, step: StepFuture, outcome: StepOutcome) -> None:
+        assert outcome.output is not None
+        self.outputs.pop(outcome.path, None)
+        try:
+            value = step.decoded(outcome.output)
+        except UnreadablePayload as error:
+            self._unreadable(error)
+        except Exception as error:  # a misfit, or what a codec of the user's own raises
+            step.fail(error)
+        else:
+            step.resolve(value)
+        step.close()
 
     def evict(self) -> None:
         """The right to this body is gone: its code is stopped where it stands."""
@@ -243,6 +237,8 @@ class LiveBody:
         """It has no right to anything any more. No timer may keep its history in memory."""
         self.over = True
         self.forget_stall()
+        if not self.flow.is_async:
+            self.threads.give_up(self)
 
     def forget_stall(self) -> None:
         """Something moved, or nothing is waited for: the time without progress begins anew."""
@@ -253,7 +249,7 @@ class LiveBody:
     def _stop_lines(self) -> None:
         """Every line of control is stopped where it stands."""
         groups = list(self.groups.values())
-        for future in [step.future for step in self.steps.values()] + [group.future for group in groups]:
+        for future in (*self.steps.values(), *[group.future for group in groups]):
             future.fail(BodyEvicted(self.run_id))
             future.silence()
         for group in groups:
@@ -266,7 +262,7 @@ class LiveBody:
 
     def decide(self, kind: Kind, path: str, decision: Decision) -> bool:
         """Put a decision through the journal. False: it has no right there, the body is over."""
-        if self._closed:
+        if self.over or (self.ended and self.journal.all_made):
             return False
         if self.undoing and not self.journal.knows(kind, path, decision):
             return False  # Nothing new is decided any more: its line of control goes no further.
@@ -275,9 +271,11 @@ class LiveBody:
         except Divergence as astray:
             self.diverged(astray)
             return False
-        if isinstance(decision, BodyEnded):
+        if kind is Kind.BODY_ENDED:
+            assert isinstance(decision, BodyEnded)
             self.failed = decision.failure is not None or decision.cancelled
-        self.host.touch(self)
+        if not self.touched:
+            self.host.touch(self)
         return True
 
     def diverged(self, astray: Divergence) -> None:
@@ -286,32 +284,52 @@ class LiveBody:
         failure = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", message, retryable=Retryable.NO)
         self.host.body_failed(self, failure)
 
-    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> DurableFuture:
+    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> StepFuture:
         """Plan a step in `scope`, of whatever kind.
 
         Raises:
             AmbiguousStep, InvalidStepName, PayloadTooLarge, LimitExceeded, BodyEvicted, CancelledError
         """
         self._alive(scope)
-        if scope.last_path(name) in self.steps:
+        steps = self.steps
+        if steps and scope.last_path(name) in steps:
             where = f" in {scope.path!r}" if scope.path else ""
             raise AmbiguousStep(f"step {name!r} is still outstanding{where}; give concurrent steps different names")
-        request.check_sizes(name, self.host.limits.payload_bytes_max)
+        limits = self.host.limits
+        if request.input is not None or request.spec is not None:
+            request.check_sizes(name, limits.payload_bytes_max)
         path = _next_path(scope, name)
-        self._check_step_count(path)
+        if self.journal.steps >= limits.steps_per_run_max and self.journal.is_new(path):
+            raise LimitExceeded(f"run exceeds {limits.steps_per_run_max} steps")
         planned = request.planned(path, self._is_concurrent(scope))
         if not self.decide(Kind.STEP, path, planned):
             raise BodyEvicted(self.run_id)
-        future = DurableFuture(self, path, scope)
-        self.unawaited.add(future)
-        self.steps[path] = OpenStep(name, planned, request, copy_context(), future)
+        step = steps[path] = self._step_future(scope, name, request, planned)
+        self.unawaited.add(step)
         if request.undo_call is not None:
             self.undos[path] = request.undo_call
         self.fresh.append(path)
-        self.host.reached(self, path)
-        return future
+        if self.host.expected:
+            self.host.reached(self, path)
+        return step
 
-    def open_group(self, scope: Scope, name: str, request: GroupRequest) -> DurableFuture:
+    def _step_future(self, scope: Scope, name: str, request: StepRequest, planned: StepPlanned) -> StepFuture:
+        step = StepFuture(loop=self.loop)
+        step.path = planned.path
+        step.scope = scope
+        step.awaited = False
+        step.blocks = step.branch = None
+        step.made_after = self.journal.delivered
+        step.name = name
+        step.planned = planned
+        step.call = request.call
+        step.decode = request.decode
+        step.context = copy_context()
+        if scope.group is not None:
+            scope.note(step)
+        return step
+
+    def open_group(self, scope: Scope, name: str, request: GroupRequest) -> GroupFuture:
         """Open a group in `scope` and start its branches.
 
         Raises:
@@ -328,7 +346,7 @@ class LiveBody:
         return group.start()
 
     def _alive(self, scope: Scope) -> None:
-        if self._closed:
+        if self.over or (self.ended and self.journal.all_made):
             raise BodyEvicted(self.run_id)
         if scope.ended:
             raise asyncio.CancelledError(f"branch {scope.path!r} has ended")
@@ -337,11 +355,6 @@ class LiveBody:
     def _closed(self) -> bool:
         """Nothing is decided any more. What is recorded is made again even after a recorded end."""
         return self.over or (self.ended and self.journal.all_made)
-
-    def _check_step_count(self, path: str) -> None:
-        limit = self.host.limits.steps_per_run_max
-        if self.journal.steps >= limit and self.journal.is_new(path):
-            raise LimitExceeded(f"run exceeds {limit} steps")
 
     def time_after(self, release: int) -> int:
         """Time of the flow once it had been given this release, in milliseconds since the Unix epoch."""
@@ -355,7 +368,10 @@ class LiveBody:
     def abandon(self, path: str) -> None:
         """User code gave up on a step: that is a decision as well (DESIGN 4)."""
         step = self.steps.pop(path, None)
-        if step is not None and not self.over:
+        if step is None:
+            return
+        step.close()
+        if not self.over:
             self.decide(Kind.ABANDONED, path, path)
 
     # ---- lines of control
@@ -441,22 +457,28 @@ class LiveBody:
         if not task.cancelled():
             task.exception()
 
-    def _root_thread(self, context: Context, ctx: Any) -> None:
-        context.run(self._run_thread, ctx)
-        if not self.over:
-            self.post(self.line_left)
+    def _root_thread(self, context: Context, ctx: Any) -> Callable[[], None]:
+        end = context.run(self._run_thread, ctx)
 
-    def _run_thread(self, ctx: Any) -> None:
+        def tell() -> None:
+            if end is not None:
+                self.post(end)
+            if not self.over:
+                self.post(self.line_left)
+
+        return tell
+
+    def _run_thread(self, ctx: Any) -> Callable[[], None] | None:
+        """Run the flow's code. Returns what ends it on the loop; None: nobody wants to know."""
         try:
             args = self.flow.decode_input(self.input)
             value = self.flow.fn(ctx, *args)
         except (BodyEvicted, FlowStopped):
-            return
+            return None
         except BaseException as exc:
-            error = exc
-            self.post(lambda: self._raised(error))
+            return partial(self._raised, exc)
         else:
-            self.post(lambda: self._returned(value))
+            return partial(self._returned, value)
 
     def _unreadable(self, error: UnreadablePayload) -> None:
         """This host lacks a key: that is no failure of the flow, which goes on where the key is."""
@@ -495,7 +517,7 @@ class LiveBody:
         for future in self.unawaited:
             return UnawaitedStep(f"{future.path!r} was never awaited", future.path)
         for path, step in self.steps.items():
-            if not step.future.cancelled():
+            if not step.cancelled():
                 return UnawaitedStep(f"{path!r} was still running when the flow returned", path)
         return None
 
@@ -527,4 +549,7 @@ def _next_path(scope: Scope, name: str) -> str:
         raise InvalidStepName(str(error)) from None
 
 
-__all__ = ("BodyHost", "LiveBody", "OpenStep", "StepKind")
+__all__ = ("BodyHost", "LiveBody", "StepKind")
+
+_NOT_HERE = object()
+"""Stands for an output that this process has not."""

@@ -4,41 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from stepwire._runtime.body import LiveBody
+    from stepwire._runtime.attempt import StepCall
     from stepwire._runtime.group import GroupRun
+    from stepwire._runtime.request import Decode
     from stepwire._runtime.scope import Scope
+    from stepwire.protocol.payload import Payload
+    from stepwire.protocol.plan import StepPlanned
 
 
 class DurableFuture(asyncio.Future[Any]):
     """The outcome of a step or group, resolved by a release.
+
+    Whoever makes one sets its attributes: one call less for every step.
 
     Attributes:
         path: Of the step or group.
         scope: Where it was made.
         awaited: Somebody waits, or waited, for it.
         blocks: The line of control that waits for it directly, so that nothing else of it can run.
-        group: Whose outcome it is; None: a step's.
+        branch: The branch that is nothing but this: it ends with it.
         made_after: Number of the last release that user code had been given when it made this.
-        attempts, took_ms: Of the step, as its release says.
     """
 
-    __slots__ = ("attempts", "awaited", "blocks", "group", "made_after", "path", "scope", "took_ms")
+    __slots__ = ("awaited", "blocks", "branch", "made_after", "path", "scope")
 
-    def __init__(self, body: LiveBody, path: str, scope: Scope, group: GroupRun | None = None) -> None:
-        super().__init__(loop=body.loop)
-        self.path = path
-        self.scope = scope
-        self.awaited = False
-        self.blocks: Scope | None = None
-        self.group = group
-        self.made_after = body.journal.delivered
-        self.attempts = 0
-        self.took_ms = 0
-        if group is None and scope.group is not None:
-            scope.note(self)
+    path: str
+    scope: Scope
+    awaited: bool
+    blocks: Scope | None
+    branch: Scope | None
+    made_after: int
 
     def __await__(self) -> Generator[Any, None, Any]:
         self.mark_awaited()
@@ -58,19 +57,31 @@ class DurableFuture(asyncio.Future[Any]):
             self.awaited = True
             self.scope.body.unawaited.discard(self)
 
+    def be_branch(self, scope: Scope) -> None:
+        """From now on the branch ends when this does. Called once, before it is done."""
+        self.mark_awaited()
+        self.branch = scope
+
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
             return False
         self.mark_awaited()  # To give it up is no way of forgetting it.
-        self.scope.body.unblock(self)
-        if self.group is None:
-            self.scope.body.abandon(self.path)
-        else:
-            self.group.cancel_lines()
+        body = self.scope.body
+        body.unblock(self)
+        self._given_up()
+        if self.branch is not None:
+            # Not now: whoever gives up on several has not come to the others yet.
+            branch, self.branch = self.branch, None
+            body.loop.call_soon(branch.end, None, asyncio.CancelledError())
         return True
+
+    def _given_up(self) -> None:
+        """User code gave up on it, and that is a decision."""
+        raise NotImplementedError
 
     def withdraw(self) -> None:
         """Its branch was ended from outside: whoever waits for it is cancelled, and that is no decision."""
+        self.branch = None
         self.mark_awaited()
         self.silence()
         if super().cancel():
@@ -78,16 +89,81 @@ class DurableFuture(asyncio.Future[Any]):
 
     def resolve(self, value: Any) -> None:
         """Hand over a value, unless user code gave up on it."""
-        if not self.done():
+        if self.done():
+            return
+        if self.blocks is not None:
             self.scope.body.unblock(self)
-            self.set_result(value)
+        self.set_result(value)
+        branch = self.branch
+        if branch is not None:
+            self.branch = None
+            branch.end(value, None)
 
     def fail(self, error: BaseException) -> None:
         """Hand over an error, unless user code gave up on it."""
-        if not self.done():
-            self.scope.body.unblock(self)
-            self.set_exception(error)
+        if self.done():
+            return
+        self.scope.body.unblock(self)
+        self.set_exception(error)
+        branch = self.branch
+        if branch is not None:
+            self.branch = None
+            self.silence()
+            branch.end(None, error)
 
     def silence(self) -> None:
         """Nobody will look at it any more, and that is no news."""
         self._log_traceback = False
+
+
+class StepFuture(DurableFuture):
+    """A planned step of a live body. It is open, and in `LiveBody.steps`, until its release.
+
+    Attributes:
+        name: As the flow named it.
+        planned: The decision.
+        call: What an attempt on this host calls; None: the engine performs the step.
+        decode: Reads an output that the engine produced; None: `call` knows how.
+        context: Of the call that planned it: its first attempt runs in it, every other one in a copy.
+        attempts, took_ms: As its release says; set by that.
+    """
+
+    __slots__ = ("attempts", "call", "context", "decode", "name", "planned", "took_ms")
+
+    name: str
+    planned: StepPlanned
+    call: StepCall | None
+    decode: Decode | None
+    context: Context | None
+    attempts: int
+    took_ms: int
+
+    def _given_up(self) -> None:
+        self.scope.body.abandon(self.path)
+
+    def decoded(self, output: Payload) -> Any:
+        """What user code gets. Raises StepError if it does not fit, or what a codec of the user's own raises."""
+        call = self.call
+        if call is not None:
+            return call.codec.decode(output, call.returns)
+        assert self.decode is not None
+        return self.decode(output)
+
+    def close(self) -> None:
+        """It is open no more. Its context knows its branch, which knows it: nobody should have to collect that."""
+        self.call = self.context = self.decode = None
+
+
+class GroupFuture(DurableFuture):
+    """The outcome of a group.
+
+    Attributes:
+        group: Whose outcome it is.
+    """
+
+    __slots__ = ("group",)
+
+    group: GroupRun
+
+    def _given_up(self) -> None:
+        self.group.cancel_lines()

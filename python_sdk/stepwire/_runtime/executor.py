@@ -11,27 +11,28 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import Any
 
-from stepwire._runtime.attempt import RunningAttempt, StepCall
+from stepwire._runtime.attempt import RunningAttempt
 from stepwire._runtime.body import LiveBody
+from stepwire._runtime.durable import StepFuture
+from stepwire._runtime.eager import EagerTasks
 from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import Keeping, Leaving
 from stepwire._runtime.logs import SHIPPER, LogShipper
 from stepwire._runtime.patience import patience, stalled
-from stepwire._runtime.task import task_call
+from stepwire._runtime.starting import HOOKS, Starter
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import BranchThreads
 from stepwire._runtime.tracing import PLAIN, Makers
-from stepwire._runtime.undo import step_name, unreachable
+from stepwire._runtime.undo import unreachable
 from stepwire._transport.port import SessionPort
 from stepwire.codec import Codec
-from stepwire.errors import failure_from_exception
 from stepwire.flow import FlowFunction, StepFunction
-from stepwire.hooks import Hook, HookKind
+from stepwire.hooks import Hook
 from stepwire.protocol import paths
-from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.failure import Failure
 from stepwire.protocol.frames import (
     Advance,
     BodyFailed,
@@ -44,8 +45,7 @@ from stepwire.protocol.frames import (
     Result,
     Welcome,
 )
-from stepwire.protocol.plan import ParallelMode, StepKind
-from stepwire.redaction import Parts, hidden, redacts
+from stepwire.protocol.plan import ParallelMode, StepKind, StepPlanned
 
 logger = logging.getLogger("stepwire.host")
 
@@ -87,6 +87,7 @@ class HostRuntime:
         logs: LogShipper | None = None,
     ) -> None:
         self.loop = loop
+        self.tasks = EagerTasks(loop)
         self.threads = BranchThreads(branch_threads)
         self.codec = codec
         self.limits = Welcome("")
@@ -102,11 +103,11 @@ class HostRuntime:
         self._refused_body = False
         self._looking: asyncio.TimerHandle | None = None
         self._new_body = makers.body
-        self._attempts = makers.attempts(loop, port.session.slots, port.clock, self._finish, telemetry)
+        self._attempts = makers.attempts(loop, self.tasks, port.session.slots, port.clock, self._finish, telemetry)
         self._bodies: dict[str, LiveBody] = {}
-        self._dirty: dict[int, LiveBody] = {}
+        self._dirty: list[LiveBody] = []
+        self._reached: list[tuple[LiveBody, Execute]] = []
         self._unsent: dict[int, LiveBody] = {}
-        self._waiting: dict[str, dict[str, Execute]] = {}
         self._results: list[tuple[str, Result]] = []
         self._loop_thread = threading.get_ident()
         self._flushing = False
@@ -114,8 +115,17 @@ class HostRuntime:
         self.context = copy_context()
         self.context.run(SHIPPER.set, logs)
         self.hooks = Hooks(loop, hooks, flows, telemetry)
-        self.stubs: Mapping[str, Any] = {}
-        """What steps do instead of their function, by name, and undos by "<name>#undo"; for tests."""
+        self._hooked = bool(self.hooks)
+        self._starter = Starter(port, steps, self._attempts, self.hooks, self.context, self._refused)
+
+    @property
+    def stubs(self) -> Mapping[str, Any]:
+        """What steps do instead of their function; see `Starter`."""
+        return self._starter.stubs
+
+    @stubs.setter
+    def stubs(self, stubs: Mapping[str, Any]) -> None:
+        self._starter.stubs = stubs
 
     @property
     def busy(self) -> int:
@@ -156,6 +166,8 @@ class HostRuntime:
     def handle(self, sections: Sequence[EngineSection]) -> None:
         """Do what a frame says. On the loop."""
         self._loop_thread = threading.get_ident()
+        # Scheduled last, so that the flush finds what user code does with what it is given now.
+        scheduled, self._flushing = self._flushing, True
         for section in sections:
             run_id = section.run_id
             if section.evict is not None:
@@ -168,6 +180,8 @@ class HostRuntime:
                 self._execute(run_id, execute)
             for cancel in section.cancels:
                 self._cancel(run_id, cancel)
+        self._look_at_bodies()
+        self._flushing = scheduled
         self._schedule()
 
     def _advance(self, run_id: str, advance: Advance) -> None:
@@ -201,104 +215,47 @@ class HostRuntime:
         self.touch(body)
 
     def _must_replay(self, body: LiveBody) -> bool:
-        """A policy may say that no body is there any more when something comes for it; see `keeping`."""
-        return self._keeping.replays and not body.undoing and body.journal.complete
+        """A policy may say that no body is there any more when something comes for it; see `NoBodies`."""
+        if not self._keeping.replays or body.undoing or not body.journal.complete:
+            return False
+        return body.flow.is_async or body.lines_running == 0
 
     def _execute(self, run_id: str, execute: Execute) -> None:
         if execute.kind is StepKind.TASK:
-            self._execute_task(run_id, execute)
+            self._starter.start_task(run_id, execute)
             return
         body = self._bodies.get(run_id)
-        undo = execute.undo is not None
-        if undo and body is not None and self._must_replay(body):
-            self.body_gone(body)
-        if body is None or body.over or (body.ended and not undo):
+        if execute.undo is not None:
+            self._execute_undo(run_id, execute, body)
+        elif body is None or body.over or body.ended:
             self._port.reject(run_id, execute, RejectReason.NO_BODY)
-        elif execute.path in body.steps:
-            self._start_closure(body, execute)
+        elif (step := body.steps.get(execute.path)) is not None:
+            self._starter.start_closure(
+                body, step, execute.attempt, execute.fence, execute.timeout, execute.traceparent
+            )
         else:
-            self._waiting.setdefault(run_id, {})[execute.path] = execute
-            if undo:
-                self.touch(body)
+            self._starter.wait(run_id, execute)
 
-    def _execute_task(self, run_id: str, execute: Execute, flow: str = "") -> None:
-        step = self._steps.get(execute.name)
-        if step is None:
-            self._port.reject(run_id, execute, RejectReason.NOT_SERVED)
-            return
-        try:
-            call = task_call(step, execute)
-        except Exception as error:  # InvalidInput, or of a codec of the user's own
-            failure = failure_from_exception(error)
-            self._refuse(run_id, execute, hidden(failure) if redacts(step.redact, Parts.FAILURE) else failure)
-            return
-        names = (execute.name,) if execute.undo is None else (_undo_name(execute.path), execute.name)
-        self._start(run_id, execute, self._stubbed(call, *names), self.context, flow or execute.flow)
+    def _execute_undo(self, run_id: str, execute: Execute, body: LiveBody | None) -> None:
+        if body is not None and self._must_replay(body):
+            self.body_gone(body)
+        if body is None or body.over:
+            self._port.reject(run_id, execute, RejectReason.NO_BODY)
+        else:
+            self._starter.wait(run_id, execute)
+            self.touch(body)
 
-    def _start_closure(self, body: LiveBody, execute: Execute) -> None:
-        step = body.steps[execute.path]
-        self._start(body.run_id, execute, self._stubbed(step.call, step.name), step.context, body.flow.name)
-
-    def _start_undos(self, body: LiveBody) -> None:
-        """Begin undos that waited for the body to be where it was."""
-        for execute in self._take_undos(body):
-            self._start_undo(body, execute)
-
-    def _take_undos(self, body: LiveBody) -> list[Execute]:
-        waiting = self._waiting.get(body.run_id)
-        undos = [execute for execute in waiting.values() if execute.undo is not None] if waiting else []
-        for execute in undos:
-            self._take_waiting(body.run_id, execute.path)
-        return undos
-
-    def _start_undo(self, body: LiveBody, execute: Execute) -> None:
-        undo = body.undos.get(paths.undone_path(execute.path) or "")
-        if undo is None:
-            reason = "the flow no longer plans this step with a closure as compensate="
-            self._refuse(body.run_id, execute, unreachable(execute.path, reason))
-            return
-        assert execute.undo is not None
-        try:
-            call = undo.call(execute.undo)
-        except Exception as error:  # InvalidInput, or of a codec of the user's own
-            failure = failure_from_exception(error)
-            self._refuse(body.run_id, execute, hidden(failure) if redacts(undo.redact, Parts.FAILURE) else failure)
-            return
-        call = self._stubbed(call, _undo_name(execute.path))
-        self._start(body.run_id, execute, call, undo.context.copy(), body.flow.name)
-
-    def _start(self, run_id: str, execute: Execute, call: StepCall, context: Context, flow: str) -> None:
-        path, attempt = execute.path, execute.attempt
-        self.hooks.fire(_HOOKS[execute.undo is not None][0], run_id, flow, path, attempt)
-        fence, timeout = execute.fence, execute.timeout
-        self._attempts.start(run_id, path, attempt, fence, call, context, timeout, flow, execute.traceparent)
-
-    def _stubbed(self, call: StepCall, *names: str) -> StepCall:
-        name = next((name for name in names if name in self.stubs), None)
-        if name is None:
-            return call
-        stub = self.stubs[name]
-
-        def fn(*args: Any, **kwargs: Any) -> Any:
-            if isinstance(stub, BaseException):
-                raise stub
-            return stub(*args, **kwargs) if callable(stub) else stub
-
-        return call.with_function(fn, is_async=False)
-
-    def _refuse(self, run_id: str, execute: Execute, failure: Failure) -> None:
-        """An attempt failed before any of its code ran."""
-        self._results.append((run_id, Result(execute.path, execute.attempt, execute.fence, None, failure)))
+    def _refused(self, run_id: str, result: Result) -> None:
+        self._results.append((run_id, result))
         self._schedule()
 
     def _cancel(self, run_id: str, cancel: Cancel) -> None:
         self._telemetry.cancels[cancel.reason.name.lower()] += 1
         if cancel.path:
-            self._cancel_waiting(run_id, cancel.path)
+            self._starter.cancel(run_id, cancel.path)
             self._attempts.cancel(run_id, cancel.path, cancel.reason)
             return
-        for path in list(self._waiting.get(run_id, ())):
-            self._cancel_waiting(run_id, path)
+        self._starter.cancel_run(run_id)
         self._attempts.cancel_run(run_id, cancel.reason)
         body = self._bodies.get(run_id)
         if body is None or cancel.fence < body.journal.fence:
@@ -306,42 +263,39 @@ class HostRuntime:
         if body.undoing or (body.ended and not body.journal.has_new):
             self._drop(body)  # Nobody needs its undos any more, and it does nothing else.
 
-    def _cancel_waiting(self, run_id: str, path: str) -> None:
-        waiting = self._take_waiting(run_id, path)
-        if waiting is not None:
-            # Not a Reject: the body is well, only this attempt of a step it has yet to reach is over.
-            stopped = Failure(ErrorCode.CANCELLED, "Cancelled", f"step {path!r} was cancelled before it began")
-            self._refuse(run_id, waiting, stopped)
-
-    def _take_waiting(self, run_id: str, path: str) -> Execute | None:
-        waiting = self._waiting.get(run_id)
-        if waiting is None:
-            return None
-        execute = waiting.pop(path, None)
-        if not waiting:
-            del self._waiting[run_id]
-        return execute
-
     # ---- from bodies
 
     def touch(self, body: LiveBody) -> None:
         """The body decided something or received something; look at it at the end of this tick."""
-        self._dirty[id(body)] = body
+        if not body.touched:
+            body.touched = True
+            self._dirty.append(body)
         self._schedule()
+
+    @property
+    def expected(self) -> Mapping[str, object]:
+        """Runs with an Execute that came before their body planned its step."""
+        return self._starter.waiting
 
     def reached(self, body: LiveBody, path: str) -> None:
         """An Execute may have come before the body planned its step."""
-        if self._waiting:
-            execute = self._take_waiting(body.run_id, path)
-            if execute is not None:
-                self.loop.call_soon(self._reached_later, body, execute)
-
-    def _reached_later(self, body: LiveBody, execute: Execute) -> None:
-        if body.over or execute.path not in body.steps:
-            self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+        execute = self._starter.take(body.run_id, path)
+        if execute is not None:
+            self._reached.append((body, execute))
             self._schedule()
-        else:
-            self._start_closure(body, execute)
+
+    def _start_reached(self) -> None:
+        reached, self._reached = self._reached, []
+        for body, execute in reached:
+            step = body.steps.get(execute.path)
+            if body.over:
+                self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+            elif step is None:
+                self._starter.give_up(body.run_id, execute)
+            else:
+                self._starter.start_closure(
+                    body, step, execute.attempt, execute.fence, execute.timeout, execute.traceparent
+                )
 
     def body_failed(self, body: LiveBody, failure: Failure) -> None:
         """The body cannot go on; the engine pauses the run.
@@ -353,8 +307,8 @@ class HostRuntime:
         if body.over:
             return
         self._port.fail_body(body.run_id, BodyFailed(body.journal.fence, failure))
-        for execute in self._take_undos(body):
-            self._refuse(body.run_id, execute, unreachable(execute.path, failure.message))
+        for execute in self._starter.take_undos(body):
+            self._starter.refuse(body.run_id, execute, unreachable(execute.path, failure.message))
         self._drop(body)
         self._schedule()
 
@@ -373,8 +327,7 @@ class HostRuntime:
         if self._bodies.get(body.run_id) is body:
             self._remove(body)
         body.evict()
-        for execute in self._waiting.pop(body.run_id, {}).values():
-            self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+        self._starter.reject_run(body.run_id)
 
     def _remove(self, body: LiveBody) -> None:
         del self._bodies[body.run_id]
@@ -413,7 +366,7 @@ class HostRuntime:
         if body is not None and result.output is not None and paths.undone_path(result.path) is None:
             body.outputs[result.path] = value
             body.size += len(result.output.data)
-        if self.hooks:
+        if self._hooked:
             self._tell(running, result.failure, value)  # first: what follows from the result is told after it
         if threading.get_ident() == self._loop_thread:
             self._results.append((run_id, result))
@@ -425,7 +378,7 @@ class HostRuntime:
                 self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now.
 
     def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:
-        kinds = _HOOKS[paths.undone_path(running.path) is not None]
+        kinds = HOOKS[paths.undone_path(running.path) is not None]
         if failure is None:
             self.hooks.fire(kinds[1], running.run_id, running.flow, running.path, running.attempt, output=output)
         else:
@@ -440,50 +393,61 @@ class HostRuntime:
             self.loop.call_soon(self._flush, 0, -1)
 
     def _flush(self, ticks: int, seen: int) -> None:
-        """Gather while ticks bring something, then carry everything to the session: plans first, then results."""
-        if seen != self._activity and ticks < QUIET_TICKS_MAX:
-            seen = self._activity
+        """Gather while ticks bring something, then carry everything to the session: plans first, then results.
+
+        A tick can bring something only while code of a flow runs, or is on its way from one wait to the next.
+        """
+        activity = self._activity
+        try:
+            self._attempts.let_go()
             self._look_at_bodies()
-            self.loop.call_soon(self._flush, ticks + 1, seen)
+            self._attempts.let_go()
+        except BaseException:  # SystemExit and its like of user code: what the others produced goes its way.
+            self.loop.call_soon(self._flush, ticks, seen)
+            raise
+        if seen != self._activity and ticks < QUIET_TICKS_MAX and self._in_code():
+            self.loop.call_soon(self._flush, ticks + 1, activity)
             return
-        self._look_at_bodies()
         unsent, self._unsent = self._unsent, {}
         for body in unsent.values():
             self._submit_plans(body)
         results, self._results = self._results, []
-        self._port.submit_results(results)
+        if results:
+            self._port.submit_results(results)
+            self._attempts.count_succeeded()
         self._make_room()
         self._flushing = False
         if self._dirty:
             self._schedule()
         self._port.ring()
 
+    def _in_code(self) -> bool:
+        """Whether what was gathered so far is of a body that may have more to say soon."""
+        return any([body.lines_running and not body.ended for body in self._unsent.values()])
+
     def _look_at_bodies(self) -> None:
-        dirty, self._dirty = self._dirty, {}
-        now = self.loop.time()
-        for body in dirty.values():
+        dirty, self._dirty = self._dirty, []
+        now = self.loop.time() if dirty else 0.0
+        for body in dirty:
             body.go_on()
+            body.touched = False
             if body.over:
                 continue
             if body.replays_since is not None and body.journal.caught_up:
                 self._telemetry.replay_seconds.observe(self.loop.time() - body.replays_since)
                 body.replays_since = None
             self._keeping.moved(body, now)
-            if body.at_frontier:
-                self._start_undos(body)
-            started = self._self_start(body)
+            if body.run_id in self._starter.waiting and body.at_frontier:
+                self._starter.start_undos(body)
             self._unsent[id(body)] = body
-            executes = [self._started(body, path) for path in started]
-            if any(not body.steps[path].call.is_async for path in started):
-                # The outcome of a sync step goes to the session from its thread; its plan must be there first.
-                self._submit_plans(body)
-            if body.over:
-                for execute in executes:
-                    self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
-                continue
-            for execute in executes:
-                self._run_started(body, execute)
-            self._watch_stall(body)
+            if body.fresh:
+                self._start_fresh(body)
+                if body.over:
+                    continue
+            if body.stall is not None or body.journal.replaying or self._starter.waiting:
+                self._watch_stall(body)
+        if self._reached:
+            self._start_reached()  # Now it is known whether their bodies went astray.
 
     def _submit_plans(self, body: LiveBody) -> None:
         if body.over:
@@ -499,37 +463,51 @@ class HostRuntime:
             if not body.kept:
                 self._retire(body)
 
-    def _self_start(self, body: LiveBody) -> Sequence[str]:
+    def _start_fresh(self, body: LiveBody) -> None:
+        """Begin first attempts of new steps without asking the engine, as far as that is allowed."""
+        steps = self._self_start(body)
+        if any([step.call is not None and not step.call.is_async for step in steps]):
+            # The outcome of a sync step goes to the session from its thread; its plan must be there first.
+            self._submit_plans(body)
+        fence = body.journal.fence
+        for step in steps:
+            planned = step.planned
+            if body.over or planned.kind is StepKind.TASK:
+                self._start_as_executed(body, planned)
+            else:
+                self._starter.start_closure(body, step, 1, fence, planned.timeout, planned.traceparent)
+
+    def _start_as_executed(self, body: LiveBody, planned: StepPlanned) -> None:
+        """The first attempt of a step that the host begins by itself, as the engine would give it."""
+        path, fence, traceparent = planned.path, body.journal.fence, planned.traceparent
+        execute = Execute(
+            path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout, traceparent=traceparent
+        )
+        if body.over:
+            self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
+        else:
+            # User code of a registered step always sees arguments decoded from the journaled bytes.
+            self._starter.start_task(body.run_id, execute, body.flow.name)
+
+    def _self_start(self, body: LiveBody) -> Sequence[StepFuture]:
         """Choose new steps whose first attempt this host starts itself (DESIGN 3, rule 5)."""
         fresh, body.fresh = body.fresh, []
-        if body.hold or not fresh or not body.journal.caught_up:
-            return []
+        if body.hold or not body.journal.caught_up:
+            return ()
         alone = len(fresh) == 1
-        mine = []
+        mine: dict[str, StepFuture] = {}
         for path in fresh:
             step = body.steps.get(path)
-            if step is not None and body.journal.is_new(path) and not step.future.scope.limited:
+            if step is not None and not step.scope.limited and body.journal.is_new(path):
                 planned = step.planned
                 if planned.kind is StepKind.RUN or (alone and planned.name in self._steps):
-                    mine.append(path)
-        started = self._port.start(body.run_id, mine, body.journal.fence) if mine else ()
+                    mine[path] = step
+        if not mine:
+            return ()
+        started = self._port.start(body.run_id, list(mine), body.journal.fence)
         if started:
             body.journal.mark_started(started)
-        return started
-
-    def _started(self, body: LiveBody, path: str) -> Execute:
-        """The first attempt of a step that the host begins by itself, as the engine would give it."""
-        planned = body.steps[path].planned
-        fence = body.journal.fence
-        kind, timeout, traceparent = planned.kind, planned.timeout, planned.traceparent
-        return Execute(path, 1, fence, kind, planned.name, planned.input, timeout, traceparent=traceparent)
-
-    def _run_started(self, body: LiveBody, execute: Execute) -> None:
-        if execute.kind is StepKind.TASK:
-            # User code of a registered step always sees arguments decoded from the journaled bytes.
-            self._execute_task(body.run_id, execute, body.flow.name)
-        else:
-            self._start_closure(body, execute)
+        return [mine[path] for path in started]
 
     def _retire(self, body: LiveBody) -> None:
         """The flow ended and said so."""
@@ -539,12 +517,14 @@ class HostRuntime:
 
     def _watch_stall(self, body: LiveBody) -> None:
         body.forget_stall()
-        if not body.at_frontier and (body.journal.replaying or body.run_id in self._waiting):
+        if not body.at_frontier and (body.journal.replaying or body.run_id in self._starter.waiting):
             body.stall = self.loop.call_later(patience(body, self._stall_timeout), self._stalled, body)
 
     def _stalled(self, body: LiveBody) -> None:
         if not body.journal.replaying:
-            self._start_undos(body)  # All is made again; a line of code that awaits something else may do so for ever.
+            # All is made again; a line of code that awaits something else may do so for ever.
+            self._starter.start_undos(body)
+            self._schedule()
             return
         self.body_failed(body, stalled(body, patience(body, self._stall_timeout)))
 
@@ -554,10 +534,7 @@ class HostRuntime:
         """Take nothing new. What was not begun is given back now, every body as soon as nothing of it runs."""
         self._draining = True
         self._keeping = Leaving()
-        waiting, self._waiting = self._waiting, {}
-        for run_id, executes in waiting.items():
-            for execute in executes.values():
-                self._port.reject(run_id, execute, RejectReason.DRAINING)
+        self._starter.reject_all(RejectReason.DRAINING)
         self._schedule()
 
     def stop_attempts(self) -> None:
@@ -573,14 +550,3 @@ class HostRuntime:
         self._attempts.close()
         self.threads.close()
         self.hooks.close()
-
-
-def _undo_name(path: str) -> str:
-    return step_name(path) + paths.UNDO_SUFFIX
-
-
-_HOOKS: tuple[tuple[HookKind, HookKind, HookKind], ...] = (
-    ("step_started", "step_succeeded", "step_failed"),
-    ("undo_started", "undo_succeeded", "undo_failed"),
-)
-"""What is told of an attempt, of a step and of an undo: it began, it succeeded, it did not."""

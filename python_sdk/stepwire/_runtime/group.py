@@ -14,7 +14,7 @@ import asyncio
 import enum
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from stepwire._replay.journal import Kind
-from stepwire._runtime.durable import DurableFuture
+from stepwire._runtime.durable import DurableFuture, GroupFuture
 from stepwire._runtime.report import branch_result
 from stepwire._runtime.scope import SCOPE, Scope
 from stepwire._runtime.tally import Tally
@@ -118,10 +118,11 @@ class GroupRun:
         self.outcomes: list[BranchOutcome | None] = [None] * count
         self.results: list[Any] = [None] * count
         self.over = False
-        self.future = DurableFuture(body, opened.path, scope, self)
+        self.future = self._future(scope)
         self._tally = Tally(opened)
         self._failures: dict[int, Failure] = {}
         self._lines: list[asyncio.Future[Any]] = []
+        self._codes: list[tuple[Scope, Coroutine[Any, Any, Any], Context]] = []
         self._held: dict[int, tuple[BranchOutcome, Any]] = {}
         # A group that is opened after the body has caught up is in no journal.
         self._replayed = body.journal.replaying
@@ -130,16 +131,27 @@ class GroupRun:
             scope.groups = {}
         scope.groups[opened.path] = self
 
-    def start(self) -> DurableFuture:
+    def _future(self, scope: Scope) -> GroupFuture:
+        future = GroupFuture(loop=self.body.loop)
+        future.path = self.opened.path
+        future.scope = scope
+        future.awaited = False
+        future.blocks = future.branch = None
+        future.made_after = self.body.journal.delivered
+        future.group = self
+        return future
+
+    def start(self) -> GroupFuture:
         """Start every branch, in order. Branch i + 1 does not wait for code of branch i outside steps (MISSION 1.3)."""
         outside = self.future.scope
         depth = outside.depth + 1
         limited = outside.limited or self.opened.limit > 0
         on_loop = self.request.on_loop(self.body)
+        inside = paths.branch_paths(self.opened.path, self.opened.branches)
         for index, branch in enumerate(self.request.branches):
             if self.over:
                 break  # Those before have decided it already.
-            path = paths.branch_path(self.opened.path, index)
+            path = inside[index]
             scope = Scope(self.body, path, self, index, depth, limited=limited)
             self.scopes.append(scope)
             context = copy_context()
@@ -148,6 +160,8 @@ class GroupRun:
                 self._start_on_loop(branch, scope, context)
             else:
                 self._start_thread(branch, scope, context)
+        if self._codes:
+            self._begin()
         if not self.request.branches:
             self._settle()
         return self.future
@@ -158,25 +172,36 @@ class GroupRun:
         try:
             made = context.run(branch)
         except (Exception, asyncio.CancelledError) as exc:
-            self._line_ended(scope, None, exc)
+            self.line_ended(scope, None, exc)
             return
-        if isinstance(made, DurableFuture) and made.scope is scope:
-            # The branch is one bare step or group: its own future is the branch, and all it waits for.
-            self._run_line(scope)
-            if not made.done():
-                self.body.block(made)
+        if isinstance(made, DurableFuture) and made.scope is scope and not made.done():
+            # The branch is one bare step or group: it ends when that does, and runs no code until then.
+            made.be_branch(scope)
             self._lines.append(made)
-            made.add_done_callback(partial(self._line_done, scope))
         elif inspect.isawaitable(made):
             self._run_line(scope)
             # Not wrapped if it need not be: a wrapper that is cancelled before it began would never await it.
-            code = made if inspect.iscoroutine(made) else _drive(made)
-            task = self.body.loop.create_task(code, context=context)
-            scope.line = task
-            self._lines.append(task)
-            task.add_done_callback(partial(self._line_done, scope))
+            self._codes.append((scope, made if inspect.iscoroutine(made) else _drive(made), context))
         else:
-            self._line_ended(scope, made, None)
+            self.line_ended(scope, made, None)
+
+    def _begin(self) -> None:
+        """Let the code of branches begin, each up to its first wait, before the call that opens the group returns."""
+        codes, self._codes = self._codes, []
+        going = []
+        for scope, code, context in codes:
+            if scope.ended:
+                code.close()  # Others have decided the group already.
+            else:
+                going.append((scope, code, context))
+
+        def keep(tasks: list[asyncio.Task[Any]]) -> None:
+            for (scope, _, _), task in zip(going, tasks, strict=True):
+                scope.line = task
+                self._lines.append(task)
+                task.add_done_callback(partial(self._line_done, scope))
+
+        self.body.host.tasks.start([(code, context) for _, code, context in going], keep)
 
     def _run_line(self, scope: Scope) -> None:
         scope.running = True
@@ -184,11 +209,11 @@ class GroupRun:
 
     def _line_done(self, scope: Scope, done: asyncio.Future[Any]) -> None:
         if done.cancelled():
-            self._line_ended(scope, None, asyncio.CancelledError())
+            self.line_ended(scope, None, asyncio.CancelledError())
         elif (error := done.exception()) is not None:
-            self._line_ended(scope, None, error)
+            self.line_ended(scope, None, error)
         else:
-            self._line_ended(scope, done.result(), None)
+            self.line_ended(scope, done.result(), None)
 
     # ---- branches on threads
 
@@ -196,30 +221,38 @@ class GroupRun:
         body = self.body
         self._run_line(scope)
 
-        def work() -> None:
+        def work() -> Callable[[], None]:
             value: Any = None
             error: BaseException | None = None
             try:
                 value = context.run(branch)
             except BaseException as exc:
                 error = exc
-            if not body.over:  # Nobody asks any more, and the loop may be gone.
-                body.post(lambda: self._line_ended(scope, value, error))
 
-        body.threads.start(work)
+            def tell() -> None:
+                if not body.over:  # Nobody asks any more, and the loop may be gone.
+                    body.post(lambda: self.line_ended(scope, value, error))
+
+            return tell
+
+        body.threads.start(body, work)
 
     # ---- ends of branches
 
-    def _line_ended(self, scope: Scope, value: Any, error: BaseException | None) -> None:
-        """A branch's line of control came to its end."""
+    def line_ended(self, scope: Scope, value: Any, error: BaseException | None) -> None:
+        """A branch's line of control, or the one step that it is, came to its end."""
         if scope.running:
             scope.running = False
             self.body.line_left()
-        if self.body.over:
+        body = self.body
+        if body.over and not body.ended:
+            return
+        if error is None and not (self.over or self._replayed):
+            self._apply(scope, BranchOutcome.OK, value)
             return
         if self.over:
             if isinstance(error, Exception):
-                where = f"branch {scope.path!r} of run {self.body.run_id}"
+                where = f"branch {scope.path!r} of run {body.run_id}"
                 logger.warning("%s raised while it was being cancelled", where, exc_info=error)
             return
         outcome = BranchOutcome.OK
@@ -265,8 +298,10 @@ class GroupRun:
             failure = self._failures[index] = failure_from_exception(value)
         if self._replayed:
             self.body.journal.end_made(self.opened.path, index)
-        if self.body.decide(Kind.BRANCH_ENDED, scope.path, BranchEnded(scope.path, outcome, failure)):
-            self._tally.add(index, outcome)
+        path = scope.path
+        if self.body.decide(Kind.BRANCH_ENDED, path, BranchEnded(path, outcome, failure)) and self._tally.add(
+            index, outcome
+        ):
             self._settle()
 
     # ---- the end of the group
@@ -308,6 +343,8 @@ class GroupRun:
         else:
             self.future.fail(self._failed(timeout))
         # The group, its branches and their steps know each other; without this they would wait for the collector.
+        for scope in self.scopes:
+            scope.forget()
         self.scopes = []
         self.results = []
         self._lines.clear()

@@ -144,7 +144,8 @@ class BoundedBodies:
 class NoBodies:
     """Keeps none: what `stepwire.testing` means by replay.
 
-    Every release finds no live body, so each turn of a flow is made by replay; tests of replay need no crashes.
+    Every release finds no live body, so each turn of a flow is made by replay; tests of replay need no crashes. Only
+    one whose threads are in their code goes on: they would be cut off in the middle of a line, which takes a crash.
     """
 
     replays = True

@@ -56,7 +56,11 @@ def repeating() -> bool:
     if scope is None:
         return False
     body = scope.body
-    return body.journal.repeats or body.undoing or (body.over and not body.ended)
+    if body.undoing or (body.over and not body.ended):
+        return True
+    if scope.ended:
+        return body.journal.repeats
+    return body.journal.repeats_in(scope.path, on_loop=body.flow.is_async)
 
 
 def current_trace_id() -> str:

@@ -15,7 +15,7 @@ from stepwire.protocol.plan import BranchOutcome
 from stepwire.results import BranchResult, Outcome, StepResult
 
 if TYPE_CHECKING:
-    from stepwire._runtime.durable import DurableFuture
+    from stepwire._runtime.durable import StepFuture
     from stepwire._runtime.group import GroupRun
     from stepwire._runtime.scope import Scope
 
@@ -59,7 +59,7 @@ def _steps(scope: Scope, *, lost: bool) -> tuple[StepResult, ...]:
     )
 
 
-def step_result(step: DurableFuture) -> StepResult:
+def step_result(step: StepFuture) -> StepResult:
     """How a step that is done ended."""
     body = step.scope.body
     recorded = body.journal.decided_after(step.path)

@@ -57,13 +57,6 @@ class StepRequest(msgspec.Struct):
                 if len(payload.data) > bytes_max:
                     raise PayloadTooLarge(f"{what} of step {name!r} is {len(payload.data)} bytes, limit {bytes_max}")
 
-    def decoded(self, output: Payload) -> Any:
-        """What user code gets. Raises StepError if it does not fit, or what a codec of the user's own raises."""
-        if self.call is not None:
-            return self.call.codec.decode(output, self.call.returns)
-        assert self.decode is not None
-        return self.decode(output)
-
     def planned(self, path: str, concurrent: bool) -> StepPlanned:
         """The decision to run it at `path`."""
         return StepPlanned(

@@ -14,12 +14,14 @@ from contextvars import ContextVar
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from stepwire.errors import ConfigurationError
 from stepwire.protocol.paths import Occurrences
 
 if TYPE_CHECKING:
     from stepwire._runtime.body import LiveBody
-    from stepwire._runtime.durable import DurableFuture
+    from stepwire._runtime.durable import StepFuture
     from stepwire._runtime.group import GroupRun
 
 
@@ -62,21 +64,29 @@ class Scope(Occurrences):
         self.running = False
         self.ended = False
         self.groups: dict[str, GroupRun] | None = None
-        self._steps: DurableFuture | list[DurableFuture] | None = None
+        self._steps: StepFuture | list[StepFuture] | None = None
         self._random: DeterministicRandom | None = None
 
-    def note(self, step: DurableFuture) -> None:
+    def note(self, step: StepFuture) -> None:
         """A step was planned in this branch. Most branches of a wide group have one, so the first needs no list."""
-        match self._steps:
-            case None:
-                self._steps = step
-            case list() as steps:
-                steps.append(step)
-            case first:
-                self._steps = [first, step]
+        if self._steps is None:
+            self._steps = step
+        elif type(self._steps) is list:
+            self._steps.append(step)
+        else:
+            self._steps = [self._steps, step]  # type: ignore[list-item]
+
+    def end(self, value: Any, error: BaseException | None) -> None:
+        """What the branch is made of came to its end."""
+        assert self.group is not None
+        self.group.line_ended(self, value, error)
+
+    def forget(self) -> None:
+        """Nobody asks for its steps any more. They know it: so nobody has to collect them."""
+        self._steps = None
 
     @property
-    def steps(self) -> Sequence[DurableFuture]:
+    def steps(self) -> Sequence[StepFuture]:
         """Steps planned in this branch, in order; the root notes none."""
         match self._steps:
             case None:
@@ -94,7 +104,8 @@ class Scope(Occurrences):
         """
         self.ended = True
         for step in self.steps:
-            self.body.steps.pop(step.path, None)
+            if self.body.steps.pop(step.path, None) is not None:
+                step.close()
             if self.body.journal.is_unsaid(step.path):
                 self.body.undos.pop(step.path, None)  # It never happened, so no body is kept for its undo.
             step.withdraw()
@@ -115,7 +126,7 @@ class Scope(Occurrences):
         return self._random
 
 
-class AttemptInfo:
+class AttemptInfo(msgspec.Struct, eq=False):
     """The attempt that the current code belongs to.
 
     Attributes:
@@ -124,14 +135,11 @@ class AttemptInfo:
         cancelled: It was told to stop: its timeout passed, or nobody needs its outcome any more.
     """
 
-    __slots__ = ("_told_to_stop", "attempt", "cancelled", "path", "run_id")
-
-    def __init__(self, run_id: str, path: str, attempt: int) -> None:
-        self.run_id = run_id
-        self.path = path
-        self.attempt = attempt
-        self.cancelled = False
-        self._told_to_stop: threading.Event | None = None
+    run_id: str
+    path: str
+    attempt: int
+    cancelled: bool = False
+    _told_to_stop: threading.Event | None = None
 
     def wait_cancelled(self, timeout: float | None = None) -> bool:
         """Block this thread until the attempt is told to stop (MISSION S20); for plain `def` steps.

@@ -37,8 +37,8 @@ class Tally:
         elif self._failures_allowed < 0:
             self.decided = Verdict.FAILED
 
-    def add(self, index: int, outcome: BranchOutcome) -> None:
-        """Branch `index` ended; each does so once."""
+    def add(self, index: int, outcome: BranchOutcome) -> bool:
+        """Branch `index` ended; each does so once. Returns whether there may be a verdict now."""
         self._ended[index] = 1
         self._left -= 1
         if outcome is BranchOutcome.OK:
@@ -50,6 +50,7 @@ class Tally:
             self._failures_allowed -= 1
             if self._failures_allowed < 0 and self.decided is None:
                 self.decided = Verdict.FAILED
+        return not self._left or (self._early and self.decided is not None)
 
     def verdict(self, *, expired: bool = False) -> GroupEnded | None:
         """How the group ends now, or None while it goes on.

@@ -53,7 +53,7 @@ METRICS: tuple[Definition, ...] = (
     Definition("log_lines_total", _C, "Log lines of flows and steps, sent to the engine or dropped for want of room.",
                {"outcome": ("shipped", "dropped")}),
     Definition("hook_failures_total", _C, "Calls of hooks that raised, or were dropped.", {"cause": _HOOK_CAUSE}),
-    Definition("build_info", _G, "Always 1.", {"version": ()}),
+    Definition("build_info", _G, "Always 1; `loop` is empty before the host starts.", {"version": (), "loop": ()}),
 )  # fmt: skip
 
 
@@ -79,11 +79,15 @@ class HostTelemetry(Numbers):
     loop_lag_seconds: Histogram
     log_lines: dict[str, int]
     hook_failures: dict[str, int]
-    build_info: dict[str, int]
+    build_info: dict[tuple[str, str], int]
 
     def __init__(self, service: str, version: str = "") -> None:
         super().__init__(PREFIX, METRICS, {"service": service})
-        self.build_info[version] = 1
+        self.build_info[version, ""] = 1
+
+    def runs_on(self, loop: str) -> None:
+        """The host was started on such an event loop."""
+        self.build_info = {(version, loop): 1 for version, _ in self.build_info}
 
 
 _exported: WeakKeyDictionary[CollectorRegistry, Any] = WeakKeyDictionary()

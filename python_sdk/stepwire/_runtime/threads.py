@@ -90,16 +90,17 @@ class StepThreads:
 
 
 class BranchThreads:
-    """A pool that grows on demand up to `bound` threads and never queues.
+    """A pool that grows on demand up to `bound` threads, by one more for each that is given up, and never queues.
 
     Args:
-        bound: Most threads at once.
+        bound: Most threads that count as busy.
     """
 
     def __init__(self, bound: int) -> None:
         self.bound = bound
         self._lock = threading.Lock()
         self._idle: deque[_Worker] = deque()
+        self._of: dict[object, int] = {}
         self._busy = 0
         self._count = 0
         self._closed = False
@@ -112,15 +113,27 @@ class BranchThreads:
         """Whether `count` more branches may run now."""
         return self._busy + count <= self.bound
 
-    def start(self, work: Callable[[], None]) -> None:
-        """Run `work` on a thread of its own, at once."""
+    def start(self, owner: object, work: Callable[[], Callable[[], None]]) -> None:
+        """Run `work` on a thread of its own, at once.
+
+        Args:
+            owner: The body whose code it is.
+            work: Returns what tells of its end. That is called once the thread counts as free: who hears it may
+                need one.
+        """
         with self._lock:
             self._busy += 1
+            self._of[owner] = self._of.get(owner, 0) + 1
             worker = self._idle.popleft() if self._idle else None
             if worker is None:
                 self._count += 1
                 worker = _Worker(self, f"stepwire-branch-{self._count}")
-        worker.run(work)
+        worker.run(owner, work)
+
+    def give_up(self, owner: object) -> None:
+        """The body is gone, and its code has been stopped: it may take its time, but the next life is not refused."""
+        with self._lock:
+            self._busy -= self._of.pop(owner, 0)
 
     def close(self) -> None:
         """Let idle threads end; busy ones end with their work."""
@@ -129,12 +142,17 @@ class BranchThreads:
             idle = list(self._idle)
             self._idle.clear()
         for worker in idle:
-            worker.run(None)
+            worker.run(None, None)
 
-    def done(self, worker: _Worker) -> bool:
+    def done(self, worker: _Worker, owner: object) -> bool:
         """A worker finished its work. False: it must end."""
         with self._lock:
-            self._busy -= 1
+            left = self._of.get(owner, 0) - 1
+            if left >= 0:
+                self._busy -= 1
+                self._of[owner] = left
+            if not left:
+                del self._of[owner]
             if self._closed:
                 return False
             self._idle.append(worker)
@@ -145,19 +163,25 @@ class _Worker:
     def __init__(self, pool: BranchThreads, name: str) -> None:
         self._pool = pool
         self._wake = threading.Semaphore(0)
-        self._work: Callable[[], None] | None = None
+        self._owner: object = None
+        self._work: Callable[[], Callable[[], None]] | None = None
         threading.Thread(target=self._loop, name=name, daemon=True).start()
 
-    def run(self, work: Callable[[], None] | None) -> None:
+    def run(self, owner: object, work: Callable[[], Callable[[], None]] | None) -> None:
+        self._owner = owner
         self._work = work
         self._wake.release()
 
     def _loop(self) -> None:
         while True:
             self._wake.acquire()
-            work, self._work = self._work, None
+            owner, work = self._owner, self._work
+            self._owner = self._work = None
             if work is None:
                 return
-            work()
-            if not self._pool.done(self):
+            tell = work()
+            stays = self._pool.done(self, owner)
+            tell()
+            if not stays:
                 return
+            del owner, work, tell  # It may be long until this thread gets other work.

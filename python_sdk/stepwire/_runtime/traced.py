@@ -33,7 +33,7 @@ from stepwire._replay.journal import Decision, Divergence, Kind
 from stepwire._runtime.attempt import RunningAttempt, StepCall
 from stepwire._runtime.attempts import Attempts
 from stepwire._runtime.body import BodyHost, LiveBody
-from stepwire._runtime.durable import DurableFuture
+from stepwire._runtime.durable import GroupFuture, StepFuture
 from stepwire._runtime.group import GroupRequest
 from stepwire._runtime.request import StepRequest
 from stepwire._runtime.scope import Scope
@@ -145,7 +145,7 @@ class TracedBody(LiveBody):
 
     # ---- decisions
 
-    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> DurableFuture:
+    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> StepFuture:
         future = super().plan_step(scope, name, request)
         span = self._open.get(future.path)
         step = self.steps.get(future.path)
@@ -153,7 +153,7 @@ class TracedBody(LiveBody):
             step.planned = _with_context(step.planned, span)
         return future
 
-    def open_group(self, scope: Scope, name: str, request: GroupRequest) -> DurableFuture:
+    def open_group(self, scope: Scope, name: str, request: GroupRequest) -> GroupFuture:
         # Its span is made current by `decide`, so that its branches inherit it, and is not any more afterwards.
         token = otel.attach(otel.get_current())
         try:

@@ -44,8 +44,7 @@ class SessionPort:
     def start(self, run_id: str, paths: Sequence[str], fence: Fence) -> Sequence[str]:
         """Take slots for first attempts, in order. Returns those that got one."""
         with self.lock:
-            now = self.clock()
-            return [path for path in paths if self.session.start(run_id, path, fence, now)]
+            return self.session.start_all(run_id, paths, fence, self.clock())
 
     def attempt_fence(self, run_id: str, path: str) -> Fence | None:
         with self.lock:
@@ -57,8 +56,7 @@ class SessionPort:
 
     def submit_results(self, results: Sequence[tuple[str, Result]]) -> None:
         with self.lock:
-            for run_id, result in results:
-                self.session.submit_result(run_id, result)
+            self.session.submit_results(results)
 
     def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
         with self.lock:

@@ -42,13 +42,12 @@ from stepwire.protocol.plan import Fence, Plan, StepKind
 _Key = tuple[str, str]
 
 
-class _Attempt:
-    __slots__ = ("attempt", "fence", "since")
+class _Attempt(msgspec.Struct, eq=False, gc=False):
+    """An attempt in progress. A Struct, because every step has one."""
 
-    def __init__(self, attempt: int, fence: Fence, since: float) -> None:
-        self.attempt = attempt
-        self.fence = fence
-        self.since = since
+    attempt: int
+    fence: Fence
+    since: float
 
 
 class _Body:
@@ -318,16 +317,28 @@ class HostSession:
         return section
 
     def start(self, run_id: str, path: str, fence: Fence, now: float) -> bool:
-        """Take a slot for attempt 1 of a step the body just planned.
+        """Take a slot for attempt 1 of a step the body just planned. False: see `start_all`."""
+        return bool(self.start_all(run_id, (path,), fence, now))
 
-        False: no slot is free, somebody drains, or the body was evicted and the loop does not know it yet.
+    def start_all(self, run_id: str, paths: Sequence[str], fence: Fence, now: float) -> list[str]:
+        """Take slots for attempts 1 of steps the body just planned, in this order. Returns those that got one.
+
+        The others did not: no slot is free, somebody drains, or the body was evicted and the loop does not know it yet.
         """
         body = self._bodies.get(run_id)
-        gone = body is None or body.over or body.fence != fence or (run_id, path) in self._attempts
-        if gone or self.free_slots <= 0 or self.engine_draining:
-            return False
-        self._attempts[run_id, path] = _Attempt(1, fence, now)
-        return True
+        if body is None or body.over or body.fence != fence or self.engine_draining:
+            return []
+        attempts, free = self._attempts, self.free_slots
+        taken = []
+        for path in paths:
+            if free <= 0:
+                break
+            key = run_id, path
+            if key not in attempts:
+                attempts[key] = _Attempt(1, fence, now)
+                taken.append(path)
+                free -= 1
+        return taken
 
     def attempt_fence(self, run_id: str, path: str) -> Fence | None:
         """The right under which an attempt executes at the moment."""
@@ -340,7 +351,8 @@ class HostSession:
         if body is None or body.over or body.ended or not plans or body.fence != plans[0].fence:
             return False
         body.next_plan_seq = plans[-1].plan_seq + 1
-        body.undos = body.undos or any(_has_undos(plan) for plan in plans)
+        if not body.undos:
+            body.undos = any([_has_undos(plan) for plan in plans])
         ended = plans[-1].body_ended
         if ended is not None:
             # One that may be undone stays until the engine lets it go.
@@ -352,13 +364,22 @@ class HostSession:
 
     def submit_result(self, run_id: str, result: Result) -> None:
         """Queue the outcome of an attempt, under the right it has now, and free its slot."""
-        key = run_id, result.path
-        attempt = self._attempts.pop(key, None)
-        if attempt is not None and attempt.fence != result.fence:
-            result = msgspec.structs.replace(result, fence=attempt.fence)
-        self._finished[key] = result
-        self._say(run_id).results.append(result)
-        self._durable = True
+        self.submit_results(((run_id, result),))
+
+    def submit_results(self, results: Sequence[tuple[str, Result]]) -> None:
+        """The same for many, of any runs."""
+        attempts, finished = self._attempts, self._finished
+        said: str | None = None
+        for run_id, result in results:
+            if run_id != said:
+                said, say = run_id, self._say(run_id).results.append
+            key = run_id, result.path
+            attempt = attempts.pop(key, None)
+            if attempt is not None and attempt.fence != result.fence:
+                result = msgspec.structs.replace(result, fence=attempt.fence)
+            finished[key] = result
+            say(result)
+        self._durable = self._durable or bool(results)
 
     def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
         """Give an attempt back that was never begun, under the right it has now."""
@@ -465,7 +486,10 @@ class HostSession:
 
 
 def _has_undos(plan: Plan) -> bool:
-    return any(step.undo is not None and step.undo.kind is StepKind.RUN for step in plan.steps)
+    for step in plan.steps:
+        if step.undo is not None and step.undo.kind is StepKind.RUN:
+            return True
+    return False
 
 
 def _last_words(section: HostSection) -> Fence | None:

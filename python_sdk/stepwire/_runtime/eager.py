@@ -1,0 +1,134 @@
+"""Tasks whose code begins at once instead of in the next tick, many in a row.
+
+Each is a real task from its first line on: `current_task`, `asyncio.timeout`, task groups and cancellation are what
+they always are. Code that never waits is over before the loop has turned, and costs no callback of the loop.
+
+The constructor of a task hands its first step to `loop.call_soon`. That is taken here, for no longer than the
+constructors run, and called in turn. Where a loop or a task factory does not let itself be asked in this way, tasks
+are made as usual.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from asyncio.tasks import _enter_task, _leave_task
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import Any
+
+Code = tuple[Coroutine[Any, Any, Any], Context]
+SLICE_SECONDS = 0.005
+"""Code that begins in a row; then the loop gets its turn, and what is left begins as tasks usually do."""
+_LOOK_EVERY = 16
+"""Tasks between two looks at the clock."""
+
+
+class EagerTasks:
+    """Makes tasks of one loop.
+
+    Args:
+        loop: The loop of the calling thread.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._taken: list[tuple[Callable[[], object], Context]] = []
+        self._first_step: type = type(None)
+        self._works = self._probe()
+
+    @property
+    def works(self) -> bool:
+        """Whether code begins at once on this loop."""
+        return self._works and self._loop.get_task_factory() is None
+
+    def start(self, codes: Sequence[Code], keep: Callable[[list[asyncio.Task[Any]]], None]) -> None:
+        """Make a task of each, tell `keep`, and let them begin in this order.
+
+        Args:
+            keep: Gets the tasks before any of their code runs.
+        """
+        if not self.works:
+            keep([self._loop.create_task(code, context=context) for code, context in codes])
+            return
+        tasks, steps = self._made(codes)
+        keep(tasks)
+        with _no_task(self._loop):
+            self._run(steps)
+
+    def _made(self, codes: Sequence[Code]) -> tuple[list[asyncio.Task[Any]], list[Any]]:
+        loop: Any = self._loop
+        self._taken = []
+        loop.call_soon = self._take
+        try:
+            tasks = [asyncio.Task(code, loop=loop, context=context) for code, context in codes]
+        finally:
+            del loop.call_soon
+        return tasks, self._taken
+
+    def _take(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+        if type(callback) is self._first_step:
+            self._taken.append((callback, context))  # type: ignore[arg-type]
+            return None
+        # A collection may run between two constructors, and finalizers of user code with it.
+        return type(self._loop).call_soon(self._loop, callback, *args, context=context)
+
+    def _run(self, steps: list[tuple[Callable[[], object], Context]]) -> None:
+        begun = 0
+        until = time.monotonic() + SLICE_SECONDS
+        try:
+            for step, context in steps:
+                begun += 1
+                context.run(step)
+                if not begun % _LOOK_EVERY and time.monotonic() > until:
+                    break
+        finally:  # SystemExit and its like end the loop; until it has ended the others are tasks as any.
+            for step, context in steps[begun:]:
+                self._loop.call_soon(step, context=context)
+
+    def _probe(self) -> bool:
+        """Try it with a task that does nothing."""
+        seen: list[Any] = []
+        loop: Any = self._loop
+        code = _nothing()
+
+        def take(callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
+            seen.append((callback, args, context))
+
+        context = copy_context()
+        try:
+            loop.call_soon = take
+        except AttributeError:
+            code.close()
+            return False
+        try:
+            task = asyncio.Task(code, loop=loop, context=context)
+        finally:
+            del loop.call_soon
+        if [(args, ctx) for _, args, ctx in seen] != [((), context)]:
+            for callback, args, ctx in seen:
+                loop.call_soon(callback, *args, context=ctx)
+            return False
+        self._first_step = type(seen[0][0])
+        with _no_task(loop):
+            context.run(seen[0][0])
+        return task.done()
+
+
+async def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def _no_task(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """The task that runs now, if there is one, is not the current one for so long."""
+    current = asyncio.current_task(loop)
+    if current is None:
+        yield
+        return
+    _leave_task(loop, current)
+    try:
+        yield
+    finally:
+        _enter_task(loop, current)

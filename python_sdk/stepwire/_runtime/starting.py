@@ -1,0 +1,199 @@
+"""Beginning attempts: what the engine gives, and what the host begins itself, becomes a call and a context.
+
+An Execute may come before the body has planned its step, and an undo before the body is where it was: they wait here.
+What may be executed is decided by the engine and by `executor`; how an attempt runs by `attempts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from typing import Any
+
+from stepwire._runtime.attempt import StepCall
+from stepwire._runtime.attempts import Attempts
+from stepwire._runtime.body import LiveBody
+from stepwire._runtime.durable import StepFuture
+from stepwire._runtime.hooks import Hooks
+from stepwire._runtime.task import task_call
+from stepwire._runtime.undo import step_name, unreachable
+from stepwire._transport.port import SessionPort
+from stepwire.errors import failure_from_exception
+from stepwire.flow import StepFunction
+from stepwire.hooks import HookKind
+from stepwire.protocol import paths
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.frames import Execute, RejectReason, Result
+from stepwire.protocol.plan import Fence
+from stepwire.redaction import Parts, hidden, redacts
+
+
+class Starter:
+    """Begins the attempts of one host.
+
+    Args:
+        steps: Registered steps that this host serves, by name.
+        context: What attempts at registered steps inherit.
+        refused: Takes the outcome of an attempt that failed before any of its code ran, and its run.
+
+    Attributes:
+        stubs: What steps do instead of their function, by name, and undos by "<name>#undo"; for tests.
+        waiting: What came too early, by run and path. No run is without any.
+    """
+
+    def __init__(
+        self,
+        port: SessionPort,
+        steps: Mapping[str, StepFunction[..., Any]],
+        attempts: Attempts,
+        hooks: Hooks,
+        context: Context,
+        refused: Callable[[str, Result], None],
+    ) -> None:
+        self._port = port
+        self._steps = steps
+        self._attempts = attempts
+        self._hooks = hooks
+        self._hooked = bool(hooks)
+        self._context = context
+        self._refused = refused
+        self.stubs: Mapping[str, Any] = {}
+        self.waiting: dict[str, dict[str, Execute]] = {}
+
+    # ---- attempts
+
+    def start_task(self, run_id: str, execute: Execute, flow: str = "") -> None:
+        """A registered step, or an undo that is one."""
+        step = self._steps.get(execute.name)
+        if step is None:
+            self._port.reject(run_id, execute, RejectReason.NOT_SERVED)
+            return
+        try:
+            call = task_call(step, execute)
+        except Exception as error:  # InvalidInput, or of a codec of the user's own
+            failure = failure_from_exception(error)
+            self.refuse(run_id, execute, hidden(failure) if redacts(step.redact, Parts.FAILURE) else failure)
+            return
+        names = (execute.name,) if execute.undo is None else (_undo_name(execute.path), execute.name)
+        self._start(run_id, execute, self._stubbed(call, *names), self._context, flow or execute.flow)
+
+    def start_closure(
+        self, body: LiveBody, step: StepFuture, attempt: int, fence: Fence, timeout: float | None, traceparent: str
+    ) -> None:
+        """A step that is a function of its body."""
+        call, context = step.call, step.context
+        assert call is not None and context is not None
+        if self.stubs:
+            call = self._stubbed(call, step.name)
+        flow = body.flow.name
+        if self._hooked:
+            self._hooks.fire("step_started", body.run_id, flow, step.path, attempt)
+        self._attempts.start(body.run_id, step.path, attempt, fence, call, context, timeout, flow, traceparent)
+
+    def start_undos(self, body: LiveBody) -> None:
+        """Undos that waited for the body to be where it was."""
+        for execute in self.take_undos(body):
+            self._start_undo(body, execute)
+
+    def take_undos(self, body: LiveBody) -> list[Execute]:
+        """Undos that wait, which they do no longer."""
+        waiting = self.waiting.get(body.run_id)
+        undos = [execute for execute in waiting.values() if execute.undo is not None] if waiting else []
+        for execute in undos:
+            self.take(body.run_id, execute.path)
+        return undos
+
+    def _start_undo(self, body: LiveBody, execute: Execute) -> None:
+        undo = body.undos.get(paths.undone_path(execute.path) or "")
+        if undo is None:
+            reason = "the flow no longer plans this step with a closure as compensate="
+            self.refuse(body.run_id, execute, unreachable(execute.path, reason))
+            return
+        assert execute.undo is not None
+        try:
+            call = undo.call(execute.undo)
+        except Exception as error:  # InvalidInput, or of a codec of the user's own
+            failure = failure_from_exception(error)
+            self.refuse(body.run_id, execute, hidden(failure) if redacts(undo.redact, Parts.FAILURE) else failure)
+            return
+        call = self._stubbed(call, _undo_name(execute.path))
+        self._start(body.run_id, execute, call, undo.context.copy(), body.flow.name)
+
+    def _start(self, run_id: str, execute: Execute, call: StepCall, context: Context, flow: str) -> None:
+        path, attempt = execute.path, execute.attempt
+        if self._hooked:
+            self._hooks.fire(HOOKS[execute.undo is not None][0], run_id, flow, path, attempt)
+        fence, timeout = execute.fence, execute.timeout
+        self._attempts.start(run_id, path, attempt, fence, call, context, timeout, flow, execute.traceparent)
+
+    def _stubbed(self, call: StepCall, *names: str) -> StepCall:
+        name = next((name for name in names if name in self.stubs), None)
+        if name is None:
+            return call
+        stub = self.stubs[name]
+
+        def fn(*args: Any, **kwargs: Any) -> Any:
+            if isinstance(stub, BaseException):
+                raise stub
+            return stub(*args, **kwargs) if callable(stub) else stub
+
+        return call.with_function(fn, is_async=False)
+
+    def refuse(self, run_id: str, execute: Execute, failure: Failure) -> None:
+        """An attempt failed before any of its code ran."""
+        self._refused(run_id, Result(execute.path, execute.attempt, execute.fence, None, failure))
+
+    # ---- what came too early
+
+    def wait(self, run_id: str, execute: Execute) -> None:
+        """It has to wait for its body."""
+        self.waiting.setdefault(run_id, {})[execute.path] = execute
+
+    def take(self, run_id: str, path: str) -> Execute | None:
+        """What waits at this path, which it does no longer."""
+        waiting = self.waiting.get(run_id)
+        if waiting is None:
+            return None
+        execute = waiting.pop(path, None)
+        if not waiting:
+            del self.waiting[run_id]
+        return execute
+
+    def cancel(self, run_id: str, path: str) -> None:
+        """What waits at this path is not wanted any more."""
+        execute = self.take(run_id, path)
+        if execute is not None:
+            self.give_up(run_id, execute)
+
+    def give_up(self, run_id: str, execute: Execute) -> None:
+        """Nobody wants it any more. Not a Reject: the body is well, only this attempt at one of its steps is over."""
+        message = f"step {execute.path!r} was cancelled before it began"
+        self.refuse(run_id, execute, Failure(ErrorCode.CANCELLED, "Cancelled", message))
+
+    def cancel_run(self, run_id: str) -> None:
+        """Nothing of the run is wanted any more."""
+        for path in list(self.waiting.get(run_id, ())):
+            self.cancel(run_id, path)
+
+    def reject_run(self, run_id: str) -> None:
+        """The body that something waits for is gone."""
+        for execute in self.waiting.pop(run_id, {}).values():
+            self._port.reject(run_id, execute, RejectReason.NO_BODY)
+
+    def reject_all(self, reason: RejectReason) -> None:
+        """Nothing that waits will begin here."""
+        waiting, self.waiting = self.waiting, {}
+        for run_id, executes in waiting.items():
+            for execute in executes.values():
+                self._port.reject(run_id, execute, reason)
+
+
+def _undo_name(path: str) -> str:
+    return step_name(path) + paths.UNDO_SUFFIX
+
+
+HOOKS: tuple[tuple[HookKind, HookKind, HookKind], ...] = (
+    ("step_started", "step_succeeded", "step_failed"),
+    ("undo_started", "undo_succeeded", "undo_failed"),
+)
+"""What is told of an attempt, of a step and of an undo: it began, it succeeded, it did not."""
