@@ -14,7 +14,7 @@ REPLAYED := tests/sdk tests/examples/test_flows.py tests/e2e/test_groups_e2e.py 
 	--ignore=tests/sdk/test_programs.py --ignore=tests/sdk/test_group_trees.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test replay check static lint types imports stubs docs docs-check wheel proto format soak bench lock clean
+.PHONY: help setup demo test replay check static lint types imports stubs docs docs-check wheel proto format soak bench bench-peers lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -70,8 +70,11 @@ format: $(STAMP) ## Format the code and apply the safe fixes
 soak: $(STAMP) ## Play random histories of the simulator; ARGS says for how many seconds (default 600)
 	@$(PY) -m tests.simulation --soak $(if $(ARGS),$(ARGS),600)
 
-bench: $(STAMP) ## Measure throughput and latency
+bench: $(STAMP) ## Measure throughput, latency and memory; ARGS=--help lists what
 	@$(PY) -m benchmarks $(ARGS)
+
+bench-peers: $(STAMP) ## Install the engines that `make bench ARGS="peers --peers"` measures beside ours, into .peers
+	@$(PY) -m benchmarks.peers install
 
 lock: $(STAMP) ## Resolve all dependencies anew and write constraints.txt
 	@sh scripts/lock.sh $(PY)

@@ -1,22 +1,21 @@
-"""Engine and host as processes of their own, and what Linux says about them (/proc, /sys)."""
+"""Engine and hosts as processes of their own."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-START_SECONDS, STOP_SECONDS = 15.0, 40.0
-_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+from benchmarks.checkout import Checkout
+
+START_SECONDS, STOP_SECONDS = 60.0, 40.0
+POLL_SECONDS = 0.005
 
 
 class BenchmarkError(Exception):
@@ -25,92 +24,108 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running engine."""
+    """A running engine.
+
+    Attributes:
+        ready_seconds: From the start of its process until it said that it is ready.
+    """
 
     pid: int
     address: str
     http: str
     database: Path
+    ready_seconds: float
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Sum of the samples of a metric that have these labels."""
+        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum_of(text, name, wanted)
 
     def commits(self) -> int:
         """Commits since it was started, from its own metrics."""
-        with urllib.request.urlopen(f"http://{self.http}/metrics", timeout=10) as answer:
-            lines = answer.read().decode().splitlines()
-        return sum(int(float(line.split()[-1])) for line in lines if line.startswith("stepwire_commit_seconds_count"))
+        return int(self.metric("stepwire_commit_seconds_count"))
+
+
+def sum_of(exposition: str, name: str, labels: Sequence[str] = ()) -> float:
+    """Samples of `name` in the text that /metrics gives."""
+    return sum(
+        float(line.split()[-1])
+        for line in exposition.splitlines()
+        if line.startswith((f"{name} ", f"{name}{{")) and all(label in line for label in labels)
+    )
 
 
 @contextmanager
-def engine(folder: Path, *settings: str) -> Iterator[Engine]:
+def engine(checkout: Checkout, database: Path, *settings: str) -> Iterator[Engine]:
     """`stepwire engine --db FILE` with free ports and `settings`; stopped with SIGTERM, which must end well."""
-    database, log = folder / "stepwire.db", folder / "engine.log"
-    given = ("--db", str(database), "--port=0", "--http-port=0", *settings)
-    with _process(log, "stepwire_engine", "engine", *given) as process:
-        words = _ready_message(process, log).split()
-        yield Engine(process.pid, words[words.index("grpc") + 1], words[words.index("http") + 1], database)
+    log = database.parent / "engine.log"
+    command = checkout.command(
+        "stepwire_engine", "engine", "--db", str(database), "--port=0", "--http-port=0", "--log-format=json", *settings
+    )
+    began = time.perf_counter()
+    with process(command, log, checkout.environment()) as running:
+        words = _ready_message(running, log).split()
+        ready = time.perf_counter() - began
+        yield Engine(running.pid, words[words.index("grpc") + 1], words[words.index("http") + 1], database, ready)
 
 
 @contextmanager
-def step_host(folder: Path, address: str, slots: int | None) -> Iterator[int]:
-    """The host of the workloads; gives its process id."""
-    with _process(folder / "host.log", "benchmarks.step_host", address, *([str(slots)] if slots else [])) as process:
-        yield process.pid
+def step_host(checkout: Checkout, folder: Path, address: str, *options: str) -> Iterator[int]:
+    """The host of the workloads (`benchmarks.step_host`); gives its process id."""
+    number = len(list(folder.glob("host-*.log")))
+    command = checkout.command("benchmarks.step_host", address, *options)
+    with process(command, folder / f"host-{number}.log", checkout.environment()) as running:
+        yield running.pid
 
 
 @contextmanager
-def _process(log: Path, *module: str) -> Iterator[subprocess.Popen[bytes]]:
-    path = os.pathsep.join(str(place) for place in (ROOT / "engine", ROOT / "python_sdk", ROOT))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("STEPWIRE_")}
-    command = [sys.executable, "-m", *module]
+def process(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    *,
+    stop: signal.Signals = signal.SIGTERM,
+    codes: Sequence[int] = (0,),
+    piped: bool = False,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in the folder of its log, stopped with `stop`.
+
+    Args:
+        codes: That it may end with.
+        piped: Its standard input and output are pipes; otherwise nothing, and the log.
+
+    Raises:
+        BenchmarkError: it ended with a code that is none of `codes`, and nothing else went wrong.
+    """
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=log.parent, env={**kept, "PYTHONPATH": path}, stdout=output, stderr=output
+        ends = (subprocess.PIPE, subprocess.PIPE) if piped else (subprocess.DEVNULL, output)
+        running = subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdin=ends[0], stdout=ends[1], stderr=output
         )
     try:
-        yield process
-        process.send_signal(signal.SIGTERM)
-        process.wait(STOP_SECONDS)
+        yield running
+        running.send_signal(stop)
+        running.wait(STOP_SECONDS)
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode != 0:
-        raise BenchmarkError(f"{module[0]} ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+    if running.returncode not in codes:
+        raise BenchmarkError(f"{Path(command[0]).name} ended with {running.returncode}:\n{tail(log)}")
 
 
-def _ready_message(process: subprocess.Popen[bytes], log: Path) -> str:
+def tail(log: Path) -> str:
+    """The end of a log."""
+    return log.read_text(errors="replace")[-2000:]
+
+
+def _ready_message(running: subprocess.Popen[bytes], log: Path) -> str:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    while time.monotonic() < deadline and running.poll() is None:
         for line in log.read_text().splitlines(keepends=True):
             if "stepwire engine ready" in line and line.endswith("\n"):
                 return str(json.loads(line)["event"])
-        time.sleep(0.02)
-    raise BenchmarkError(f"the engine did not start:\n{log.read_text()[-2000:]}")
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of all threads of a process; the kernel counts in ticks, usually of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
-
-
-def resident_bytes(pid: int) -> int:
-    """Resident memory of a process."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
-
-
-def file_system(folder: Path) -> str:
-    """Type of the file system that holds `folder`."""
-    mounts = [line.partition(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    found = {mount.split()[4]: source.split()[0] for mount, _, source in mounts}
-    return found[max((point for point in found if folder.resolve().is_relative_to(point)), key=len)]
-
-
-def device_flushes(folder: Path) -> int | None:
-    """Cache flushes the disk under `folder` has completed; None if the kernel does not say."""
-    device = os.stat(folder).st_dev
-    try:
-        fields = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()
-        return int(fields[15])
-    except (OSError, IndexError):
-        return None
+        time.sleep(POLL_SECONDS)
+    raise BenchmarkError(f"the engine did not start:\n{tail(log)}")

@@ -10,6 +10,7 @@ import random
 import signal
 import zlib
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -18,9 +19,11 @@ from tests import evicting
 
 CI = bool(os.environ.get("CI"))
 
-hypothesis.settings.register_profile("dev", deadline=None, print_blob=True)
+# How long it takes to make examples says something of the machine, not of the code.
+PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("dev", print_blob=True, **PATIENT)
 # In CI the same commit gives the same answer; looking for new examples is the work of developers' machines.
-hypothesis.settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
+hypothesis.settings.register_profile("ci", print_blob=True, derandomize=True, database=None, **PATIENT)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if CI else "dev"))
 
 BASE_SEED = int(os.environ.get("STEPWIRE_SEED") or (1 if CI else random.SystemRandom().randrange(2**32)))
@@ -28,7 +31,7 @@ BASE_SEED = int(os.environ.get("STEPWIRE_SEED") or (1 if CI else random.SystemRa
 os.environ["STEPWIRE_SEED"] = str(BASE_SEED)  # test processes that this one starts use the same
 
 
-ALARM_AGAIN_SECONDS = 1.0
+ALARM_AGAIN_SECONDS = 5.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stepwire._event_loop import name_of
 from stepwire_engine.calls.host import CallHost, CallSettings
 from stepwire_engine.clock import SystemClock
 from stepwire_engine.config import Config, secrets_of
@@ -64,8 +65,9 @@ class Engine:
         self._version = metadata.version("stepwire") if _is_installed() else "0"
         clock = SystemClock()
         memory = config.db == MEMORY
-        self._telemetry = telemetry = Telemetry(version=self._version, storage="memory" if memory else "sqlite")
         loop = asyncio.get_running_loop()
+        storage = "memory" if memory else "sqlite"
+        self._telemetry = telemetry = Telemetry(version=self._version, storage=storage, loop=name_of(loop))
 
         def notify(call: Callable[[], None]) -> None:
             loop.call_soon_threadsafe(call)

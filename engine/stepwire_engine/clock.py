@@ -6,6 +6,7 @@ both. Times of the record are wall-clock milliseconds, leases and timers use mon
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from typing import Protocol
@@ -16,6 +17,7 @@ RUN_ID_LENGTH = 26
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]
 _RANDOM_BITS = 80
+_POOL_BYTES = 4096
 _VIRTUAL_START_MS = 1_767_225_600_000
 
 
@@ -35,10 +37,34 @@ class Clock(Protocol):
         """Seed for a run's ctx.random and ctx.uuid, 0..2^63 - 1."""
 
 
+class _Bits(Protocol):
+    """A source of random bits."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """`k` random bits."""
+
+
+class _KernelBits:
+    """Random bits of the kernel, a few hundred draws with one call: every run that starts takes two."""
+
+    def __init__(self) -> None:
+        self._pool = b""
+        self._used = 0
+        self._process = 0
+
+    def getrandbits(self, k: int, /) -> int:
+        size = (k + 7) // 8
+        start = self._used
+        if start + size > len(self._pool) or self._process != os.getpid():  # A fork must not draw the same.
+            self._pool, self._process, start = os.urandom(max(_POOL_BYTES, size)), os.getpid(), 0
+        self._used = start + size
+        return int.from_bytes(self._pool[start : start + size]) >> (8 * size - k)
+
+
 class _Identifiers:
     """Identifiers of one process, in the layout of ULIDs: 48 bits of time, 80 random bits, base 32."""
 
-    def __init__(self, source: random.Random) -> None:
+    def __init__(self, source: _Bits) -> None:
         self._random = source
         self._last = 0
 
@@ -59,7 +85,7 @@ class SystemClock:
     """The clocks of this machine and the random numbers of its kernel."""
 
     def __init__(self) -> None:
-        self._ids = _Identifiers(random.SystemRandom())
+        self._ids = _Identifiers(_KernelBits())
 
     def now(self) -> Now:
         return Now(time.monotonic(), time.time_ns() // 1_000_000)

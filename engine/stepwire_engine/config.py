@@ -130,6 +130,7 @@ class Config:
     call_slots: int = 256
     call_response_bytes_max: int = 1024 * 1024
     call_timeout_max: float = 12 * 3600.0
+    event_loop: str = "auto"
     log: str = "info"
     log_format: str = "auto"
 
@@ -384,6 +385,13 @@ SETTINGS: tuple[Setting, ...] = (
         "Log lines of flows and steps that wait for their commit; more are dropped and counted.",
         1,
         1_000_000,
+    ),
+    Setting(
+        "event_loop",
+        "event_loop",
+        Unit.CHOICE,
+        "What the engine runs on; auto: uvloop if it is installed, otherwise asyncio.",
+        choices=("auto", "asyncio", "uvloop"),
     ),
     Setting(
         "log", "log", Unit.CHOICE, "Least severe level that is logged.", choices=("debug", "info", "warning", "error")

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+from stepwire._event_loop import loop_factory, name_of
 from stepwire.logs import formatter_for
 from stepwire_engine.app import MEMORY, Addresses, Engine
 from stepwire_engine.config import Config
@@ -40,13 +41,17 @@ def run_engine(
     Args:
         insecure_listen: Allow the gRPC port on an address that other machines reach.
         on_ready: Called on the engine's loop when hosts and clients are served.
+
+    Raises:
+        ConfigurationError: the configuration asks for an event loop that is not installed.
     """
+    loops = loop_factory(config.event_loop)
     set_up_logging(config)
     # What is loaded stays: leave it out of every collection, and collect after more allocations.
     gc.collect()
     gc.freeze()
     gc.set_threshold(_GC_ALLOCATIONS, 20, 20)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loops) as runner:
         return runner.run(_run(config, insecure_listen, on_ready))
 
 
@@ -116,7 +121,8 @@ async def _live(
         return _refused_to_start(error)
     ending.ready = True
     database = config.db if config.db == MEMORY or os.path.isabs(config.db) else os.path.join(".", config.db)
-    _log.info("stepwire engine ready  grpc %s  http %s  db %s", addresses.grpc, addresses.http, database)
+    kind = name_of(asyncio.get_running_loop())
+    _log.info("stepwire engine ready  grpc %s  http %s  db %s  loop %s", addresses.grpc, addresses.http, database, kind)
     if on_ready is not None:
         on_ready(addresses)
     asked_early = ending.asked.is_set()
@@ -155,16 +161,6 @@ def _failed(error: StoreError) -> int:
         flush=True,
     )
     return error.exit_code
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's if it is installed; nothing depends on it."""
-    try:
-        import uvloop  # type: ignore[import-not-found, unused-ignore]
-    except ModuleNotFoundError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 # ---- logging

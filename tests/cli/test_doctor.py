@@ -161,7 +161,7 @@ def test_the_engine_that_has_the_file_is_named(path: Path) -> None:
 def test_the_place_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (256, 256))
     findings = {finding.check: finding for finding in check_place(Config())}
-    assert {"python", "packages", "sqlite", "files"} == findings.keys()
+    assert {"python", "packages", "sqlite", "loop", "files"} == findings.keys()
     assert findings["files"].status is Status.WARN and "1064" in findings["files"].next
     for free, status in ((0, Status.FAIL), (10**8, Status.WARN), (10**12, Status.OK)):
         usage = shutil.disk_usage(tmp_path)._replace(free=free)

@@ -16,6 +16,10 @@ from tests.e2e.processes import Engine, Stage
 PAGES = {page.path.stem: page for page in guide()}
 GIVES: dict[tuple[str, str], Any] = {
     ("cancellation", "stop_all"): lambda ids: len(ids) == 1,
+    ("clients", "greet_one"): lambda result: result == "hello Ada",
+    ("clients", "greet_all"): lambda results: results == ["hello Ada", "hello Grace", "hello Edsger"],
+    ("clients", "some_refused"): lambda told: told == ([False], ["key_conflict"]),
+    ("clients", "how_each_went"): lambda told: told[0] == "hello Ada" and told[1].endswith("nobody to greet"),
     ("declarative", "how_it_went"): lambda steps: str(steps) == shown("declarative", "[("),
     ("events", "tell"): lambda event_id: event_id == "bank-4711",
     ("logs", "warnings"): lambda lines: lines == [],

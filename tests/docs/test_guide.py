@@ -35,9 +35,9 @@ METRIC = re.compile(r"\bstepwire_\w+")
 def test_there_is_a_page_for_every_topic() -> None:
     assert [page.path.stem for page in guide()] == sorted(
         [
-            "cancellation", "compensation", "declarative", "events", "failures", "groups", "hosts", "http-calls",
-            "logs", "long-lives",
-            "monitoring", "secrets", "steps", "testing", "tracing",
+            "cancellation", "clients", "compensation", "declarative", "events", "failures", "groups", "hosts",
+            "http-calls", "logs", "long-lives", "monitoring",
+            "secrets", "steps", "testing", "tracing",
         ]
     )  # fmt: skip
 

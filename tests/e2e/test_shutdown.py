@@ -17,7 +17,10 @@ from tests.e2e.test_compensation import UNDOS, Order
 from tests.evicting import Entries
 
 DRAIN_SECONDS = 1.0
-SLACK_SECONDS = 1.5
+SLACK_SECONDS = 6.0
+"""What a busy machine may take besides. What must not be waited for takes longer."""
+FORCE_SECONDS = 2.0
+"""After its drain timeout a process ends by force, whatever hangs."""
 TICKS = range(3, 8)
 RESTARTS = 12
 
@@ -83,7 +86,7 @@ def test_the_engine_waits_for_what_runs(stage: Stage) -> None:
     engine.running.says("draining")
     stage.gates.open(run.run_id, "gated")
     code, seconds = seconds_to_end(engine.running)
-    assert code == 0 and seconds < 5, "it ends as soon as nothing runs"
+    assert code == 0 and seconds < SLACK_SECONDS, "it ends as soon as nothing runs"
     engine.start()
     assert_completed(stage, run)
 
@@ -97,7 +100,7 @@ def test_a_second_sigterm_ends_the_engine_at_once(stage: Stage) -> None:
     assert engine.running.running
     engine.running.signal(signal.SIGTERM)
     code, seconds = seconds_to_end(engine.running)
-    assert code == 0 and seconds < 5
+    assert code == 0 and seconds < SLACK_SECONDS
     engine.start()
     stage.gates.open(run.run_id, "gated")
     assert_completed(stage, run)
@@ -112,7 +115,7 @@ def test_a_host_drains_and_the_run_goes_on_elsewhere(stage: Stage) -> None:
     stage.draining(leaving)
     stage.gates.open(run.run_id, "gated")
     code, seconds = seconds_to_end(leaving)
-    assert code == 0 and seconds < 5
+    assert code == 0 and seconds < SLACK_SECONDS
     assert_completed(stage, run)
 
 
@@ -164,7 +167,7 @@ def test_a_host_that_drains_too_long_gives_its_step_back(stage: Stage) -> None:
     stage.host(engine, "staying")
     leaving.signal(signal.SIGTERM)
     code, seconds = seconds_to_end(leaving)
-    assert code == 0 and seconds < 0.5 + SLACK_SECONDS + 2
+    assert code == 0 and seconds < 0.5 + FORCE_SECONDS + SLACK_SECONDS
     wait_for(lambda: stage.ledger.count("before", run.run_id)["gated"] == 2, "the step to begin on the other host")
     stage.gates.open(run.run_id, "gated")
     assert run.result(timeout=15) == ["first", "gated", "last"]
@@ -214,7 +217,7 @@ def test_code_that_does_not_stop_holds_no_exit(stage: Stage, flow: str, path: st
     stage.host(engine, "staying")
     leaving.signal(signal.SIGTERM)
     code, seconds = seconds_to_end(leaving)
-    assert (code, seconds < DRAIN_SECONDS + 2.5) == (exits, True), leaving.said
+    assert (code, seconds < DRAIN_SECONDS + FORCE_SECONDS + SLACK_SECONDS) == (exits, True), leaving.said
     assert "Traceback" not in leaving.said
     wait_for(lambda: stage.ledger.count("before", run.run_id)[path] == 2, "the step to begin elsewhere", 10)
     assert no_attempt_was_lost(engine)
@@ -244,7 +247,7 @@ def test_a_host_that_never_had_an_engine_ends_at_once(stage: Stage) -> None:
     host.says("no engine at")
     host.signal(signal.SIGTERM)
     code, seconds = seconds_to_end(host)
-    assert code == 0 and seconds < 2
+    assert code == 0 and seconds < SLACK_SECONDS
 
 
 @pytest.mark.timeout(60)
@@ -313,7 +316,7 @@ def test_an_engine_that_hangs_is_ended_by_force_and_lost_nothing(stage: Stage) -
     run = at_its_gate(stage, engine)
     engine.running.signal(signal.SIGTERM)
     code, seconds = seconds_to_end(engine.running)
-    assert (code, seconds < DRAIN_SECONDS + 2.5) == (1, True)
+    assert (code, seconds < DRAIN_SECONDS + FORCE_SECONDS + SLACK_SECONDS) == (1, True)
     engine.command = list(COMMAND)
     engine.start()
     stage.gates.open(run.run_id, "gated")

@@ -10,8 +10,8 @@ from pathlib import Path
 from stepwire_engine.telemetry import METRICS, PREFIX, Kind
 from tests.e2e.processes import Stage
 
-READY_SECONDS = 5.0
-"""The target is 2 s on a machine that does nothing else."""
+READY_SECONDS = 12.0
+"""The target is 2 s on a machine that does nothing else; this one runs other tests beside."""
 
 
 def test_ready_healthy_and_all_metrics_at_zero(stage: Stage, figure: Callable[[str], None]) -> None:

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,23 @@ class Prometheus:
         """Wait until every target was scraped after this call, and what was evaluated of that as well."""
         began = time.time()
 
-        def seen() -> bool:
-            taken = self.series("timestamp(up == 1)")
-            return len(taken) == self._targets and all(at > began + SCRAPE_SECONDS for _, at in taken)
+        def seen() -> float:
+            taken = [at for _, at in self.series("timestamp(up == 1)")]
+            whole = len(taken) == self._targets and min(taken) > began + SCRAPE_SECONDS
+            return max(taken) if whole else 0.0
 
-        wait_for(seen, "Prometheus to scrape every target", 30)
+        scraped = wait_for(seen, "Prometheus to scrape every target", 30)
+        # What begins within an interval may still be for the moment at which that began.
+        wait_for(lambda: self._evaluated() > scraped + SCRAPE_SECONDS, "Prometheus to evaluate every rule", 30)
+
+    def _evaluated(self) -> float:
+        """When the group of rules that was not evaluated for longest was begun with, in seconds since the Unix epoch.
+
+        Groups say so once they are through; one that never was says the year 1.
+        """
+        groups = self.get("rules")["groups"]
+        assert groups, "there are no rules"
+        return min(datetime.fromisoformat(group["lastEvaluation"]).timestamp() for group in groups)
 
     def get(self, path: str, **arguments: str) -> Any:
         """The data of an answer of its API, which must be a success."""

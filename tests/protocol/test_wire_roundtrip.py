@@ -116,6 +116,21 @@ def test_payload_sizes(size: int) -> None:
     assert len(messages) == 1 + (-(-size // limits.CHUNK_BYTES_MAX) if size > limits.INLINE_BYTES_MAX else 0)
 
 
+@pytest.mark.parametrize("open_max", [limits.TRANSFERS_OPEN_MAX, 30])
+@pytest.mark.parametrize("size", [20_000, limits.INLINE_BYTES_MAX, limits.INLINE_BYTES_MAX + 1])
+def test_large_payloads_of_a_large_frame_share_messages(
+    size: int, open_max: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 30 if size > limits.INLINE_BYTES_MAX else 100
+    monkeypatch.setattr(limits, "TRANSFERS_OPEN_MAX", open_max)
+    frame = HostFrame(3, runs=[HostSection("r", results=[result(bytes([n]) * size, n) for n in range(1, count)])])
+    messages = wire.encode_host_frame(frame)
+    assert host_frames(messages) == [frame]
+    assert max(map(len, messages)) <= limits.FRAME_BYTES_TARGET + limits.INLINE_BYTES_MAX
+    if count < open_max:
+        assert len(messages) <= 2 + count / (limits.FRAME_BYTES_TARGET // size)
+
+
 def test_a_plan_of_the_largest_group_is_one_frame_in_small_messages() -> None:
     steps = tuple(StepPlanned(f"map/[{i}]/work", input=Payload(b"x" * 300)) for i in range(limits.STEPS_PER_RUN_MAX))
     plan = Plan(1, 0, Fence(1, 1), (GroupOpened("map", len(steps)),), steps)

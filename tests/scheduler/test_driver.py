@@ -77,6 +77,37 @@ def test_what_is_ready_together_is_submitted_and_sent_together() -> None:
     play(scenario)
 
 
+def test_what_one_commit_answers_is_sent_together() -> None:
+    async def scenario(desk: Desk) -> None:
+        host = await desk.host()
+        desk.store.gated = True
+        starts = []
+        for _ in range(3):
+            starts.append(asyncio.create_task(desk.driver.runs.start("checkout", INPUT, "")))
+            await turns()
+        assert len(desk.store.waiting) == 3
+        desk.store.let_through()
+        run_ids = [run_id for run_id, _ in await asyncio.gather(*starts)]
+        await desk.driver.settled()
+        assert len(host.frames) == 2 and {section.run_id for section in host.frames[1].runs} == set(run_ids)
+
+    play(scenario)
+
+
+def test_what_the_last_receipts_cause_does_not_wait_for_the_next_turn_of_the_loop() -> None:
+    async def scenario(desk: Desk) -> None:
+        host = await desk.host()
+        desk.store.gated = True
+        starting = asyncio.create_task(desk.driver.runs.start("checkout", INPUT, ""))
+        await turns()
+        desk.store.let_through()
+        await turns(1)
+        assert len(host.frames) == 2
+        await starting
+
+    play(scenario)
+
+
 # ---- hosts
 
 
@@ -206,16 +237,17 @@ def test_after_a_failed_store_nothing_is_accepted_or_sent() -> None:
 def test_an_exception_on_one_receipt_keeps_the_others() -> None:
     async def scenario(desk: Desk) -> None:
         host = await desk.host()
-        committed = desk.driver.core.committed
+        commits = desk.driver.core._commits
+        work_off = commits.done
         failed: list[object] = []
 
-        def first_fails(commits: Any, receipts: Any, now: Any) -> None:
+        def first_fails(commit: Any, receipt: Any) -> None:
             if not failed:
-                failed.append(commits)
+                failed.append(commit)
                 raise RuntimeError("defect")
-            committed(commits, receipts, now)
+            work_off(commit, receipt)
 
-        desk.driver.core.committed = first_fails  # type: ignore[method-assign]
+        commits.done = first_fails  # type: ignore[method-assign]
         starts = [asyncio.create_task(desk.driver.runs.start("checkout", INPUT, "")) for _ in range(2)]
         done, _ = await asyncio.wait(starts, return_when=asyncio.FIRST_COMPLETED)
         (second,) = done

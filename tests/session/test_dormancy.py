@@ -507,7 +507,7 @@ def test_runs_are_woken_a_portion_at_a_time() -> None:
     desk.mono += 100.0
     desk.core.tick(desk.now)
     (read,) = [read for read in desk.core.take_reads() if isinstance(read, DormantRuns)]
-    desk.core.read_done(read, desk.rows.store.due_runs(2**62, read.limit), desk.now)
+    desk.core.read_done(read, desk.rows.store.due_runs(2**62, read.limit, read.after), desk.now)
     assert len(desk.core.take_loads()) == 200 and desk.core.take_reads() == []
 
 

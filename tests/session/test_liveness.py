@@ -287,7 +287,7 @@ def test_losing_a_host_whose_right_was_given_on_counts_for_nothing() -> None:
     # The engine concludes that the Execute never arrived, and gives the step to another host.
     desk.core._dispatcher.cancel(step.lease, CancelReason.LEASE_LOST)
     assert other.engine is not None
-    other.engine.hold(Lease(step, other.engine.id, desk.core._books.next_fence(), desk.mono))
+    other.engine.hold(Lease(step, other.engine.id, desk.core._books.next_fence(), desk.mono, step.attempt))
     first.cut()
     desk.pass_time(4)
     assert "AttemptLost" not in desk.kinds
@@ -402,7 +402,7 @@ def test_a_retry_is_not_forgotten_when_the_old_holder_answers_after_its_time() -
     assert second.engine is not None and step.lease is not None
     # `second` holds the right now, but `first` has the same one (adopted under equal fences).
     fence = step.lease.fence
-    second.engine.hold(Lease(step, second.engine.id, fence, desk.mono))
+    second.engine.hold(Lease(step, second.engine.id, fence, desk.mono, step.attempt))
     second.session._execute("r", Execute("t", 1, fence, StepKind.TASK, "work"), desk.mono)
     first.failed("t")
     desk.settle()

@@ -301,6 +301,9 @@ def test_due_runs_come_soonest_first(desk: Desk) -> None:
     assert desk.store.due_runs(10, 10) == [dormant(2, 10), dormant(4, 10)]
     assert numbered(*desk.store.due_runs(39, 10)) == [2, 4, 3, 1]
     assert numbered(*desk.store.due_runs(39, 3)) == [2, 4, 3]
+    assert numbered(*desk.store.due_runs(39, 3, (10, 2))) == [4, 3, 1]
+    assert numbered(*desk.store.due_runs(39, 1, (10, 4))) == [3]
+    assert numbered(*desk.store.due_runs(10, 3, (10, 3))) == [4] and desk.store.due_runs(10, 3, (11, 0)) == []
     assert list(desk.store.open_runs()) == []
     assert desk.store.last_run_number() == 5
 

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
+from msgspec import structs
 
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.store.base import (
@@ -109,6 +111,46 @@ def test_ends_of_runs_that_were_forgotten_are_read_again(path: Path, make: Store
             tables.adopt(draft)
             assert len(tables._heads) <= 2
     db.close()
+
+
+@pytest.mark.parametrize("runs", [1, 7, 60])
+def test_every_column_of_a_record_follows_it(make: StoreMaker, path: Path, runs: int) -> None:
+    store = make()
+    desk = Desk(store).open()
+    steps: list[dict[str, Any]] = [
+        {"state": RunState.PENDING},
+        {"state": RunState.RUNNING},
+        {"state": RunState.RUNNING, "build_id": "b2"},
+        {"state": RunState.WAITING, "build_id": "b2", "wake_ms": 70},
+        {"state": RunState.RUNNING, "build_id": "b2"},
+        {"state": RunState.SUCCEEDED, "build_id": "b2"},
+        {"state": RunState.SUCCEEDED, "build_id": "b2", "flow": "other"},
+    ]
+    for seq, step in enumerate(steps):
+        records = [structs.replace(record(run), **step) for run in range(1, runs + 1)]
+        units = [desk.row(new.number, seq, record=new) for new in records]
+        assert desk.outcomes(*units) == [COMMITTED] * runs
+        assert [store.find_run(new.run_id) for new in records] == records
+        assert list(store.list_runs(flow=records[0].flow, states=(step["state"],)).runs) == records[::-1]
+        assert list(store.due_runs(100, 100)) == (records if "wake_ms" in step else [])
+    store.close()
+    db = sqlite3.connect(path)
+    columns = "run_id, flow, state, namespace, partition, build_id, head_seq, wake_ms"
+    assert db.execute(f"SELECT {columns} FROM runs WHERE run = 1").fetchone() == (
+        *("run-1", "other", int(RunState.SUCCEEDED), "default", 0, "b2", len(steps), None),
+    )
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()
+
+
+def test_a_record_that_was_lost_is_written_again(make: StoreMaker, path: Path) -> None:
+    store = make()
+    desk = Desk(store).open()
+    desk.commit(desk.created(1), desk.created(2))
+    edit(path, "DELETE FROM runs WHERE run = 2")
+    ends = [record(run, state=RunState.SUCCEEDED) for run in (1, 2)]
+    desk.commit(*[desk.row(end.number, 1, record=end) for end in ends])
+    assert [store.find_run(end.run_id) for end in ends] == ends
 
 
 # ---- group commit

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,30 @@ def test_a_large_database_is_checked_where_it_is_looked_up_until_the_time_is_ove
     assert caplog.text == ""
     make(check_seconds=0.0).open()
     assert "those of partitions, bookkeeping, keys" in caplog.text and "stepwire doctor" in caplog.text
+
+
+@pytest.mark.parametrize("found", ["nothing", "damage"])
+def test_a_check_that_takes_too_long_is_given_up(
+    found: str, make: StoreMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also in the middle of a tree; then what it seems to have found means nothing."""
+    monkeypatch.setattr(sqlite_connection, "CHECKED_BYTES_MAX", 0)
+    store = make()
+    store.open()
+    store.close()
+
+    def endless(db: sqlite3.Connection, path: str, what: str) -> None:
+        try:
+            db.execute("WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n")
+        except sqlite3.OperationalError:
+            if found == "nothing":
+                raise
+            raise StoreCorrupt("child page depth differs") from None
+
+    monkeypatch.setattr(sqlite_connection, "_check", endless)
+    make(check_seconds=0.05).open()
+    assert "those of partitions, bookkeeping, keys" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name == "stepwire-check"]
 
 
 def test_a_lowered_claim_epoch_is_refused(make: StoreMaker, path: Path) -> None:

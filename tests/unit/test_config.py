@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +205,16 @@ def test_the_virtual_clock_moves_only_when_told() -> None:
         clock.advance(-1)
     assert [VirtualClock(3).run_id(), VirtualClock(3).seed()] == [VirtualClock(3).run_id(), VirtualClock(3).seed()]
     assert VirtualClock(3).seed() != VirtualClock(4).seed()
+
+
+def test_a_fork_does_not_draw_what_its_parent_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = SystemClock()
+    parent.seed()
+    child = copy.deepcopy(parent)
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    drawn = child.session_id()
+    monkeypatch.undo()
+    assert parent.session_id() != drawn
 
 
 def test_the_system_clock_goes_on() -> None:

@@ -87,6 +87,7 @@ def check_place(config: Config) -> Iterator[Finding]:
     yield _python()
     yield _packages()
     yield _sqlite()
+    yield _event_loop(config)
     yield _files(config)
 
 
@@ -123,6 +124,19 @@ def _sqlite() -> Finding:
 
 _WRONG = {"THREADSAFE=0", "OMIT_WAL", "OMIT_INTEGRITY_CHECK", "OMIT_AUTOVACUUM"}
 _TOLD = {*_WRONG, "THREADSAFE=1", "THREADSAFE=2", "DEFAULT_SYNCHRONOUS=2", "DEFAULT_WAL_SYNCHRONOUS=1"}
+
+
+def _event_loop(config: Config) -> Finding:
+    try:
+        found = importlib.metadata.version("uvloop")
+    except importlib.metadata.PackageNotFoundError:
+        if config.event_loop == "uvloop":
+            why = "the configuration asks for the event loop uvloop"
+            return fail("loop", "uvloop is not installed", why, "pip install 'stepwire[uvloop]'")
+        return ok("loop", "asyncio; uvloop is not installed")
+    if config.event_loop == "asyncio":
+        return ok("loop", f"asyncio, as configured; uvloop {found} is installed")
+    return ok("loop", f"uvloop {found}")
 
 
 def _files(config: Config) -> Finding:

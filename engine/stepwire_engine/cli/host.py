@@ -32,6 +32,15 @@ from stepwire_engine.cli.terminal import printable, talk
     help="How long attempts in progress may go on after SIGTERM, instead of what the Host was made with.",
 )
 @click.option(
+    "--event-loop",
+    type=click.Choice(("auto", "asyncio", "uvloop")),
+    default="auto",
+    show_default=True,
+    envvar="STEPWIRE_EVENT_LOOP",
+    show_envvar=True,
+    help="auto: uvloop if it is installed.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(("debug", "info", "warning", "error")),
     default="info",
@@ -50,7 +59,13 @@ from stepwire_engine.cli.terminal import printable, talk
     help="auto: text on a terminal, otherwise JSON.",
 )
 def host(
-    target: str, address: str, slots: int | None, drain_timeout: float | None, log_level: str, log_format: str
+    target: str,
+    address: str,
+    slots: int | None,
+    drain_timeout: float | None,
+    event_loop: str,
+    log_level: str,
+    log_format: str,
 ) -> int:
     """Run a host: it serves the flows and steps of TARGET.
 
@@ -72,7 +87,7 @@ def host(
     if slots is not None:
         found.slots = slots
     talk(f"host {found.name}: flows {_names(found.flows)}; steps {_names(found.steps)}; slots {found.slots}")
-    return found.run(engine=address, drain_timeout=drain_timeout)
+    return found.run(engine=address, drain_timeout=drain_timeout, event_loop=event_loop)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -183,6 +183,8 @@ class Books:
         self.draining = False
         self.drained_by = 0.0
         self._fence_n = 0
+        self.last_fence = Fence(claim_epoch, 0)
+        """The highest that was given to anybody on this store."""
         # Taken by the shell.
         self.commits: list[Commit] = []
         self.replies: list[Reply] = []
@@ -220,15 +222,13 @@ class Books:
         """So many of them, each higher than the one before."""
         self._fence_n += count
         last = self._fence_n
-        return [Fence(self.claim_epoch, n) for n in range(last - count + 1, last + 1)]
-
-    def last_fence(self) -> Fence:
-        """The highest that was given to anybody on this store."""
-        return Fence(self.claim_epoch, self._fence_n)
+        fences = [Fence(self.claim_epoch, n) for n in range(last - count + 1, last + 1)]
+        self.last_fence = fences[-1]
+        return fences
 
     def never_given(self, fence: Fence) -> bool:
         """Whether no engine on this store has given this fence to anybody: a defect of the host, or an old store."""
-        return fence > self.last_fence()
+        return fence > self.last_fence
 
     def fault(self, session: Session, code: ErrorCode, message: str) -> None:
         """End the session's stream with a typed error."""
@@ -278,6 +278,13 @@ class Books:
     def events_since_ms(self) -> int:
         """Start of the window in which ids of events are compared."""
         return self.now.unix_ms - round(self.config.event_window * 1000)
+
+
+def earliest(first: float | None, second: float | None) -> float | None:
+    """The earlier of two times; None: never."""
+    if first is None or second is None:
+        return second if first is None else first
+    return min(first, second)
 
 
 def arm_deadline(books: Books, what: Step | Group | Run) -> None:

@@ -57,7 +57,7 @@ def cancel(turn: Turn, steps: Iterable[Step]) -> None:
         elif step.retry_at_ms is None or step.retry_at_ms <= turn.unix_ms:
             turn.facts.append((0, CancelRun(child)))
     if never:
-        turn.facts = [row for row in turn.facts if not (isinstance(row[1], StartRun) and row[1].run_id in never)]
+        turn.facts[:] = [row for row in turn.facts if not (isinstance(row[1], StartRun) and row[1].run_id in never)]
 
 
 def run_id_of(step: Step) -> str:

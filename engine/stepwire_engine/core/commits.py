@@ -57,8 +57,7 @@ class Commits:
         if state is not run.recorded:
             run.recorded = state
             record = self._record(turn, state)
-        unit = self._unit(turn, record)
-        commit = Commit(unit, turn)
+        commit = Commit(self._unit(turn, record), turn)
         if turn.entries:
             run.seq += 1
         run.in_flight += 1
@@ -109,30 +108,33 @@ class Commits:
 
     def done(self, commit: Commit, receipt: Receipt) -> None:
         """The unit is durable: perform what waited for it."""
+        books, turn = self._books, commit.turn
         if commit.welcome is not None:
             self._welcome(*commit.welcome)
-        if commit.turn is not None:
-            run = commit.turn.run
+        if turn is not None:
+            run = turn.run
             run.in_flight -= 1
-            run.moved = self._books.now.mono
-            self._count(commit, commit.turn)
+            run.moved = books.now.mono
+            self._count(commit, turn)
             if not run.in_flight:
-                self._books.last_commit.pop(run.number, None)
-            self._books.changed.add(run.run_id)
+                books.last_commit.pop(run.number, None)
+            books.changed.add(run.run_id)
             if run.waking and not run.broken:
                 self._liveness.awake(run)
-            self._perform(commit.turn)
-            if not run.in_flight and self._books.broken.get(run.run_id) is run:
-                self._books.loads.append(run)  # Quarantined, or a row before this one was refused.
+            self._perform(turn)
+            if run.broken and not run.in_flight and books.broken.get(run.run_id) is run:
+                books.loads.append(run)  # Quarantined, or a row before this one was refused.
         unit = commit.unit
         if unit.inbox or unit.events or unit.inbox_done:
             self._performed.stored(commit, receipt)
         if commit.after is not None:
             commit.after(receipt)
-        self._books.replies.extend(commit.replies)
+        if commit.replies:
+            books.replies.extend(commit.replies)
         for ticket in commit.tickets:
-            if ticket.release():
-                self._books.speak(ticket.session)
+            ticket.holds -= 1
+            if not ticket.holds and ticket.ledger.advance():
+                books.speak(ticket.session)
 
     def _count(self, commit: Commit, turn: Turn) -> None:
         """What is durable now counts, and the deadline of a run that was accepted begins."""
@@ -267,7 +269,8 @@ class Commits:
             return
         if turn.accepted and run.body is not None:
             run.body.hold = False
-        self._dispatcher.let_go(turn.let_go, turn.cancelled)
+        if turn.let_go or turn.cancelled:
+            self._dispatcher.let_go(turn.let_go, turn.cancelled)
         if turn.ended is not None:
             self._finish(turn)
             return
@@ -275,31 +278,34 @@ class Commits:
             self._performed.rested(turn)
             if run.broken:
                 return  # It has left memory.
-        if turn.released is not None or turn.resumed or turn.stopping:
-            run.asleep = False
-        stopped = turn.stopping and run.body_ended is None
-        if turn.paused or stopped:
-            self._evict(run)
+        if turn.stopping or turn.paused or turn.resumed or turn.aside is not None:
+            self._turn_aside(turn)
         if turn.released is not None:
+            run.asleep = False
             self._dispatcher.release(run, turn.released)
         if turn.planned or turn.retries:
             self._dispatcher.enqueue_all(run, (*turn.planned, *turn.retries))
-        self._arm(turn)
         if run.body is None and not turn.paused:
             self._dispatcher.want_body(run)
         if turn.resumed:
             self._dispatcher.enqueue_open(run)
 
-    def _arm(self, turn: Turn) -> None:
+    def _turn_aside(self, turn: Turn) -> None:
+        """What few turns do: the body must go or may be wanted again, or something has a deadline."""
+        run = turn.run
+        if turn.resumed or turn.stopping:
+            run.asleep = False
+        if turn.paused or (turn.stopping and run.body_ended is None):
+            self._evict(run)
         for timed in turn.deadlines:
             arm_deadline(self._books, timed)
         for group in turn.closing:
             # Code of a branch that does not come to an end must not keep the group open.
             group.close_by = self._books.now.mono + self._books.config.timeout_grace
             self._books.timers.arm(group.close_by, group)
-        if turn.stopping and turn.run.stop_waits:
-            turn.run.stop_due = self._books.now.mono + self._books.config.stop_grace
-            self._books.timers.arm(turn.run.stop_due, StopGrace(turn.run))
+        if turn.stopping and run.stop_waits:
+            run.stop_due = self._books.now.mono + self._books.config.stop_grace
+            self._books.timers.arm(run.stop_due, StopGrace(run))
 
     def _evict(self, run: Run) -> None:
         if run.body is not None:

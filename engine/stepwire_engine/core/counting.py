@@ -21,21 +21,38 @@ _VERDICTS: Mapping[Verdict, str] = {verdict: verdict.name.lower() for verdict in
 
 
 def count(counters: Counters, turn: Turn) -> None:
-    """The turn's row is committed."""
+    """The turn's row is committed.
+
+    Successes of the same kind in a row are counted at once: a wide group has thousands of them in one row.
+    """
     run = turn.run
-    ended: list[AttemptEnded] = []
+    steps = run.steps
+    kind: StepKind | None = None
+    name, succeeded = "", 0
     for entry in turn.entries:
-        match entry:
-            case AttemptEnded():
-                ended.append(entry)
-            case Planned(plan=plan):
-                _planned(counters, run, plan)
-            case RunPaused():
-                _paused(counters, entry)
-            case _:
-                pass
-    if ended:
-        _attempts_ended(counters, run, ended)
+        if type(entry) is AttemptEnded:
+            step = steps[entry.path]
+            if step.kind is not kind:
+                if succeeded:
+                    _succeeded(counters, name, succeeded)
+                kind, succeeded = step.kind, 0
+                name = _KINDS[kind]
+                seconds = counters.attempt_seconds[name]
+                durations = counters.step_duration_seconds[name]
+            seconds.append(entry.elapsed)
+            if entry.failure is None:
+                succeeded += 1
+            else:
+                _failed(counters, run.flow, name, entry.failure, retried=entry.retry_at_ms is not None)
+            if entry.retry_at_ms is None:
+                took_ms = entry.at_ms - step.planned_ms
+                durations.append(took_ms / 1000 if took_ms > 0 else 0.0)
+        elif type(entry) is Planned:
+            _planned(counters, run, entry.plan)
+        elif type(entry) is RunPaused:
+            _paused(counters, entry)
+    if succeeded:
+        _succeeded(counters, name, succeeded)
     for step in turn.let_go:
         if step.state is StepState.CANCELLED:
             counters.steps_finished[_KINDS[step.kind], "cancelled"] += 1
@@ -49,33 +66,9 @@ def given_out(counters: Counters, steps: Iterable[Step], unix_ms: int) -> None:
         waited[_KINDS[step.kind]].append(late_ms / 1000 if late_ms > 0 else 0.0)
 
 
-def _attempts_ended(counters: Counters, run: Run, entries: Iterable[AttemptEnded]) -> None:
-    """Successes of the same kind in a row are counted at once: a wide group has thousands of them in one row."""
-    steps = run.steps
-    kind: StepKind | None = None
-    name, succeeded = "", 0
-    for entry in entries:
-        step = steps[entry.path]
-        if step.kind is not kind:
-            _succeeded(counters, name, succeeded)
-            kind, succeeded = step.kind, 0
-            name = _KINDS[kind]
-            seconds, durations = counters.attempt_seconds[name], counters.step_duration_seconds[name]
-        seconds.append(entry.elapsed)
-        if entry.failure is None:
-            succeeded += 1
-        else:
-            _failed(counters, run.flow, name, entry.failure, retried=entry.retry_at_ms is not None)
-        if entry.retry_at_ms is None:
-            took_ms = entry.at_ms - step.planned_ms
-            durations.append(took_ms / 1000 if took_ms > 0 else 0.0)
-    _succeeded(counters, name, succeeded)
-
-
 def _succeeded(counters: Counters, kind: str, count: int) -> None:
-    if count:
-        counters.attempts[kind, "ok"] += count
-        counters.steps_finished[kind, "succeeded"] += count
+    counters.attempts[kind, "ok"] += count
+    counters.steps_finished[kind, "succeeded"] += count
 
 
 def _failed(counters: Counters, flow: str, kind: str, failure: Failure, *, retried: bool) -> None:
@@ -94,10 +87,10 @@ def _planned(counters: Counters, run: Run, plan: Plan) -> None:
     for ended in plan.groups_ended:
         mode = run.groups[ended.path].opened.mode
         counters.groups_finished[_MODES[mode], _VERDICTS[ended.verdict]] += 1
-    started = [step.kind for step in plan.steps if step.started]
-    counters.host_starts += len(started)
-    for kind in started:
-        counters.schedule_to_start_seconds[_KINDS[kind]].append(0.0)
+    for step in plan.steps:
+        if step.started:
+            counters.host_starts += 1
+            counters.schedule_to_start_seconds[_KINDS[step.kind]].append(0.0)
 
 
 def _paused(counters: Counters, entry: RunPaused) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import causes, matching
-from stepwire_engine.core.books import Books, Commit
+from stepwire_engine.core.books import Books, Commit, earliest
 from stepwire_engine.core.events import event_output
 from stepwire_engine.core.model import Step
 from stepwire_engine.core.reads import OpenWaits, UndeliveredEvents
@@ -160,10 +160,7 @@ class Delivery:
 
     def next_due(self) -> float | None:
         """When `tick` has something to do, on the monotonic clock."""
-        due = [] if self._due_ms is None else [self._books.due_mono(self._due_ms)]
-        if self._retry_at is not None:
-            due.append(self._retry_at)
-        return min(due, default=None)
+        return earliest(None if self._due_ms is None else self._books.due_mono(self._due_ms), self._retry_at)
 
     def tick(self) -> None:
         """Time has passed."""

@@ -175,7 +175,7 @@ class Dispatcher:
         run.stats.advances += 1
         self._books.counters.advances += 1
         session.advance(run.run_id, advance)
-        self._books.speak(session)
+        self._books.speaking[session.id] = session
 
     # ---- steps
 
@@ -397,9 +397,7 @@ class Dispatcher:
         mono = books.now.mono
         for run, group in groupby(steps, _RUN):
             own = list(group)
-            fences = books.next_fences(len(own))
-            leases = [Lease(step, session.id, fence, mono) for step, fence in zip(own, fences, strict=True)]
-            session.hold_all(run, leases)
+            leases = session.hold_all(run, own, books.next_fences(len(own)), mono)
             for lease in leases:
                 step = lease.step
                 step.queued = False
@@ -467,7 +465,7 @@ def _is_plain(step: Step) -> bool:
         and step.row <= step.run.committed_seq
         and step.lease is None
         and not (step.queued or step.uncertain or step.scope.limits)
-        and step.undo_of is None
+        and (step.particulars is None or step.undo_of is None)
     )
 
 

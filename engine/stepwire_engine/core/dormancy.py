@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.plan import Invoke, WaitEvent
 from stepwire_engine.core import children, deadlines
-from stepwire_engine.core.books import Books, Reply
+from stepwire_engine.core.books import Books, Reply, earliest
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
@@ -27,6 +27,7 @@ RUNS_AT_ONCE = 200
 """Runs that become dormant in one tick, and that are woken by time before others have their turn."""
 LOOK_SECONDS_MAX = 60.0
 """Longest pause between two looks at a run that waits for one thing and does another."""
+_SOONEST = (0, 0)
 ROOM_SECONDS = 1.0
 """Pause before dormant runs that are due and find no room in memory are woken."""
 
@@ -74,6 +75,8 @@ class Dormancy:
         self._wake_ms: int | None = None
         self._wanted = False
         self._asked = False
+        self._after = _SOONEST
+        """Where the next question goes on: after the run that was last seen, or where those are that wake soonest."""
         self._room_at: float | None = None
 
     # ---- going to rest
@@ -141,18 +144,11 @@ class Dormancy:
 
     def next_due(self) -> float | None:
         """When `tick` has something to do, on the monotonic clock."""
-        due = [candidate[0] for candidate in self._candidates[:1]]
-        wake = self.next_wake()
-        if wake is not None:
-            due.append(wake)
-        return min(due, default=None)
+        return earliest(self._candidates[0][0] if self._candidates else None, self.next_wake())
 
     def next_wake(self) -> float | None:
         """When the first dormant run goes on by itself, on the monotonic clock."""
-        due = [] if self._wake_ms is None else [self._books.due_mono(self._wake_ms)]
-        if self._room_at is not None:
-            due.append(self._room_at)
-        return min(due, default=None)
+        return earliest(None if self._wake_ms is None else self._books.due_mono(self._wake_ms), self._room_at)
 
     def tick(self) -> None:
         """Time has passed."""
@@ -166,16 +162,20 @@ class Dormancy:
                 self._look(run, pause)
         if self._wake_ms is not None and self._wake_ms <= now.unix_ms:
             self._wake_ms = None
-            self._wanted = True
+            self._want(_SOONEST)
         if self._room_at is not None and self._room_at <= now.mono:
             self._room_at = None
-            self._wanted = True
+            self._want(_SOONEST)
         self._ask()
 
     def look(self) -> None:
         """There may be dormant runs."""
-        self._wanted = True
+        self._want(_SOONEST)
         self._ask()
+
+    def _want(self, after: tuple[int, int]) -> None:
+        self._wanted = True
+        self._after = after
 
     def _ask(self) -> None:
         if not self._wanted or self._asked or len(self._waking) >= RUNS_AT_ONCE:
@@ -185,12 +185,11 @@ class Dormancy:
             self._room_at = self._books.now.mono + ROOM_SECONDS
             return
         self._asked = True
-        self._books.read(DormantRuns(RUNS_AT_ONCE + len(self._waking) + len(self._books.unreadable)))
+        self._books.read(DormantRuns(self._after, RUNS_AT_ONCE))
 
     def due(self, read: DormantRuns, records: Sequence[RunRecord]) -> None:
         """What the store has of dormant runs that go on by themselves, soonest first."""
         self._asked = False
-        woken = len(self._waking)
         for record in records:
             assert record.wake_ms is not None
             if record.wake_ms > self._books.now.unix_ms:
@@ -201,9 +200,11 @@ class Dormancy:
             if not known and record.number not in self._books.unreadable:
                 self.wake(record)
         else:
-            if len(records) >= read.limit:
-                self._wanted = len(self._waking) > woken
-                self._room_at = None if self._wanted else self._books.now.mono + ROOM_SECONDS
+            # There are more; unless something became due meanwhile, and everything is looked at anew.
+            if len(records) >= read.limit and not self._wanted:
+                last = records[-1]
+                assert last.wake_ms is not None
+                self._want((last.wake_ms, last.number))
         self._ask()
 
     # ---- waking

@@ -15,7 +15,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import CancelReason, EngineFrame, Fault, FlowOptions, Hello, HostFrame, HostSection
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core import deadlines, ending
-from stepwire_engine.core.books import Books, Commit, Deadline, Now, Repair, Reply, StopGrace
+from stepwire_engine.core.books import Books, Commit, Deadline, Now, Repair, Reply, StopGrace, earliest
 from stepwire_engine.core.commits import RESEND, Commits
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.counters import Counters
@@ -94,13 +94,11 @@ class EngineCore:
 
     def next_due(self) -> float | None:
         """When `tick` must be called next, on the monotonic clock; None: not before another event."""
-        due = [self._liveness.next_due(), self._books.timers.next_due(), self._performed.next_due()]
-        return min([at for at in due if at is not None], default=None)
+        return earliest(self._liveness.next_due(), earliest(self._books.timers.next_due(), self._performed.next_due()))
 
     def next_timer(self) -> float | None:
         """When something goes on by itself, of a dormant run as well; what a virtual clock may jump to."""
-        due = [self._books.timers.next_due(), self._performed.next_timer()]
-        return min([at for at in due if at is not None], default=None)
+        return earliest(self._books.timers.next_due(), self._performed.next_timer())
 
     # ---- start-up
 
@@ -194,7 +192,8 @@ class EngineCore:
         ticket = None
         if frame.logs:
             self._logs.take(session, frame.logs)
-        if any(section.run_id in self._books.broken for section in frame.runs):
+        broken = self._books.broken
+        if broken and any([section.run_id in broken for section in frame.runs]):
             self._books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
             return
         if frame.position:
@@ -207,26 +206,27 @@ class EngineCore:
             return
         if frame.drain is not None:
             session.draining = True  # First: what this very frame gives back must not be given to the same host.
-        for section in frame.runs:
-            self._decide(session, section, ticket)
+        if frame.runs:
+            self._decide(session, frame.runs, ticket)
         self._hear(session, frame)
         if ticket is not None and ticket.release():
             self._books.speak(session)
         self._dispatcher.retire_freed()
         self._dispatcher.pump(session)
 
-    def _decide(self, session: Session, section: HostSection, ticket: AckTicket | None) -> None:
-        run = self._books.runs.get(section.run_id)
-        if run is None:
-            self._intake.foreign(session, section)
-            return
-        try:
-            turn = self._intake.section(session, run, section)
-        except Exception as error:
-            # A fault of ours must take neither the rest of the frame nor other runs with it (DESIGN 5).
-            self._commits.quarantine(run, error)
-        else:
-            self._commits.queue(turn, ticket)
+    def _decide(self, session: Session, sections: Iterable[HostSection], ticket: AckTicket | None) -> None:
+        for section in sections:
+            run = self._books.runs.get(section.run_id)
+            if run is None:
+                self._intake.foreign(session, section)
+                continue
+            try:
+                turn = self._intake.section(session, run, section)
+            except Exception as error:
+                # A fault of ours must take neither the rest of the frame nor other runs with it (DESIGN 5).
+                self._commits.quarantine(run, error)
+            else:
+                self._commits.queue(turn, ticket)
 
     def _hear(self, session: Session, frame: HostFrame) -> None:
         """What a frame says about the host itself."""
@@ -344,14 +344,29 @@ class EngineCore:
     # ---- commits
 
     def committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt], now: Now) -> None:
-        """What became of taken commits, in order. Their effects happen here and nowhere else."""
+        """What became of taken commits, in order. Their effects happen here and nowhere else.
+
+        Raises:
+            ExceptionGroup: Defects of ours, one for each receipt that could not be worked off. The others were: they
+                are facts as well, and what they cause must happen.
+        """
         self._books.now = now
+        defects: list[Exception] = []
         for commit, receipt in zip(commits, receipts, strict=True):
-            if receipt.outcome is UnitOutcome.COMMITTED:
-                self._commits.done(commit, receipt)
-            else:
-                self._commits.failed(commit, receipt)
-        self._dispatcher.retire_freed()
+            try:
+                if receipt.outcome is UnitOutcome.COMMITTED:
+                    self._commits.done(commit, receipt)
+                else:
+                    self._commits.failed(commit, receipt)
+            except Exception as error:
+                error.add_note(f"on the receipt of run number {commit.unit.run}")
+                defects.append(error)
+        try:
+            self._dispatcher.retire_freed()
+        except Exception as error:
+            defects.append(error)
+        if defects:
+            raise ExceptionGroup("receipts that could not be worked off", defects)
 
     # ---- journals
 
@@ -418,6 +433,16 @@ class EngineCore:
 
     # ---- taken by the shell
 
+    @property
+    def asks(self) -> bool:
+        """There are journals to load or questions to answer."""
+        return bool(self._books.loads or self._books.reads)
+
+    @property
+    def reports(self) -> bool:
+        """There are incidents, repairs or lost hosts, for the log."""
+        return bool(self._books.incidents or self._books.repairs or self._books.lost)
+
     def take_incidents(self) -> list[tuple[str, Exception]]:
         """Runs that were quarantined, with the exception of the core; for the log."""
         incidents, self._books.incidents = self._books.incidents, []
@@ -446,8 +471,7 @@ class EngineCore:
     def take_frames(self) -> list[tuple[Session, EngineFrame]]:
         """What to send now; a session appears at most once."""
         speaking, self._books.speaking = self._books.speaking, {}
-        frames = [(session, session.take_frame()) for session in speaking.values() if session.connected]
-        return [(session, frame) for session, frame in frames if frame is not None]
+        return [(s, frame) for s in speaking.values() if s.connected and (frame := s.take_frame()) is not None]
 
     def take_replies(self) -> list[Reply]:
         """Answers to clients."""

@@ -15,7 +15,6 @@ from stepwire.protocol.plan import (
     GroupEnded,
     GroupOpened,
     ParallelMode,
-    Plan,
     StepPlanned,
 )
 from stepwire_engine.core.entries import (
@@ -94,14 +93,10 @@ def _planned(run: Run, entry: Planned) -> None:
         _note_driving(run, entry.stats)
     elif not run.stats.body_entries:
         run.stats.body_entries = run.stats.advances = 1  # Whoever planned was entered, by a snapshot.
-    _decisions(run, plan, entry.at_ms)
-
-
-def _decisions(run: Run, plan: Plan, at_ms: int) -> None:
     for group in plan.groups:
-        _open_group(run, group, at_ms)
+        _open_group(run, group, entry.at_ms)
     if plan.steps:
-        _plan_steps(run, plan.steps, at_ms)
+        _plan_steps(run, plan.steps, entry.at_ms)
     if plan.abandoned:
         _abandon(run, plan.abandoned)
     if plan.branches_ended:
@@ -174,12 +169,7 @@ def _plan_steps(run: Run, plan: Iterable[StepPlanned], at_ms: int) -> None:
 
 
 def _particulars(planned: StepPlanned) -> Particulars:
-    particulars = Particulars()
-    particulars.spec = planned.spec
-    particulars.undo = planned.undo
-    particulars.deadline = planned.deadline
-    particulars.traceparent = planned.traceparent
-    return particulars
+    return Particulars(planned.spec, planned.undo, planned.deadline, traceparent=planned.traceparent)
 
 
 def _abandon(run: Run, abandoned: Iterable[str]) -> None:
@@ -298,7 +288,9 @@ def _attempt_lost(run: Run, entry: AttemptLost) -> None:
 def _released(run: Run, entry: Released) -> None:
     run.release_seq = entry.release_seq
     run.stats.releases += 1
-    _note_driving(run, entry.stats)
+    known, stats = run.stats, entry.stats
+    if stats.advances > known.advances or stats.executes > known.executes or stats.body_entries > known.body_entries:
+        _note_driving(run, stats)
     steps = run.steps
     waves: set[Group] = set()
     for path in entry.paths:
@@ -351,8 +343,7 @@ def _undo_planned(run: Run, entry: UndoPlanned) -> None:
         path = paths.undo_path(path)
         root = run.scopes[paths.ROOT]
         step = Step(run, path, undo.kind, root, len(run.steps), entry.at_ms, undo.name, None, undo.retry, undo.timeout)
-        step.particulars = Particulars()
-        step.particulars.undo_of = undone
+        step.particulars = Particulars(undo_of=undone)
         step.released = True
         run.steps[path] = run.open[path] = step
         run.undos.append(step)

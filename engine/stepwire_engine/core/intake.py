@@ -8,6 +8,7 @@ host is told what it no longer owns.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import repeat
 
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import (
@@ -26,7 +27,7 @@ from stepwire_engine.core import ending, machine, plan_check
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
-from stepwire_engine.core.model import Lease, Run, Step
+from stepwire_engine.core.model import Run, Step
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.sessions import Session
 from stepwire_engine.core.settle import settle
@@ -104,16 +105,14 @@ class Intake:
         started = machine.accept_plan(turn, plan, session.service)
         if started:
             self._lease_started(turn, session, plan, started)
-        if turn.begun:
+        if turn.aside is not None and turn.begun:
             self._performed.begin(turn)
 
     def _lease_started(self, turn: Turn, session: Session, plan: Plan, started: list[Step]) -> None:
         """The host has begun these steps of its plan by itself."""
         books = self._books
         now = books.now.mono
-        leases = [Lease(step, session.id, plan.fence, now) for step in started]
-        session.hold_all(turn.run, leases)
-        for lease in leases:
+        for lease in session.hold_all(turn.run, started, repeat(plan.fence), now):
             step = lease.step
             if step.scope.limits:
                 self._dispatcher.admission.count(step)
@@ -147,7 +146,7 @@ class Intake:
         """The outcomes of attempts, one after the other: each may decide what the next one is worth."""
         books, run = self._books, turn.run
         steps, run_id = run.steps, run.run_id
-        last_given = books.last_fence()
+        last_given = books.last_fence
         for result in results:
             fence = result.fence
             if fence > last_given:  # No engine on this store has given it: a defect of the host, or an old store.

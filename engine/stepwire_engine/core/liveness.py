@@ -13,7 +13,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import AttemptInProgress, Cancel, CancelReason, Fault, LiveBody, Report, ResumeState
 from stepwire.protocol.plan import StepKind
 from stepwire_engine.core import ending, machine
-from stepwire_engine.core.books import Books, Commit
+from stepwire_engine.core.books import Books, Commit, earliest
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.dispatch import Dispatcher
@@ -224,7 +224,7 @@ class Liveness:
             return
         if lease is not None:
             self._dispatcher.cancel(lease, CancelReason.LEASE_LOST)
-        adopted = Lease(step, session.id, offered.fence, self._books.now.mono - offered.elapsed)
+        adopted = Lease(step, session.id, offered.fence, self._books.now.mono - offered.elapsed, step.attempt)
         run.steps[offered.path].queued = False
         session.hold(adopted)
         self._dispatcher.admission.count(step)
@@ -292,11 +292,11 @@ class Liveness:
 
     def next_due(self) -> float | None:
         """When `tick` must come next: steadily while there are sessions, so that a late tick shows a stall."""
-        due = [] if self._adopt_until is None else [self._adopt_until]
-        if self._books.sessions:
-            steady = self._last_tick + self._books.config.tick_interval
-            due.append(min(steady, self._loss_due))  # A host is given up on time, not at the tick after.
-        return min(due) if due else None
+        if not self._books.sessions:
+            return self._adopt_until
+        steady = self._last_tick + self._books.config.tick_interval
+        # A host is given up on time, not at the tick after.
+        return earliest(self._adopt_until, min(steady, self._loss_due))
 
     def lose(self, session: Session, cause: str) -> list[Turn]:
         """The session is over: take everything it holds. Returns the turns that must be committed.

@@ -7,6 +7,9 @@ it follows from dispatching and is rebuilt by resume and re-dispatch. This modul
 from __future__ import annotations
 
 import enum
+from typing import ClassVar
+
+import msgspec
 
 from stepwire.protocol.failure import Failure
 from stepwire.protocol.frames import CancelReason
@@ -52,7 +55,13 @@ class RunPhase(enum.IntEnum):
     UNDOING = 3
 
 
-class Lease:
+class Held(msgspec.Struct, eq=False):
+    """What is told apart by being itself, and is hardly changed: a Struct is made faster than other objects."""
+
+    __repr__ = object.__repr__
+
+
+class Lease(Held):
     """A session's right to one attempt.
 
     Attributes:
@@ -62,20 +71,17 @@ class Lease:
         beside: The live body that the same host had before it got this attempt; it keeps the output for it.
     """
 
-    __slots__ = ("attempt", "beside", "cancelled", "fence", "frame", "session_id", "since", "step")
-
-    def __init__(self, step: Step, session_id: str, fence: Fence, since: float) -> None:
-        self.step = step
-        self.session_id = session_id
-        self.attempt = step.attempt
-        self.fence = fence
-        self.since = since
-        self.frame = 0
-        self.cancelled: CancelReason | None = None
-        self.beside: Fence | None = None
+    step: Step
+    session_id: str
+    fence: Fence
+    since: float
+    attempt: int
+    frame: int = 0
+    cancelled: CancelReason | None = None
+    beside: Fence | None = None
 
 
-class Particulars:
+class Particulars(Held):
     """What only few steps have, so that the others do not carry it.
 
     Attributes:
@@ -92,18 +98,15 @@ class Particulars:
         traceparent: The context of its span; empty: it has none.
     """
 
-    __slots__ = ("asked", "child", "deadline", "due_ms", "output", "spec", "traceparent", "undo", "undo_of")
-
-    def __init__(self) -> None:
-        self.spec: StepSpec | None = None
-        self.undo: Undo | None = None
-        self.deadline: float | None = None
-        self.due_ms: int | None = None
-        self.undo_of: Step | None = None
-        self.output: Payload | None = None
-        self.child = ""
-        self.asked: int | None = None
-        self.traceparent = ""
+    spec: StepSpec | None = None
+    undo: Undo | None = None
+    deadline: float | None = None
+    due_ms: int | None = None
+    undo_of: Step | None = None
+    output: Payload | None = None
+    child: str = ""
+    asked: int | None = None
+    traceparent: str = ""
 
 
 class Step:
@@ -281,6 +284,9 @@ class Group:
         "unfinished",
         "waiting",
     )
+
+    released: ClassVar[bool] = False
+    """It may be released beside steps, and nobody lets it go before."""
 
     def __init__(self, run: Run, opened: GroupOpened, scope: Scope, opened_ms: int) -> None:
         self.run = run

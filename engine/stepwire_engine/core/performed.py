@@ -17,7 +17,7 @@ from stepwire.protocol.frames import Hello
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Invoke, SendEvent, Sleep, StepKind, WaitEvent
 from stepwire_engine.core import causes, children, ending
-from stepwire_engine.core.books import Books, Commit, Reply
+from stepwire_engine.core.books import Books, Commit, Reply, earliest
 from stepwire_engine.core.deadlines import goes_on_ms
 from stepwire_engine.core.decisions import Decisions
 from stepwire_engine.core.delivery import Delivery, was_waited_for
@@ -110,7 +110,8 @@ class Performed:
 
     def begin(self, turn: Turn) -> None:
         """A plan has steps of ours (`turn.begun`)."""
-        begun, turn.begun = turn.begun, []
+        begun = turn.begun[:]
+        turn.begun.clear()
         for step in begun:
             if step.state.final:
                 continue  # The same plan gave it up.
@@ -238,13 +239,11 @@ class Performed:
 
     def next_due(self) -> float | None:
         """When `tick` has something to do, on the monotonic clock."""
-        due = [self._inbox.next_due(), self._delivery.next_due(), self._dormancy.next_due()]
-        return min([at for at in due if at is not None], default=None)
+        return earliest(self._inbox.next_due(), earliest(self._delivery.next_due(), self._dormancy.next_due()))
 
     def next_timer(self) -> float | None:
         """When something goes on by itself, on the monotonic clock; looking for runs to put to rest is not it."""
-        due = [self._inbox.next_due(), self._delivery.next_due(), self._dormancy.next_wake()]
-        return min([at for at in due if at is not None], default=None)
+        return earliest(self._inbox.next_due(), earliest(self._delivery.next_due(), self._dormancy.next_wake()))
 
     def tick(self) -> None:
         """Time has passed."""

@@ -55,8 +55,9 @@ class UndeliveredEvents(msgspec.Struct, frozen=True):
 
 
 class DormantRuns(msgspec.Struct, frozen=True):
-    """Records of dormant runs that go on by themselves, soonest first."""
+    """Records of dormant runs that go on by themselves, soonest first, after `after`: time and number of the last."""
 
+    after: tuple[int, int]
     limit: int
 
 

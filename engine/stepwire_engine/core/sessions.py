@@ -198,7 +198,10 @@ class Session:
 
     def advance(self, run_id: str, advance: Advance) -> None:
         """Queue an Advance. One that extends a queued one of the same body is merged into it."""
-        section = self._section(run_id)
+        section = self._sections.get(run_id)
+        if section is None:
+            self._sections[run_id] = EngineSection(run_id, advance=advance)
+            return
         queued = section.advance
         if queued is not None and advance.start is None and queued.fence == advance.fence:
             advance = Advance(
@@ -286,22 +289,30 @@ class Session:
 
     def hold(self, lease: Lease) -> None:
         """Note that the host has this attempt."""
-        self.hold_all(lease.step.run, (lease,))
+        step = lease.step
+        run = step.run
+        body = run.body
+        lease.beside = body.fence if body is not None and body.ready and body.session_id == self.id else None
+        run.leased += (run.run_id, step.path) not in self.leases
+        self.leases[run.run_id, step.path] = step.lease = lease
+        step.fence = lease.fence
+        step.uncertain = False
 
-    def hold_all(self, run: Run, leases: Iterable[Lease]) -> None:
-        """Note that the host has these attempts of one run."""
-        held, run_id = self.leases, run.run_id
+    def hold_all(self, run: Run, steps: Iterable[Step], fences: Iterable[Fence], since: float) -> list[Lease]:
+        """Note that the host has the present attempts of these steps of one run. Returns their new leases."""
+        leases: list[Lease] = []
+        held, run_id, session_id = self.leases, run.run_id, self.id
         before = len(held)
         body = run.body
-        beside = body.fence if body is not None and body.ready and body.session_id == self.id else None
-        for lease in leases:
-            step = lease.step
-            held[run_id, step.path] = lease
-            lease.beside = beside
-            step.lease = lease
-            step.fence = lease.fence
+        beside = body.fence if body is not None and body.ready and body.session_id == session_id else None
+        for step, fence in zip(steps, fences, strict=False):
+            lease = Lease(step, session_id, fence, since, step.attempt, 0, None, beside)
+            held[run_id, step.path] = step.lease = lease
+            step.fence = fence
             step.uncertain = False
+            leases.append(lease)
         run.leased += len(held) - before
+        return leases
 
     def let_end(self, run_id: str, path: str, fence: Fence) -> Lease | None:
         """An attempt ended: its slot is free. Returns the lease under which it was executed, if it is known."""

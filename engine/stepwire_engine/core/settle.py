@@ -33,24 +33,28 @@ def settle(turn: Turn) -> None:
 
 def _release(turn: Turn) -> None:
     run = turn.run
-    for group in turn.closing:
+    closing = () if turn.aside is None else turn.closing
+    for group in closing:
         run.fresh.extend(_wave(group))
     for group in run.dirty:
         group.dirty = False
-        if group.closing and group.busy == 0 and group not in turn.closing:
+        if group.closing and group.busy == 0 and group not in closing:
             deadlines.expire_group(turn, group)
         elif wave_closed(group) and not group.closing:
             run.fresh.extend(_wave(group))
-    run.dirty.clear()
+    if run.dirty:
+        run.dirty.clear()
+    if not run.fresh:
+        return
     # A later plan of the same turn may have let go what ended in it.
-    released = [item for item in run.fresh if not (isinstance(item, Step) and item.released)]
+    paths = tuple([item.path for item in run.fresh if not item.released])
     run.fresh = []
-    if not released:
+    if not paths:
         return
     stats = run.stats
     entry = Released(
         run.release_seq + 1,
-        tuple([item.path for item in released]),
+        paths,
         turn.unix_ms,
         RunStats(stats.advances, stats.executes, 0, stats.body_entries),
     )

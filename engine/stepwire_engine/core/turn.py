@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from stepwire.protocol.frames import CancelReason
 from stepwire_engine.core.entries import Entry, Released, RunEnded
 from stepwire_engine.core.fold import APPLY
@@ -9,10 +11,24 @@ from stepwire_engine.core.model import Group, Lease, Run, Step
 from stepwire_engine.core.units import EventRecord, Fact, WaitRow
 
 
+class Aside(msgspec.Struct):
+    """What few turns have; attributes as of Turn."""
+
+    begun: list[Step] = []
+    closing: list[Group] = []
+    deadlines: list[Step | Group] = []
+    facts: list[tuple[int, Fact]] = []
+    facts_done: list[int] = []
+    events: list[EventRecord] = []
+    waits: list[WaitRow] = []
+    waits_done: list[str] = []
+
+
 class Turn:
     """One decision about one run: the entries of its next row and the effects that wait for their commit.
 
     Attributes:
+        aside: What few turns have; None: this one has nothing of it. Asking for one of its lists makes it.
         planned: Steps that became dispatchable and that no host has started.
         begun: Planned steps that the core performs itself.
         closing: Groups whose deadline passed and whose last wave is released with this turn.
@@ -33,15 +49,10 @@ class Turn:
 
     __slots__ = (
         "accepted",
-        "begun",
+        "aside",
         "cancelled",
-        "closing",
-        "deadlines",
         "ended",
         "entries",
-        "events",
-        "facts",
-        "facts_done",
         "frees_key",
         "let_go",
         "paused",
@@ -54,8 +65,6 @@ class Turn:
         "stopping",
         "undoing",
         "unix_ms",
-        "waits",
-        "waits_done",
         "wake_ms",
         "wakes",
     )
@@ -64,11 +73,9 @@ class Turn:
         self.run = run
         self.unix_ms = unix_ms
         self.entries: list[Entry] = []
+        self.aside: Aside | None = None
         self.accepted = False
         self.planned: list[Step] = []
-        self.begun: list[Step] = []
-        self.closing: list[Group] = []
-        self.deadlines: list[Step | Group] = []
         self.retries: list[Step] = []
         self.cancelled: list[tuple[Lease, CancelReason]] = []
         self.let_go: list[Step] = []
@@ -78,11 +85,6 @@ class Turn:
         self.paused = False
         self.resumed = False
         self.ended: RunEnded | None = None
-        self.facts: list[tuple[int, Fact]] = []
-        self.facts_done: list[int] = []
-        self.events: list[EventRecord] = []
-        self.waits: list[WaitRow] = []
-        self.waits_done: list[str] = []
         self.frees_key = False
         self.wakes = False
         self.rests = False
@@ -91,16 +93,47 @@ class Turn:
     @property
     def changes(self) -> bool:
         """It changes more of the store than the journal."""
-        return bool(
-            self.facts
-            or self.facts_done
-            or self.events
-            or self.waits
-            or self.waits_done
-            or self.frees_key
-            or self.wakes
-            or self.rests
-        )
+        aside = self.aside
+        if aside is not None and (aside.facts or aside.facts_done or aside.events or aside.waits or aside.waits_done):
+            return True
+        return self.frees_key or self.wakes or self.rests
+
+    def _aside(self) -> Aside:
+        if self.aside is None:
+            self.aside = Aside()
+        return self.aside
+
+    @property
+    def begun(self) -> list[Step]:
+        return self._aside().begun
+
+    @property
+    def closing(self) -> list[Group]:
+        return self._aside().closing
+
+    @property
+    def deadlines(self) -> list[Step | Group]:
+        return self._aside().deadlines
+
+    @property
+    def facts(self) -> list[tuple[int, Fact]]:
+        return self._aside().facts
+
+    @property
+    def facts_done(self) -> list[int]:
+        return self._aside().facts_done
+
+    @property
+    def events(self) -> list[EventRecord]:
+        return self._aside().events
+
+    @property
+    def waits(self) -> list[WaitRow]:
+        return self._aside().waits
+
+    @property
+    def waits_done(self) -> list[str]:
+        return self._aside().waits_done
 
     def emit(self, entry: Entry) -> None:
         """Decide an entry: it is folded now and committed with the turn."""

@@ -91,6 +91,7 @@ class Driver:
         self._idle = asyncio.Event()
         self._no_attempts = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0  # On the core's clock.
         self._lag_timer: asyncio.TimerHandle | None = None
         self._absorb_at = 0.0
 
@@ -284,20 +285,20 @@ class Driver:
         if self._stopped or self.store_failure is not None:
             return
         core = self._core
-        commits = core.take_commits()
-        if commits:
+        if commits := core.take_commits():
             self._submit(commits)
-        self._questions.take()
+        if core.asks:
+            self._questions.take()
         self._send_frames()
-        for run_id, incident in core.take_incidents():
-            _log.error("the core failed on run %s, which is paused now", run_id, exc_info=incident)
-        for repair in core.take_repairs():
-            what = f"step {repair.path!r} of run {repair.run_id}" if repair.path else f"run {repair.run_id}"
-            _log.error("%s had not exactly one owner (%s) and was put right; please report this", what, repair.missing)
-        self._told.lost(core.take_lost())
-        self.runs.answer(core.take_replies())
-        self.runs.note_ended(core.take_ended())
-        self.runs.note_changed(core.take_changed())
+        if core.reports:
+            self._told.defects(core.take_incidents(), core.take_repairs())
+            self._told.lost(core.take_lost())
+        if replies := core.take_replies():
+            self.runs.answer(replies)
+        if ended := core.take_ended():
+            self.runs.note_ended(ended)
+        if changed := core.take_changed():
+            self.runs.note_changed(changed)
         self._arm()
         if self.draining and not self._attempts():
             self._no_attempts.set()
@@ -315,18 +316,18 @@ class Driver:
     def _committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt]) -> None:
         self._in_flight -= 1
         self._units -= len(commits)
-        now = self._clock.now()
-        for commit, receipt in zip(commits, receipts, strict=True):
-            if receipt.outcome is UnitOutcome.STALE_CLAIM:
-                self.store_failed(StoreLocked("another engine has claimed this database; this one ends"))
-                return
-            try:
-                self._core.committed((commit,), (receipt,), now)
-            except Exception:
-                # The others of this batch are committed too; what they caused must still happen.
-                _log.exception("the core failed on a receipt of run number %s", commit.unit.run)
+        if any([receipt.outcome is UnitOutcome.STALE_CLAIM for receipt in receipts]):
+            return self.store_failed(StoreLocked("another engine has claimed this database; this one ends"))
+        try:
+            self._core.committed(commits, receipts, self._clock.now())
+        except ExceptionGroup as failed:
+            for defect in failed.exceptions:
+                _log.error("the core failed on a receipt", exc_info=defect)
         self._told.committed(commits, receipts)
-        self._wake()
+        if self._in_flight or self._woken:
+            self._wake()  # The receipts of the same commit follow at once; what they all cause is sent together.
+        else:
+            self._pump()  # There are none, and a turn of the loop is a tenth of a fast commit.
 
     def _send_frames(self) -> None:
         for session, frame in self._core.take_frames():
@@ -372,17 +373,17 @@ class Driver:
         """One timer for the core. It also beats when the core waits for nothing, so that a stall is seen as one."""
         if not self._steady or self._deaf:
             return
-        now = self._clock.now().mono
-        due = self._core.next_due()
-        wait = self._config.tick_interval
-        if due is not None and self._store.accepting:
-            wait = min(max(0.0, due - now), wait)
-        when = self._loop.time() + wait
+        due = self._core.next_due() if self._store.accepting else None
         if self._timer is not None:
-            if self._timer.when() <= when:
-                return
+            if due is None or due >= self._armed_for:
+                return  # It fires soon enough, and then looks again.
             self._timer.cancel()
-        self._timer = self._loop.call_at(when, self._timer_fired)
+        now = self._clock.now().mono
+        wait = self._config.tick_interval
+        if due is not None:
+            wait = min(max(0.0, due - now), wait)
+        self._armed_for = now + wait
+        self._timer = self._loop.call_later(wait, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from stepwire_engine.core.books import Commit
+from stepwire_engine.core.books import Commit, Repair
 from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.ending import failure_of
 from stepwire_engine.core.entries import AttemptEnded, RunPaused, RunState
@@ -48,6 +48,14 @@ class EventLog:
                 _ended(turn)
             if debug and commit.unit.entries and not commit.unit.expected_seq:
                 _say(logging.DEBUG, turn, "accepted")
+
+    def defects(self, incidents: Sequence[tuple[str, Exception]], repairs: Sequence[Repair]) -> None:
+        """The core failed on runs, and runs and steps had not exactly one owner."""
+        for run_id, incident in incidents:
+            _log.error("the core failed on run %s, which is paused now", run_id, exc_info=incident)
+        for repair in repairs:
+            what = f"step {repair.path!r} of run {repair.run_id}" if repair.path else f"run {repair.run_id}"
+            _log.error("%s had not exactly one owner (%s) and was put right; please report this", what, repair.missing)
 
     def lost(self, sessions: Sequence[tuple[Session, str]]) -> None:
         """Hosts that are gone without a word."""

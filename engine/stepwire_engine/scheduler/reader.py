@@ -46,8 +46,8 @@ def answer_of(store: Store, read: Read) -> object:
             return store.events(read.event, read.since_ms, read.limit)
         case UndeliveredEvents(until_ms, limit):
             return store.undelivered(until_ms, limit)
-        case DormantRuns(limit):
-            return store.due_runs(_END_OF_TIME_MS, limit)
+        case DormantRuns(after, limit):
+            return store.due_runs(_END_OF_TIME_MS, limit, after)
         case DormantPage():
             return forgotten(store, read)
         case OpenPage():

@@ -197,8 +197,8 @@ class Store(Protocol):
     def record(self, run: int) -> RunRecord | None:
         """The record of a run by its number. Raises StoreCorrupt."""
 
-    def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
-        """Dormant runs whose `wake_ms` is at or before `until_ms`, soonest first."""
+    def due_runs(self, until_ms: int, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[RunRecord]:
+        """Dormant runs whose `wake_ms` is at or before `until_ms`, ordered by (wake_ms, number), after `after`."""
 
     def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:
         """Open waits for events of this name, ordered by (run, path), from the first after `after`."""

@@ -21,7 +21,6 @@ from stepwire_engine.store.base import (
     LogPage,
     LogQuery,
     Notify,
-    Receipt,
     Receipts,
     RunPage,
     RunRecord,
@@ -105,7 +104,7 @@ class MemoryStore:
         with self._lock:
             self._require_open()
             draft = Draft(self)
-            receipts: list[Receipt] = [draft.add(unit) for unit in packed]
+            receipts = draft.add_all(packed)
             if draft.units:
                 self._apply(draft)
         self._notify(lambda: done(receipts))
@@ -256,9 +255,10 @@ class MemoryStore:
         with self._lock:
             return self._record(run) if run in self._records else None
 
-    def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
+    def due_runs(self, until_ms: int, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[RunRecord]:
         with self._lock:
-            due = sorted([(wake_ms, run) for run, wake_ms in self._wakes.items() if wake_ms <= until_ms])
+            wakes = [(wake_ms, run) for run, wake_ms in self._wakes.items() if wake_ms <= until_ms]
+            due = sorted([wake for wake in wakes if wake > after])
             return [self._record(run) for _, run in due[:limit]]
 
     def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:

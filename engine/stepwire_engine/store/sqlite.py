@@ -272,11 +272,14 @@ class SqliteStore:
         with self._snapshot() as db:
             return _one(db, f"SELECT {_RECORD} FROM runs WHERE run = ?", run)
 
-    def due_runs(self, until_ms: int, limit: int) -> Sequence[RunRecord]:
+    def due_runs(self, until_ms: int, limit: int, after: tuple[int, int] = (0, 0)) -> Sequence[RunRecord]:
         # No LIMIT here and below: rows that are left out do not count, or a page would seem to be the last one.
-        query = f"SELECT {_RECORD} FROM runs WHERE wake_ms <= ? ORDER BY wake_ms, run"
+        together = f"SELECT {_RECORD} FROM runs WHERE wake_ms = ? AND wake_ms <= ? AND run > ? ORDER BY run"
+        later = f"SELECT {_RECORD} FROM runs WHERE wake_ms > ? AND wake_ms <= ? ORDER BY wake_ms, run"
+        wake_ms, run = after
         with self._snapshot() as db:
-            return self._sound("runs", StoredRecord, db.execute(query, (until_ms,)), limit)
+            found = self._sound("runs", StoredRecord, db.execute(together, (wake_ms, until_ms, run)), limit)
+            return found + self._sound("runs", StoredRecord, db.execute(later, (wake_ms, until_ms)), limit - len(found))
 
     def waits(self, event: str, after: tuple[int, str], limit: int) -> Sequence[WaitRow]:
         query = "SELECT * FROM waits WHERE event = ? AND (run, path) > (?, ?) ORDER BY run, path"

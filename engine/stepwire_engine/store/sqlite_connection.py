@@ -10,7 +10,8 @@ import enum
 import logging
 import os
 import sqlite3
-from time import monotonic
+import threading
+from collections.abc import Iterator
 
 from stepwire_engine.store.base import StoreCorrupt, StoreError, StoreFailed, StoreLocked
 
@@ -31,6 +32,7 @@ LOOKED_UP = ("partitions", "bookkeeping", "keys", "waits", "inbox", "flows", "se
 """Tables with the rows that a damaged index could hide, the most important and smallest first."""
 
 _log = logging.getLogger(__name__)
+_INTERRUPT_SECONDS = 0.05
 _FULL_SYNC = 2
 _INCREMENTAL = 2
 
@@ -173,17 +175,18 @@ def check_whole(db: sqlite3.Connection, path: str, seconds: float) -> None:
         _check(db, path, "1")
         return
     left = list(LOOKED_UP)
-    over_at = monotonic() + seconds
-    db.set_progress_handler(lambda: monotonic() > over_at, 100_000)
-    try:
-        while left and monotonic() < over_at:
-            _check(db, path, left[0])
-            del left[0]
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-            raise
-    finally:
-        db.set_progress_handler(None, 0)
+    with _interrupted_after(db, seconds) as over:
+        while left and not over.is_set():
+            try:
+                _check(db, path, left[0])
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise
+            except StoreCorrupt:
+                if not over.is_set():  # A tree that was left half way seems to be damaged.
+                    raise
+            if not over.is_set():
+                del left[0]
     if left:
         _log.warning(
             "%s: of the indexes, those of %s were not checked within %g s; see `stepwire doctor`",
@@ -191,6 +194,32 @@ def check_whole(db: sqlite3.Connection, path: str, seconds: float) -> None:
             ", ".join(left),
             seconds,
         )
+
+
+@contextlib.contextmanager
+def _interrupted_after(db: sqlite3.Connection, seconds: float) -> Iterator[threading.Event]:
+    """Interrupts what `db` does after so long, again and again until it ends; the event is set before.
+
+    A progress handler would not be asked while a whole tree is read from a cold disk; every page looks at this.
+    """
+    over, ended = threading.Event(), threading.Event()
+    if seconds <= 0:
+        over.set()
+
+    def interrupt() -> None:
+        pause = seconds
+        while not ended.wait(pause):
+            over.set()
+            db.interrupt()
+            pause = _INTERRUPT_SECONDS
+
+    timer = threading.Thread(target=interrupt, name="stepwire-check", daemon=True)
+    timer.start()
+    try:
+        yield over
+    finally:
+        ended.set()
+        timer.join()
 
 
 def _check(db: sqlite3.Connection, path: str, what: str) -> None:

@@ -109,6 +109,8 @@ class JournalThread:
         self._on_failed = on_failed
         self._observe_commit = observe_commit
         self._damage = damage
+        self._unsettled: tuple[SqliteTables, Draft, float] | None = None
+        """The last commit, the tables that wrote it, and its seconds."""
         self._log_length = LogLength(path)
         self._log_grows = False
         self._queue: SimpleQueue[Batch | Claim | Stop] = SimpleQueue()
@@ -177,18 +179,15 @@ class JournalThread:
     def _everything_queued(self, first: Batch) -> list[Batch]:
         batches = [first]
         size = first.size
-        take = self._queue.get_nowait
-        try:
-            while size < COMMIT_BYTES_TARGET:
-                match take():
-                    case Batch() as batch:
-                        batches.append(batch)
-                        size += batch.size
-                    case other:
-                        self._ahead = other
-                        break
-        except Empty:
-            pass
+        queue = self._queue
+        while size < COMMIT_BYTES_TARGET and not queue.empty():  # This thread alone takes from it.
+            match queue.get_nowait():
+                case Batch() as batch:
+                    batches.append(batch)
+                    size += batch.size
+                case other:
+                    self._ahead = other
+                    break
         return batches
 
     # ---- one commit
@@ -197,28 +196,40 @@ class JournalThread:
         receipts = iter(self._store([unit for batch in batches for unit in batch.units]))
         answers = [(batch.done, list(islice(receipts, len(batch.units)))) for batch in batches]
         self._tell(lambda: _call_all(answers))
+        self._settle()
 
     def _store(self, units: list[PackedUnit]) -> list[Receipt]:
         """Judge units and commit those that fit in one transaction. Raises StoreError if the outcome is unknown."""
         if not self.accepting:
             return [NO_SPACE] * len(units)
+        self._settle()
         started = perf_counter()
-        draft = Draft(self._tables)
+        tables = self._tables
+        draft = Draft(tables)
         try:
-            receipts = [draft.add(unit) for unit in units]
+            receipts = draft.add_all(units)
             for row in draft.damaged:
                 self._damage.note(row)
             if draft.units:
                 self._db.execute("BEGIN IMMEDIATE")
-                self._tables.write(draft)
+                tables.write(draft)
         except Exception as error:
             self._rollback()
             return self._refuse(units, error)
         if draft.units:
             if not self._is_committed(draft):
                 return [NO_SPACE] * len(units)
-            self._count(draft, perf_counter() - started)
+            self._unsettled = (tables, draft, perf_counter() - started)
         return receipts
+
+    def _settle(self) -> None:
+        """Take in the last commit. After the answers: whoever waits for them need not wait for this."""
+        if self._unsettled is None:
+            return
+        tables, draft, seconds = self._unsettled
+        self._unsettled = None
+        tables.adopt(draft)
+        self._count(draft, seconds)
 
     def _is_committed(self, draft: Draft) -> bool:
         """COMMIT, and whether it happened. Raises StoreError if that cannot be known."""
@@ -230,7 +241,6 @@ class JournalThread:
                     f"{self._path}: a commit has an unknown outcome ({error}): restart decides"
                 ) from error
             return self._read_back(draft)
-        self._tables.adopt(draft)
         return True
 
     def _read_back(self, draft: Draft) -> bool:

@@ -1,19 +1,27 @@
 """The statements of the journal thread: what a draft asks of the tables, and how it is written to them.
 
-Owned by one thread. The hot case, many runs with one row each, is one `executemany`, and heads come from memory.
+Owned by one thread. The hot case, many runs with one row each, is a few statements, and heads come from memory.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import chain as concatenated
+from itertools import islice
+from typing import TypeVar
 
 from stepwire_engine.store import rows
 from stepwire_engine.store.draft import Draft, KeyOwner
 from stepwire_engine.store.stored import DELIVERED, NO_ROWS, OPEN_STATES, Head, StoredEvent, StoredRecord
 
 HEADS_KEPT = 65_536
-"""Runs whose end is remembered; of any other the last row is read and verified. Of open ones their id, too."""
+"""Runs whose end is remembered; of any other the last row is read and verified. Of open ones their place, too."""
+Place = tuple[str, str, str, int, str]
+"""(run_id, flow, namespace, partition, build_id) of a record."""
+_BYTES_AT_ONCE = 1024 * 1024
+"""sqlite3 copies what it binds to one statement."""
+T = TypeVar("T")
 _OPEN_STATES = frozenset(map(int, OPEN_STATES))
 
 
@@ -22,10 +30,10 @@ class SqliteTables:
 
     def __init__(self, db: sqlite3.Connection, heads_kept: int = HEADS_KEPT) -> None:
         self._db = db
-        self._heads: OrderedDict[int, Head] = OrderedDict()
+        self._heads: dict[int, Head] = {}
         self._heads_kept = heads_kept
         self._highest_run: int = db.execute("SELECT coalesce(max(run), 0) FROM journal").fetchone()[0]
-        self._ids: OrderedDict[int, str] = OrderedDict()
+        self._places: dict[int, Place] = {}
         self._rowless: int = self._rowless_commits()
         self._last_inbox_number: int = self._last_number("inbox")
         self._last_event_number: int = self._last_number("events")
@@ -41,12 +49,10 @@ class SqliteTables:
 
     def head(self, run: int) -> Head:
         if (head := self._heads.get(run)) is not None:
-            self._heads.move_to_end(run)
             return head
         if run > self._highest_run:
             return NO_ROWS
-        head = self._read_head(run)
-        self._remember(run, head)
+        head = self._heads[run] = self._read_head(run)
         return head
 
     def key_owner(self, key: str) -> KeyOwner | None:
@@ -61,7 +67,7 @@ class SqliteTables:
         return KeyOwner(run, run_id)
 
     def number_of(self, run_id: str, guess: int = 0) -> int | None:
-        if self._ids.get(guess) == run_id:
+        if (place := self._places.get(guess)) is not None and place[0] == run_id:
             return guess
         found = self._db.execute("SELECT run FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return None if found is None else found[0]
@@ -102,20 +108,12 @@ class SqliteTables:
         rows.check_row(run, seq, crc, body)
         return Head(seq, chain)
 
-    def _remember(self, run: int, head: Head) -> None:
-        self._heads[run] = head
-        self._heads.move_to_end(run)
-        if len(self._heads) > self._heads_kept:
-            self._heads.popitem(last=False)
-
-    def _remember_id(self, record: StoredRecord) -> None:
+    def _remember_place(self, record: StoredRecord) -> None:
         """Of an open run: its next record is coming, and to look the id up costs more than all else of a unit."""
         if record.state in _OPEN_STATES:
-            self._ids[record.run] = record.run_id
-            if len(self._ids) > self._heads_kept:
-                self._ids.popitem(last=False)
+            self._places[record.run] = _place(record)
         else:
-            self._ids.pop(record.run, None)
+            self._places.pop(record.run, None)
 
     # ---- writing
 
@@ -134,13 +132,13 @@ class SqliteTables:
         """Write a draft inside the open transaction."""
         many = self._db.executemany
         if draft.journal:
-            many("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", draft.journal)
+            _JOURNAL.insert(self._db, draft.journal, draft.size)
         else:
             self._db.execute("UPDATE bookkeeping SET value = value + 1 WHERE name = 'rowless_commits'")
         if draft.blobs:
             many("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?)", _blob_rows(draft))
         if draft.records:
-            many(_WRITE_RECORD, draft.records.values())
+            self._write_records(draft)
         if draft.keys:
             self._write_keys(draft)
         if draft.sessions:
@@ -156,6 +154,22 @@ class SqliteTables:
         if draft.logs.rows:
             many("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", draft.logs.rows)
             many("DELETE FROM logs WHERE run = ? AND n <= ?", draft.logs.forgotten.items())
+
+    def _write_records(self, draft: Draft) -> None:
+        """Where only the state and what is served have changed, only they are written, and two of four indexes."""
+        changed = []
+        others = []
+        for record in draft.records.values():
+            # No run that is in `_places` is dormant in the table.
+            if record.wake_ms is None and self._places.get(record.run) == _place(record):
+                changed.append(
+                    (record.state, record.head_seq, record.head_chain, record.record, record.crc, record.run)
+                )
+            else:
+                others.append(record)
+        if changed and self._db.executemany(_CHANGE_RECORD, changed).rowcount != len(changed):
+            others = list(draft.records.values())  # One is not in the table any more.
+        _RECORDS.insert(self._db, others)
 
     def _write_keys(self, draft: Draft) -> None:
         self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in draft.keys])
@@ -190,10 +204,11 @@ class SqliteTables:
 
     def adopt(self, draft: Draft) -> None:
         """Take in that `draft` is committed."""
-        for run, head in draft.heads.items():
-            self._remember(run, head)
+        self._heads.update(draft.heads)
         for record in draft.records.values():
-            self._remember_id(record)
+            self._remember_place(record)
+        _forget_oldest(self._heads, self._heads_kept)
+        _forget_oldest(self._places, self._heads_kept)
         if draft.heads:
             self._highest_run = max(self._highest_run, max(draft.heads))
         else:
@@ -234,19 +249,62 @@ class SqliteTables:
         return found[0]
 
 
-_WRITE_RECORD = """
-INSERT INTO runs
-    (run, run_id, flow, state, namespace, partition, build_id, head_seq, head_chain, record, wake_ms, crc)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-ON CONFLICT (run) DO UPDATE SET run_id = ?2, flow = ?3, state = ?4, namespace = ?5, partition = ?6, build_id = ?7,
-    head_seq = ?8, head_chain = ?9, record = ?10, wake_ms = ?11, crc = ?12
-"""
+class Insert:
+    """Inserts many rows by few statements: around each, the thread gives the GIL away and must get it back.
+
+    Args:
+        into: The table and its columns.
+        width: How many columns.
+        otherwise: What to do with a row that is there already.
+    """
+
+    def __init__(self, into: str, width: int, otherwise: str = "") -> None:
+        row = f"({', '.join('?' * width)})"
+        # Whatever fails costs the transaction, so SQLite need not be able to undo one statement of it.
+        insert = f"INSERT OR ROLLBACK INTO {into} VALUES "
+        self._one = f"{insert}{row} {otherwise}"
+        self._several = [(count, f"{insert}{', '.join([row] * count)} {otherwise}") for count in (25, 5)]
+
+    def insert(self, db: sqlite3.Connection, rows: Sequence[tuple[object, ...]], size: int = 0) -> None:
+        """Insert `rows`; `size`: their bytes together, where they may be large."""
+        done = 0
+        if size <= _BYTES_AT_ONCE:
+            for count, statement in self._several:
+                while len(rows) - done >= count:
+                    db.execute(statement, list(concatenated.from_iterable(rows[done : done + count])))
+                    done += count
+        if done < len(rows):
+            db.executemany(self._one, rows[done:])
+
+
+_JOURNAL = Insert("journal (run, seq, crc, chain, body)", 5)
+_RECORD_COLUMNS = (
+    *("run", "run_id", "flow", "state", "namespace", "partition", "build_id"),
+    *("head_seq", "head_chain", "record", "wake_ms", "crc"),
+)
+_RECORDS = Insert(
+    f"runs ({', '.join(_RECORD_COLUMNS)})",
+    len(_RECORD_COLUMNS),
+    f"ON CONFLICT (run) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _RECORD_COLUMNS[1:])}",
+)
+_CHANGE_RECORD = "UPDATE runs SET state = ?, head_seq = ?, head_chain = ?, record = ?, crc = ? WHERE run = ?"
 _PRUNE_EVENTS = """
 DELETE FROM events WHERE number IN (
     SELECT number FROM events WHERE delivered = 1 AND max(due_ms, sent_ms) < ?
     ORDER BY max(due_ms, sent_ms), number LIMIT ?
 )
 """
+
+
+def _place(record: StoredRecord) -> Place:
+    return (record.run_id, record.flow, record.namespace, record.partition, record.build_id)
+
+
+def _forget_oldest(known: dict[int, T], kept: int) -> None:
+    """Many at once: to find the first of a dictionary that lost its first ones takes as long as there were."""
+    if (excess := len(known) - kept) > 0:
+        for run in list(islice(known, excess + kept // 8)):
+            del known[run]
 
 
 def _blob_rows(draft: Draft) -> list[tuple[int, int, int, int, str, bytes]]:

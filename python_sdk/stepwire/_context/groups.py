@@ -143,6 +143,10 @@ class Group:
     ) -> asyncio.Future[Any]:
         """Run branches concurrently and await how they end (MISSION S2, S6, I2, I3).
 
+        Branches of an async flow are tasks that begin in declaration order. They usually begin inside this call, each
+        up to its first await, where `asyncio.create_task` would begin them a tick later; a flow must not rely on
+        either, nor hold a lock here that a branch takes.
+
         Args:
             branches: Callables without arguments; each may run any number of steps.
             name: Names the group within its branch.

@@ -352,7 +352,7 @@ class LiveBody:
             raise asyncio.CancelledError(f"branch {scope.path!r} has ended")
 
     @property
-    def _closed(self) -> bool:
+    def closed(self) -> bool:
         """Nothing is decided any more. What is recorded is made again even after a recorded end."""
         return self.over or (self.ended and self.journal.all_made)
 
@@ -426,7 +426,7 @@ class LiveBody:
         self._end(ended)
         if not self.ended:
             raise BodyEvicted(self.run_id)
-        if self._closed:
+        if self.closed:
             self._stop_lines()
 
     def _finish_if_caught_up(self) -> None:

@@ -148,20 +148,22 @@ class GroupRun:
         limited = outside.limited or self.opened.limit > 0
         on_loop = self.request.on_loop(self.body)
         inside = paths.branch_paths(self.opened.path, self.opened.branches)
-        for index, branch in enumerate(self.request.branches):
-            if self.over:
-                break  # Those before have decided it already.
-            path = inside[index]
-            scope = Scope(self.body, path, self, index, depth, limited=limited)
-            self.scopes.append(scope)
-            context = copy_context()
-            context.run(SCOPE.set, scope)
-            if on_loop:
-                self._start_on_loop(branch, scope, context)
-            else:
-                self._start_thread(branch, scope, context)
-        if self._codes:
-            self._begin()
+        try:
+            for index, branch in enumerate(self.request.branches):
+                if self.over:
+                    break  # Those before have decided it already.
+                path = inside[index]
+                scope = Scope(self.body, path, self, index, depth, limited=limited)
+                self.scopes.append(scope)
+                context = copy_context()
+                context.run(SCOPE.set, scope)
+                if on_loop:
+                    self._start_on_loop(branch, scope, context)
+                else:
+                    self._start_thread(branch, scope, context)
+        finally:  # Also when a branch ended the run, or the process.
+            if self._codes:
+                self._begin()
         if not self.request.branches:
             self._settle()
         return self.future
@@ -190,8 +192,8 @@ class GroupRun:
         codes, self._codes = self._codes, []
         going = []
         for scope, code, context in codes:
-            if scope.ended:
-                code.close()  # Others have decided the group already.
+            if scope.ended or self.body.closed:
+                code.close()  # Others have decided the group already, or the run.
             else:
                 going.append((scope, code, context))
 

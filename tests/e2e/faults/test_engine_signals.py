@@ -19,8 +19,9 @@ from tests.e2e.processes import Engine, Stage
 
 CYCLES = 6
 DRAIN_SECONDS = 1.0
-SLACK_SECONDS = 2.0
-"""MISSION P11: it ends within the drain timeout and so much more."""
+SLACK_SECONDS = 8.0
+"""MISSION P11 gives it 2 s after the drain timeout, then it ends by force, which its exit code would tell. The rest is
+what a busy machine takes."""
 CUSTOMERS = 4
 
 

@@ -20,22 +20,46 @@ from stepwire.v1 import payload_pb2
 
 _MESSAGE_BYTES = limits.FRAME_BYTES_TARGET + limits.INLINE_BYTES_MAX
 """Frames over this travel as chunks; a writer that cuts at the target does not get there by a small last item."""
+_CHUNK_FIELDS_BYTES = 20
+"""What a chunk adds to its data, at most."""
+_MOVABLE_BYTES = 16 * 1024
+"""A payload from here on travels by itself if its frame would be cut otherwise: a large frame is copied as a whole,
+several times and past every cache, while pieces stay in it."""
 
 
 class Outgoing:
     """The messages of one frame: chunks first, then the frame itself."""
 
-    __slots__ = ("_ids", "_message", "_messages")
+    __slots__ = (
+        "_ids",
+        "_message",
+        "_messages",
+        "_movable",
+        "_movable_bytes",
+        "_shared",
+        "_shared_bytes",
+        "_transfers",
+    )
 
     def __init__(self, message: type[Any], ids: Iterator[int] | None) -> None:
         self._message = message
         self._messages: list[bytes] = []
         self._ids = ids
+        self._transfers = 0
+        self._shared: Any = None
+        """The message with chunks that takes more of them."""
+        self._shared_bytes = 0
+        self._movable: list[tuple[bytes, payload_pb2.Payload]] = []
+        """Large payloads that are neither in the frame nor in a chunk yet."""
+        self._movable_bytes = 0
 
     def payload(self, payload: Payload, target: payload_pb2.Payload) -> None:
         data = payload.data
         if len(data) > limits.INLINE_BYTES_MAX:
             target.transfer_id = self._transfer(data, frame=False)
+        elif len(data) >= _MOVABLE_BYTES:
+            self._movable.append((data, target))
+            self._movable_bytes += len(data)
         elif data:
             target.data = data
         else:
@@ -46,6 +70,10 @@ class Outgoing:
             target.redacted = True
 
     def finish(self, frame: Any) -> list[bytes]:
+        if self._movable:
+            self._place_movable()
+        if self._shared is not None:
+            self._end_shared()
         data: bytes = frame.SerializeToString()
         if len(data) <= _MESSAGE_BYTES:
             self._messages.append(data)
@@ -53,10 +81,23 @@ class Outgoing:
             self._transfer(data, frame=True)
         return self._messages
 
+    def _place_movable(self) -> None:
+        """Into the frame if all fit there, otherwise into chunks, as far as a receiver keeps transfers open."""
+        inline = self._movable_bytes <= limits.FRAME_BYTES_TARGET
+        for data, target in self._movable:
+            if inline or self._transfers >= limits.TRANSFERS_OPEN_MAX - 1:  # one may be the frame
+                target.data = data
+            else:
+                target.transfer_id = self._transfer(data, frame=False)
+
     def _transfer(self, data: bytes, *, frame: bool) -> int:
         if self._ids is None:
             self._ids = itertools.count(1)
+        self._transfers += 1
         transfer_id, step = next(self._ids), limits.CHUNK_BYTES_MAX
+        if len(data) <= step and not frame:
+            self._share(transfer_id, data)
+            return transfer_id
         for start in range(0, len(data), step):
             message = self._message()
             piece = data[start : start + step]
@@ -64,12 +105,28 @@ class Outgoing:
             self._messages.append(message.SerializeToString())
         return transfer_id
 
+    def _share(self, transfer_id: int, data: bytes) -> None:
+        """Payloads of one chunk share messages, because a message costs more than its bytes."""
+        size = len(data) + _CHUNK_FIELDS_BYTES
+        if self._shared is not None and self._shared_bytes + size > _MESSAGE_BYTES:
+            self._end_shared()
+        if self._shared is None:
+            self._shared = self._message()
+        self._shared.chunks.add(transfer_id=transfer_id, data=data, last=True)
+        self._shared_bytes += size
+
+    def _end_shared(self) -> None:
+        self._messages.append(self._shared.SerializeToString())
+        self._shared = None
+        self._shared_bytes = 0
+
 
 class _Transfer:
-    __slots__ = ("data", "frame", "last")
+    __slots__ = ("frame", "last", "pieces", "size")
 
     def __init__(self, *, frame: bool) -> None:
-        self.data = bytearray()
+        self.pieces: list[bytes] = []
+        self.size = 0
         self.frame = frame
         self.last = False
 
@@ -94,11 +151,12 @@ class Inbound:
         if not 0 < len(data) <= limits.CHUNK_BYTES_MAX:
             undecodable(f"chunk has {len(data)} bytes; 1 to {limits.CHUNK_BYTES_MAX} are allowed")
         self._open_bytes += len(data)
-        size = len(transfer.data) + len(data)
+        size = transfer.size + len(data)
         limit = limits.FRAME_BYTES_MAX if transfer.frame else self._payload_bytes_max
         if size > limit or self._open_bytes > self._open_bytes_max:
             raise too_large(size, min(limit, self._open_bytes_max))
-        transfer.data += data
+        transfer.pieces.append(data)
+        transfer.size = size
         transfer.last = chunk.last
         return self._take(chunk.transfer_id, transfer) if chunk.last and transfer.frame else None
 
@@ -126,8 +184,8 @@ class Inbound:
 
     def _take(self, transfer_id: int, transfer: _Transfer) -> bytes:
         del self._open[transfer_id]
-        self._open_bytes -= len(transfer.data)
-        return bytes(transfer.data)
+        self._open_bytes -= transfer.size
+        return b"".join(transfer.pieces)
 
 
 class _FrameMessage(Protocol):

@@ -1,7 +1,8 @@
-"""What one strictly sequential step cannot beat: a raw stream round trip and a raw commit, measured beside it.
+"""What one strictly sequential step cannot beat, and how fast the machine is just now: measured before every figure.
 
-Neither uses the product, but for the settings of its database connection. `python -m benchmarks.baselines`
-is the echoing server.
+A raw stream round trip and a raw commit use nothing of the product but the settings of its database connection. The
+spin is a fixed loop of Python: rounds in which it is slow were measured on a slower machine.
+`python -m benchmarks.floor` is the echoing server.
 """
 
 from __future__ import annotations
@@ -13,31 +14,46 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from benchmarks.processes import ROOT
+from benchmarks.checkout import ROOT
 from stepwire_engine.store.sqlite_connection import connect, make_durable
 
 MESSAGE = b"x" * 100
 WAL_BYTES = 6 * 1024 * 1024
+SPIN_ADDITIONS = 200_000
+SAMPLES = 60
 
 
-@dataclass(frozen=True, slots=True)
 class Floor:
-    """Medians, in seconds."""
+    """Samples both, and the spin."""
 
-    round_trip: float
-    commit: float
+    def __init__(self, ping: Callable[[], object], commit: Callable[[], object]) -> None:
+        self._ping = ping
+        self._commit = commit
+
+    def sample(self, samples: int = SAMPLES) -> dict[str, float]:
+        """Medians of `samples` each, in milliseconds, as figures."""
+        for _ in range(10):
+            self._ping()  # both sides have slept
+        return {
+            "round_trip_ms": _median_seconds(self._ping, samples) * 1000,
+            "commit_ms": _median_seconds(self._commit, samples) * 1000,
+            "spin_ms": min(_spin() for _ in range(3)) * 1000,
+        }
 
 
-def measure_floor(folder: Path, samples: int = 300) -> Floor:
-    """Measure one after the other, `samples` times each."""
-    return Floor(_round_trip(samples), _commit(str(folder / "baseline.db"), samples))
+@contextmanager
+def floor(folder: Path) -> Iterator[Floor]:
+    """Its server and its database, for as long as anything is measured. They do nothing in between."""
+    with _stream() as ping, _journal(folder / "floor.db") as commit:
+        yield Floor(ping, commit)
 
 
 def _median_seconds(action: Callable[[], object], samples: int) -> float:
@@ -48,21 +64,31 @@ def _median_seconds(action: Callable[[], object], samples: int) -> float:
     return statistics.median(end - start for start, end in itertools.pairwise(times))
 
 
-def _commit(path: str, samples: int) -> float:
+def _spin() -> float:
+    began = time.perf_counter()
+    total = 0
+    for number in range(SPIN_ADDITIONS):
+        total += number & 7
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _journal(path: Path) -> Iterator[Callable[[], object]]:
     """One row of 100 bytes per transaction: WAL, synchronous=FULL, read back by `make_durable`."""
-    db = connect(path)
+    db = connect(str(path))
     try:
-        make_durable(db, path)
+        make_durable(db, str(path))
         db.execute("CREATE TABLE IF NOT EXISTS rows (body BLOB NOT NULL)")
         db.execute("INSERT INTO rows VALUES (zeroblob(?))", (WAL_BYTES,))  # the WAL has its size, as an engine's has
-        return _median_seconds(lambda: db.execute("INSERT INTO rows VALUES (?)", (MESSAGE,)), samples)
+        yield lambda: db.execute("INSERT INTO rows VALUES (?)", (MESSAGE,))
     finally:
         db.close()
 
 
-def _round_trip(samples: int) -> float:
+@contextmanager
+def _stream() -> Iterator[Callable[[], object]]:
     """A message to an asyncio server in another process and back, over one stream of a synchronous client."""
-    command = [sys.executable, "-m", "benchmarks.baselines"]
+    command = [sys.executable, "-m", "benchmarks.floor"]
     server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert server.stdout is not None
     try:
@@ -75,10 +101,8 @@ def _round_trip(samples: int) -> float:
                 outgoing.put(MESSAGE)
                 next(answers)
 
-            _median_seconds(ping, 20)
-            median = _median_seconds(ping, samples)
+            yield ping
             outgoing.put(None)
-            return median
     finally:
         server.communicate()  # its input ends, and so does it
 
@@ -99,5 +123,16 @@ async def _serve() -> None:
     await server.stop(None)
 
 
+def _main() -> None:
+    """On uvloop where that is installed, as engine and host are."""
+    factory: Any = None
+    if find_spec("uvloop") is not None:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(_serve())
+
+
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    _main()
