@@ -228,6 +228,24 @@ def test_a_run_that_ends_while_its_branches_are_started(mode: str, choice: str) 
 
 
 @LOOPS
+@MODES
+def test_a_race_that_is_decided_while_its_branches_are_started(mode: str, choice: str) -> None:
+    begun: list[str] = []
+
+    async def flow(ctx: stepwire.Context) -> Any:
+        async def waits() -> str:
+            begun.append("waits")
+            return await ctx.step.run("s", str)
+
+        at_once: Any = lambda: "at once"  # noqa: E731
+        winner = await ctx.group.race((waits, at_once, waits))
+        return [winner.index, winner.value, await ctx.step.run("after", int)]
+
+    assert run(flow, choice, mode).output == [1, "at once", 0]
+    assert begun == []
+
+
+@LOOPS
 @pytest.mark.parametrize("mode", ["live", "factory"])
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
 def test_what_ends_the_loop_ends_it_from_a_step(error: type[BaseException], mode: str, choice: str) -> None:

@@ -96,8 +96,12 @@ class BaseContext(abc.ABC):
     def _on_loop(self, action: Callable[[], None]) -> None:
         """Run `action` on the loop and wait for its end."""
 
-    def _scope(self, what: str) -> Scope:
+    def _scope(self, what: str, name: str | None = None) -> Scope:
         """The scope this code runs in.
+
+        Args:
+            what: The call, for error messages.
+            name: Of the step, if the call has one.
 
         Raises:
             NestedStepError: the call is made inside a step, or on a thread that is not the flow's.
@@ -106,11 +110,13 @@ class BaseContext(abc.ABC):
         """
         attempt = ATTEMPT.get()
         if attempt is not None:
+            what = _call_text(what, name)
             raise NestedStepError(f"{what} was called inside step {attempt.path!r}", attempt.path)
         scope = SCOPE.get()
         if scope is None:
             raise NestedStepError(
-                f"{what} was called on a thread or task that does not belong to flow {self._body.flow.name!r}: "
+                f"{_call_text(what, name)} was called on a thread or task that does not belong to flow "
+                f"{self._body.flow.name!r}: "
                 "inside a step, or on a thread the flow started itself"
             )
         if scope.body is not self._body or self._body.over:
@@ -138,6 +144,10 @@ class BaseContext(abc.ABC):
             ConfigurationError: `fn` is not callable, or an option is bad.
             InvalidInput: the arguments do not fit a registered step.
         """
+        no_option = retries is None and timeout is None and deadline is None and compensate is None
+        if type(fn) is FunctionType and no_option and abandon_after is None and not redact:
+            # What most steps are: nothing of it is to be checked or derived.
+            return StepRequest(StepKind.RUN, self._call(fn, args, kwargs, None, None, None))
         step = fn if isinstance(fn, StepFunction) else None
         if not callable(fn):
             hint = "pass the function and its arguments, not a coroutine" if inspect.isawaitable(fn) else ""
@@ -181,15 +191,19 @@ class BaseContext(abc.ABC):
         abandon_after: Duration | None,
         redact: Parts | None,
     ) -> StepCall:
+        if type(fn) is FunctionType and "return" not in fn.__annotations__ and not fn.__dict__:
+            returns, is_async = Any, bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
+        else:
+            returns, is_async = _returns(fn), _is_async(fn)
         return StepCall(
             StepKind.RUN,
             fn,
             args,
             kwargs or _NO_KWARGS,
-            _returns(fn),
+            returns,
             self._body.host.codec,
             retries,
-            _is_async(fn),
+            is_async,
             None if abandon_after is None else duration(abandon_after),
             redact,
         )
@@ -211,6 +225,10 @@ class BaseContext(abc.ABC):
                     branch.close()
                 raise TypeError(f"branch {index} is {type(branch).__name__}, not a callable without arguments")
         return made
+
+
+def _call_text(what: str, name: str | None) -> str:
+    return what if name is None else f"{what}({name!r})"
 
 
 def _task_call(step: StepFunction[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepCall:

@@ -146,13 +146,11 @@ def _check_name(name: str) -> None:
 
 def _names(branches: Sequence[Branch]) -> tuple[str, ...]:
     """Labels of branches: the names of their functions. Empty if none has one, or there is too much of them."""
-    labels = tuple([_label(branch) for branch in branches])
+    names = [getattr(branch, "__name__", "") for branch in branches]
+    labels = tuple(["" if name == "<lambda>" else _label(name) for name in names])
     return labels if 0 < sum(map(len, labels)) <= _NAMES_BYTES_MAX else ()
 
 
-def _label(branch: Branch) -> str:
-    name = getattr(branch, "__name__", "")
-    if name == "<lambda>":
-        return ""
+def _label(name: Any) -> str:
     plain = isinstance(name, str) and name.isascii() and name.isidentifier()
     return name if plain and len(name) <= NAME_BYTES_MAX else ""

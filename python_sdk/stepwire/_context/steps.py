@@ -36,7 +36,7 @@ class Step:
         self._ctx = ctx
 
     def _plan(self, what: str, name: str, request: StepRequest) -> asyncio.Future[Any]:
-        scope = self._ctx._scope(f"ctx.step.{what}({name!r})")
+        scope = self._ctx._scope(f"ctx.step.{what}", name)
         return self._ctx._body.plan_step(scope, name, request)
 
     @overload
@@ -109,7 +109,7 @@ class Step:
                 the call; nothing was planned.
         """
         ctx = self._ctx
-        scope = ctx._scope(f"ctx.step.run({name!r})")
+        scope = ctx._scope("ctx.step.run", name)
         request = ctx._prepare(name, fn, args, kwargs, retries, timeout, deadline, compensate, abandon_after, redact)
         return ctx._body.plan_step(scope, name, request)
 
@@ -258,7 +258,7 @@ class StepSync:
         self._ctx = ctx
 
     def _plan(self, what: str, name: str, request: StepRequest) -> Any:
-        scope = self._ctx._scope(f"ctx.step.{what}({name!r})")
+        scope = self._ctx._scope(f"ctx.step.{what}", name)
         return self._ctx._wait(lambda: self._ctx._body.plan_step(scope, name, request))
 
     def run(
@@ -277,7 +277,7 @@ class StepSync:
     ) -> T:
         """Run `fn(*args, **kwargs)` as a durable step and wait for its result; see `Step.run`."""
         ctx = self._ctx
-        scope = ctx._scope(f"ctx.step.run({name!r})")
+        scope = ctx._scope("ctx.step.run", name)
         request = ctx._prepare(name, fn, args, kwargs, retries, timeout, deadline, compensate, abandon_after, redact)
         return ctx._wait(lambda: ctx._body.plan_step(scope, name, request))  # type: ignore[no-any-return]
 

@@ -124,9 +124,9 @@ def _policy(group: GroupOpened) -> str:
 
 def payload_bytes(decision: Decision) -> int:
     """About how many bytes of names and payloads a plan with this decision carries."""
+    if type(decision) is StepPlanned and decision.input is None and decision.spec is None:
+        return len(decision.path)
     match decision:
-        case StepPlanned(input=None, spec=None):
-            return len(decision.path)
         case StepPlanned(spec=SendEvent(events)):
             return len(decision.path) + sum(len(event.data.data) for event in events)
         case StepPlanned(spec=Call(body=Payload(data))) | StepPlanned(input=Payload(data)):

@@ -42,6 +42,8 @@ __all__ = ("PLAN_BYTES_TARGET", "BodyJournal", "Decision", "Divergence", "Kind")
 PLAN_BYTES_TARGET = 128 * 1024
 """Larger sets of decisions are cut into several plans."""
 _DECISION_BYTES = 64
+_Made = tuple[int, Kind, Decision, str]
+"""A decision of user code: after which release, its kind, itself, its path."""
 _NO_LINE: tuple[list[Key], int] = [], -1
 
 
@@ -81,14 +83,14 @@ class BodyJournal:
         self._replay_until = 0
         self._repeats_until = -1
         self._went_on = False
-        self._new: dict[Key, tuple[int, Kind, Decision]] = {}
+        self._new: dict[Key, _Made] = {}
         self._steps = 0
         self._stopped: set[str] = set()
         self._ends: dict[str, deque[tuple[int, int]]] = {}
         self._of_losers: dict[str, list[Key]] = {}
         self._by_scope: dict[str, list[Key]] | None = None
         self._own: dict[str, tuple[list[Key], int]] | None = None
-        self._last_made: tuple[Kind, str, Decision] | None = None
+        self._last_made: _Made | None = None
 
     # ---- feeding
 
@@ -182,17 +184,17 @@ class BodyJournal:
         Raises:
             Divergence: the journal has another decision in its place.
         """
-        self._last_made = kind, path, decision
         recorded = self._recorded.get((kind, path)) if self._recorded else None
         if recorded is None:
             if kind is Kind.BODY_ENDED and self.replaying:
                 self._refuse_early_end(path, decision)
-            self._new[kind, path] = self.delivered, kind, decision
+            self._new[kind, path] = self._last_made = self.delivered, kind, decision, path
             self._went_on = self.complete
             if kind is Kind.STEP:
                 self._steps += 1
             return True
         expected, interval = recorded
+        self._last_made = interval, kind, decision, path
         if not is_same(kind, expected, decision):
             raise Divergence(describe(kind, path, expected), self._received)
         if self._unmade.pop((kind, path), None) is not None:
@@ -205,7 +207,7 @@ class BodyJournal:
 
     def knows(self, kind: Kind, path: str, decision: Decision) -> bool:
         """Whether a decision is recorded, for a body that may make no other."""
-        self._last_made = kind, path, decision
+        self._last_made = self.delivered, kind, decision, path
         return (kind, path) in self._recorded
 
     def _refuse_early_end(self, path: str, decision: Decision) -> None:
@@ -262,7 +264,10 @@ class BodyJournal:
 
     @property
     def _received(self) -> str:
-        return describe(*self._last_made) if self._last_made is not None else "nothing"
+        if self._last_made is None:
+            return "nothing"
+        _, kind, decision, path = self._last_made
+        return describe(kind, path, decision)
 
     def missing(self) -> str:
         """What the body has not done again yet, for an error message."""
@@ -373,7 +378,7 @@ class BodyJournal:
         """Steps that no plan says yet, in the order they were planned."""
         if self._stopped:
             self._retract()
-        return [decision for _, _, decision in self._new.values() if isinstance(decision, StepPlanned)]
+        return [decision for _, _, decision, _ in self._new.values() if isinstance(decision, StepPlanned)]
 
     def take_plans(self) -> list[Plan]:
         """New decisions as plans, once the body has caught up; empty before."""
@@ -384,32 +389,34 @@ class BodyJournal:
         new = list(self._new.values())
         self._new = {}
         plans: list[Plan] = []
-        start = 0
+        by_kind: dict[Kind, list[Decision]] = {kind: [] for kind in Kind}
         size = 0
-        for index, (interval, _, decision) in enumerate(new):
-            size += _DECISION_BYTES + payload_bytes(decision)
-            last = index + 1 == len(new)
+        after = new[0][0] if new else 0
+        for interval, kind, decision, _ in new:
             # The end of a group stays with the end of the branch that decided it.
-            full = size >= PLAN_BYTES_TARGET and not last and new[index + 1][1] is not Kind.GROUP_ENDED
-            if last or new[index + 1][0] != interval or full:
-                plans.append(self._plan(interval, new[start : index + 1]))
-                start, size = index + 1, 0
+            if interval != after or (size >= PLAN_BYTES_TARGET and kind is not Kind.GROUP_ENDED):
+                plans.append(self._plan(after, by_kind))
+                by_kind = {kind: [] for kind in Kind}
+                after, size = interval, 0
+            by_kind[kind].append(decision)
+            size += _DECISION_BYTES
+            if kind is not Kind.BRANCH_ENDED or decision.failure is not None:  # type: ignore[union-attr]
+                size += payload_bytes(decision)
+        if new:
+            plans.append(self._plan(after, by_kind))
         return plans
 
-    def _plan(self, interval: int, decisions: list[tuple[int, Kind, Decision]]) -> Plan:
-        by_kind: dict[Kind, list[Decision]] = {}
-        for _, kind, decision in decisions:
-            by_kind.setdefault(kind, []).append(decision)
-        ended = by_kind.get(Kind.BODY_ENDED)
+    def _plan(self, interval: int, by_kind: dict[Kind, list[Decision]]) -> Plan:
+        ended = by_kind[Kind.BODY_ENDED]
         plan = Plan(
             plan_seq=self.next_plan_seq,
             after_release=interval,
             fence=self.fence,
-            groups=tuple(by_kind.get(Kind.GROUP, ())),  # type: ignore[arg-type]
-            steps=tuple(by_kind.get(Kind.STEP, ())),  # type: ignore[arg-type]
-            abandoned=tuple(by_kind.get(Kind.ABANDONED, ())),  # type: ignore[arg-type]
-            branches_ended=tuple(by_kind.get(Kind.BRANCH_ENDED, ())),  # type: ignore[arg-type]
-            groups_ended=tuple(by_kind.get(Kind.GROUP_ENDED, ())),  # type: ignore[arg-type]
+            groups=tuple(by_kind[Kind.GROUP]),  # type: ignore[arg-type]
+            steps=tuple(by_kind[Kind.STEP]),  # type: ignore[arg-type]
+            abandoned=tuple(by_kind[Kind.ABANDONED]),  # type: ignore[arg-type]
+            branches_ended=tuple(by_kind[Kind.BRANCH_ENDED]),  # type: ignore[arg-type]
+            groups_ended=tuple(by_kind[Kind.GROUP_ENDED]),  # type: ignore[arg-type]
             body_ended=ended[0] if ended else None,  # type: ignore[arg-type]
         )
         self.next_plan_seq += 1
@@ -427,6 +434,6 @@ class BodyJournal:
     def mark_started(self, start: Iterable[str]) -> None:
         """Note on new, untaken steps that the host starts their first attempt itself."""
         for path in start:
-            interval, kind, planned = self._new[Kind.STEP, path]
+            interval, kind, planned, _ = self._new[Kind.STEP, path]
             assert isinstance(planned, StepPlanned)
-            self._new[kind, path] = interval, kind, msgspec.structs.replace(planned, started=True)
+            self._new[kind, path] = interval, kind, msgspec.structs.replace(planned, started=True), path

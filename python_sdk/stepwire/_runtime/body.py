@@ -290,7 +290,8 @@ class LiveBody:
         Raises:
             AmbiguousStep, InvalidStepName, PayloadTooLarge, LimitExceeded, BodyEvicted, CancelledError
         """
-        self._alive(scope)
+        if self.over or self.ended or scope.ended:
+            self._alive(scope)
         steps = self.steps
         if steps and scope.last_path(name) in steps:
             where = f" in {scope.path!r}" if scope.path else ""
@@ -301,7 +302,7 @@ class LiveBody:
         path = _next_path(scope, name)
         if self.journal.steps >= limits.steps_per_run_max and self.journal.is_new(path):
             raise LimitExceeded(f"run exceeds {limits.steps_per_run_max} steps")
-        planned = request.planned(path, self._is_concurrent(scope))
+        planned = request.planned(path, scope.line is not None and self._is_concurrent(scope))
         if not self.decide(Kind.STEP, path, planned):
             raise BodyEvicted(self.run_id)
         step = steps[path] = self._step_future(scope, name, request, planned)

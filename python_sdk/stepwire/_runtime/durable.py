@@ -59,7 +59,8 @@ class DurableFuture(asyncio.Future[Any]):
 
     def be_branch(self, scope: Scope) -> None:
         """From now on the branch ends when this does. Called once, before it is done."""
-        self.mark_awaited()
+        if not self.awaited:
+            self.mark_awaited()
         self.branch = scope
 
     def cancel(self, msg: Any | None = None) -> bool:
@@ -97,7 +98,8 @@ class DurableFuture(asyncio.Future[Any]):
         branch = self.branch
         if branch is not None:
             self.branch = None
-            branch.end(value, None)
+            assert branch.group is not None
+            branch.group.line_ended(branch, value, None)
 
     def fail(self, error: BaseException) -> None:
         """Hand over an error, unless user code gave up on it."""

@@ -117,6 +117,7 @@ class HostRuntime:
         self.hooks = Hooks(loop, hooks, flows, telemetry)
         self._hooked = bool(self.hooks)
         self._starter = Starter(port, steps, self._attempts, self.hooks, self.context, self._refused)
+        self.expected: Mapping[str, object] = self._starter.waiting
 
     @property
     def stubs(self) -> Mapping[str, Any]:
@@ -272,11 +273,6 @@ class HostRuntime:
             self._dirty.append(body)
         self._schedule()
 
-    @property
-    def expected(self) -> Mapping[str, object]:
-        """Runs with an Execute that came before their body planned its step."""
-        return self._starter.waiting
-
     def reached(self, body: LiveBody, path: str) -> None:
         """An Execute may have come before the body planned its step."""
         execute = self._starter.take(body.run_id, path)
@@ -363,14 +359,16 @@ class HostRuntime:
     def _finish(self, running: RunningAttempt, result: Result, value: Any) -> None:
         run_id = running.run_id
         body = self._bodies.get(run_id)
-        if body is not None and result.output is not None and paths.undone_path(result.path) is None:
+        if body is not None and result.output is not None and not result.path.endswith(paths.UNDO_SUFFIX):
             body.outputs[result.path] = value
             body.size += len(result.output.data)
         if self._hooked:
             self._tell(running, result.failure, value)  # first: what follows from the result is told after it
         if threading.get_ident() == self._loop_thread:
             self._results.append((run_id, result))
-            self._schedule()
+            self._activity += 1
+            if not self._flushing:
+                self._schedule()
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()

@@ -54,7 +54,10 @@ class Scope(Occurrences):
     def __init__(
         self, body: LiveBody, path: str, group: GroupRun | None, index: int, depth: int, *, limited: bool = False
     ) -> None:
-        super().__init__(path)
+        # As Occurrences does it; one call less for every branch.
+        self.path = path
+        self._first = None
+        self._counts = None
         self.body = body
         self.group = group
         self.index = index

@@ -38,7 +38,7 @@ class Starter:
 
     Attributes:
         stubs: What steps do instead of their function, by name, and undos by "<name>#undo"; for tests.
-        waiting: What came too early, by run and path. No run is without any.
+        waiting: What came too early, by run and path. No run is without any. Always the same dict.
     """
 
     def __init__(
@@ -182,7 +182,8 @@ class Starter:
 
     def reject_all(self, reason: RejectReason) -> None:
         """Nothing that waits will begin here."""
-        waiting, self.waiting = self.waiting, {}
+        waiting = dict(self.waiting)
+        self.waiting.clear()
         for run_id, executes in waiting.items():
             for execute in executes.values():
                 self._port.reject(run_id, execute, reason)

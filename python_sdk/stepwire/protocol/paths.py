@@ -106,6 +106,8 @@ class Occurrences:
 
     def last_path(self, name: str) -> str | None:
         """Path of the latest occurrence of `name`; None if there is none yet."""
+        if self._first is None:
+            return None
         n = self._count(name)
         return self._path(name, n) if n else None
 
@@ -115,14 +117,15 @@ class Occurrences:
         Raises:
             InvalidName: see `encode_key`.
         """
+        if self._first is None:
+            key = encode_key(name)
+            self._first = name
+            return f"{self.path}/{key}" if self.path else key
         n = self._count(name) + 1
         path = self._path(name, n)
-        if self._first is None:
-            self._first = name
-        else:
-            if self._counts is None:
-                self._counts = {self._first: 1}
-            self._counts[name] = n
+        if self._counts is None:
+            self._counts = {self._first: 1}
+        self._counts[name] = n
         return path
 
     def _count(self, name: str) -> int:
