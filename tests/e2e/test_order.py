@@ -91,7 +91,9 @@ def test_fast_and_slow(road: Road, flow: str, mode: str, figure: Callable[[str],
         stats = run.get().stats
         assert stats.executes + stats.host_starts == 4
         if road.replay:
-            assert entered > RELEASES[mode], "every release is reached by replay"
+            # A plain flow whose thread is still on its way when a release comes gets it there.
+            releases = 1 if flow.endswith("_sync") else RELEASES[mode]
+            assert entered > releases, "every release is reached by replay"
         else:
             assert entered == stats.body_entries == 1
             assert stats.advances <= ADVANCES_MAX[mode]

@@ -124,6 +124,39 @@ def test_a_time_limit_around_a_group(scope: Scope) -> None:
 
 
 @SCOPES
+@pytest.mark.parametrize("shape", ["bare", "nested", "mixed"])
+def test_a_time_limit_around_branches_that_are_bare_steps(scope: Scope, shape: str) -> None:
+    """They end a tick after they were given up, and what the flow did meanwhile does not mean that it went astray."""
+
+    async def main() -> None:
+        async def body(ctx: stepwire.Context) -> list[str]:
+            def bare() -> Awaitable[Any]:
+                return ctx.step.sleep("long", "1h")
+
+            async def line() -> None:
+                await bare()
+
+            def inner() -> Awaitable[Any]:
+                return ctx.group.parallel((bare, bare))
+
+            branches = {"bare": (bare, bare), "nested": (inner, bare), "mixed": (inner, line)}[shape]
+            found = await scope(ctx.group.parallel(branches))
+            await ctx.step.sleep("after", 1)
+            return [found]
+
+        host, flow = host_with(body)
+        async with by_hand(host) as engine:
+            await engine.begin(flow)
+            await until("the limit passed", lambda: "after" in engine.steps)
+            await engine.settled()
+            await replayed(engine, flow)
+            await engine.release({"after": None})
+            assert engine.output == ["too late"]
+
+    asyncio.run(main())
+
+
+@SCOPES
 def test_a_time_limit_inside_a_branch(scope: Scope) -> None:
     async def main() -> None:
         async def body(ctx: stepwire.Context) -> list[str]:

@@ -71,9 +71,8 @@ class DurableFuture(asyncio.Future[Any]):
         body.unblock(self)
         self._given_up()
         if self.branch is not None:
-            # Not now: whoever gives up on several has not come to the others yet.
             branch, self.branch = self.branch, None
-            body.loop.call_soon(branch.end, None, asyncio.CancelledError())
+            branch.end_soon()
         return True
 
     def _given_up(self) -> None:

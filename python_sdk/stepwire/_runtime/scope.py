@@ -84,6 +84,15 @@ class Scope(Occurrences):
         assert self.group is not None
         self.group.line_ended(self, value, error)
 
+    def end_soon(self) -> None:
+        """What the branch is made of was given up. It does not wait for a release any more, and ends as cancelled.
+
+        Not now: whoever gives up on several branches has not come to the others yet.
+        """
+        self.running = True
+        self.body.lines_running += 1
+        self.body.loop.call_soon(self.end, None, asyncio.CancelledError())
+
     def forget(self) -> None:
         """Nobody asks for its steps any more. They know it: so nobody has to collect them."""
         self._steps = None
