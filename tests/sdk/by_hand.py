@@ -124,8 +124,12 @@ class EngineByHand:
         )
         release = Release(self._released, CREATED_MS + self._released, given)
         self.entries.append(release)
-        self._send(EngineFrame(runs=[EngineSection(RUN_ID, advance=Advance(self._fence, (release,)))]))
+        self.say(release)
         await self.settled()
+
+    def say(self, release: Release) -> None:
+        """Hand a release to the body as it is, and wait for nothing."""
+        self._send(EngineFrame(runs=[EngineSection(RUN_ID, advance=Advance(self._fence, (release,)))]))
 
     async def settled(self) -> None:
         """Until every line of the flow waits for a release."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from queue import SimpleQueue
+from typing import Any
+
+import pytest
 
 import stepwire
+from stepwire._runtime.durable import StepFuture
 from stepwire._runtime.threads import BranchThreads
-from stepwire.errors import BodyEvicted
+from stepwire.errors import BodyEvicted, UnreadablePayload
+from stepwire.protocol.frames import Release, StepOutcome
+from tests.sdk.by_hand import CREATED_MS, by_hand, payload
 from tests.sdk.gates import PATIENCE_SECONDS, Gates, until
 from tests.sdk.host_desk import HostDesk
 
@@ -90,5 +96,45 @@ def test_a_body_is_not_refused_the_threads_that_its_former_life_has_yet_to_leave
             await until("it is where it was", lambda: body.at_frontier and len(body.steps) == 2)
             assert desk.failed == []
             gates.open("s", "cleaned up")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_no_thread_waits_for_ever_for_an_output_that_its_body_could_not_get(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process never had it, or lacks the key to read it: the body is given back, and its threads leave."""
+
+    def unreadable(step: StepFuture, output: Any) -> Any:
+        raise UnreadablePayload("no key")
+
+    monkeypatch.setattr(StepFuture, "decoded", unreadable)
+    left: list[str] = []
+
+    def flow(ctx: stepwire.ContextSync) -> None:
+        def branch() -> None:
+            try:
+                ctx.step.sleep("long", "1h")
+            except BodyEvicted:
+                left.append("branch")
+                raise
+
+        try:
+            ctx.group.parallel((branch, branch))
+        except BodyEvicted:
+            left.append("flow")
+            raise
+
+    async def main() -> None:
+        host = stepwire.Host("threads")
+        registered = host.flow(name="flow")(flow)
+        async with by_hand(host) as engine:
+            await engine.begin(registered)
+            await until("both are planned", lambda: len(engine.steps) == 2)
+            first = StepOutcome("parallel/[0]/long", None if held else payload(None), held=held)
+            engine.say(Release(1, CREATED_MS, (first,)))
+            await until("all threads left", lambda: sorted(left) == ["branch", "branch", "flow"])
+            assert len(engine.failed) == (0 if held else 1)
 
     asyncio.run(main())

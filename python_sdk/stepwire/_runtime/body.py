@@ -202,6 +202,7 @@ class LiveBody:
             value = self.outputs.pop(outcome.path, _NOT_HERE)
             if value is _NOT_HERE:
                 self.host.body_gone(self)
+                self._stop_waiting(step)
                 return
             step.close()
             step.resolve(value)
@@ -218,6 +219,7 @@ class LiveBody:
             value = step.decoded(outcome.output)
         except UnreadablePayload as error:
             self._unreadable(error)
+            self._stop_waiting(step)
         except Exception as error:  # a misfit, or what a codec of the user's own raises
             step.fail(error)
         else:
@@ -250,13 +252,17 @@ class LiveBody:
         """Every line of control is stopped where it stands."""
         groups = list(self.groups.values())
         for future in (*self.steps.values(), *[group.future for group in groups]):
-            future.fail(BodyEvicted(self.run_id))
-            future.silence()
+            self._stop_waiting(future)
         for group in groups:
             group.cancel_lines()
         if self._task is not None:
             self._task.cancel()
         self.steps.clear()
+
+    def _stop_waiting(self, future: DurableFuture) -> None:
+        """Whoever waits for it has no right to anything any more; a thread would wait for ever."""
+        future.fail(BodyEvicted(self.run_id))
+        future.silence()
 
     # ---- decisions
 
