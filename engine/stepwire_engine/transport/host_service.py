@@ -242,6 +242,8 @@ class _Stream:
 
     async def serve(self) -> _End | None:
         """Until the stream is over. Raises WireError, and whatever is a defect."""
+        # Otherwise the first message carries it, and a stream that ends while that is being written cannot say why.
+        await self._context.send_initial_metadata(())
         try:
             hello = await self._greeted()
         except _Refused as refused:
@@ -334,11 +336,10 @@ class _Stream:
     # ---- writing
 
     async def _write(self) -> None:
-        queue = self._queue
         while True:
             self._writing = True
-            while queue:
-                await self._write_frame(*queue.popleft())
+            while self._queue:
+                await self._write_frame(*self._queue.popleft())
             self._writing = False
             if self._overrun:
                 raise _Refused(ErrorCode.LIMIT_EXCEEDED, self._overrun)
