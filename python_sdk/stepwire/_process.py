@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any, Protocol, Self
 
@@ -78,6 +79,7 @@ class EndSignals:
         os.set_blocking(self._write, False)
         self._before: dict[int, Any] = {}
         self._wakeup_before = -1
+        self._of_loop = -1
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._listen, name="stepwire-signals", daemon=True).start()
@@ -95,8 +97,16 @@ class EndSignals:
         os.write(self._write, _OVER)
 
     def listen_again(self) -> None:
-        """Take the wake-ups from a loop that took them when it began: uvloop does, and has no use for these signals."""
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        """Take the wake-ups from a loop that took them when it began: uvloop does, and has no use for these signals.
+
+        It gets those of all others, for which the application may have handlers on it.
+        """
+        taken = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._of_loop = -1 if taken == self._write else taken
+
+    def loop_ends(self) -> None:
+        """The loop that `listen_again` was for is about to be closed."""
+        self._of_loop = -1
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Tell of signals that the pipe did not hear, because a loop took the wake-ups for itself."""
@@ -117,6 +127,9 @@ class EndSignals:
             if heard == _OVER and end is None:
                 break
             if heard[0] not in SIGNALS:
+                if self._of_loop != -1:
+                    with suppress(OSError):  # It is full, and so the loop will wake up; or it was closed just now.
+                        os.write(self._of_loop, heard)
                 continue
             if count == len(self._orders):
                 os._exit(EXIT_INTERRUPTED)
@@ -175,7 +188,11 @@ class HostProcess:
 
     def _run(self, signals: EndSignals | None) -> int:
         with asyncio.Runner(loop_factory=self._loop_factory) as runner:
-            return runner.run(self._serve(signals))
+            try:
+                return runner.run(self._serve(signals))
+            finally:
+                if signals is not None:
+                    signals.loop_ends()
 
     async def _serve(self, signals: EndSignals | None) -> int:
         self._loop = asyncio.get_running_loop()

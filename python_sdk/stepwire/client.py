@@ -185,7 +185,9 @@ class ClientSync(_ClientBase):
 
         Raises:
             PartlyStarted: some were refused; it has the handles of those that were not.
-            UnknownFlow, KeyConflict, InvalidInput, PayloadTooLarge, EngineUnavailable: no run was started.
+            UnknownFlow, KeyConflict, InvalidInput, PayloadTooLarge: no run was started.
+            EngineUnavailable: no answer came. A call whose answer is missing, here or in PartlyStarted, may have
+                started its runs all the same: with ids it is safe to repeat.
             ConfigurationError: there is not one id for each input.
         """
         name, decode = flow_name(flow), self._decoder(flow)

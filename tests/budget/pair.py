@@ -141,6 +141,9 @@ class Stream:
     def peer(self) -> str:
         return "ipv4:127.0.0.1:1"
 
+    async def send_initial_metadata(self, metadata: Any) -> None:
+        """Nobody here waits for it."""
+
     async def read(self) -> Any:
         return await self.incoming.get()
 

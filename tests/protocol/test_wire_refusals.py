@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,7 @@ from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import EngineFrame, HostFrame, HostSection, Result
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import Fence
+from stepwire.protocol.wire.transfers import Inbound
 from stepwire.v1 import host_service_pb2 as pb
 from stepwire.v1 import payload_pb2, plan_pb2
 from tests.protocol.strategies import ENGINE_FRAMES, HOST_FRAMES
@@ -309,6 +312,20 @@ def test_open_transfers_are_bounded_in_bytes_and_number() -> None:
     for number in range(1, limits.TRANSFERS_OPEN_MAX + 2):
         many.chunks.add(transfer_id=number, data=b"x")
     assert refusal(wire.HostFrameDecoder(), many.SerializeToString()).code is ErrorCode.PAYLOAD_TOO_LARGE
+
+
+@pytest.mark.parametrize("sizes", [[2] * 30_000, [4095] * 30, [1, 4096] * 30, [4096] * 30])
+def test_small_pieces_cost_no_more_memory_than_their_bytes(sizes: list[int]) -> None:
+    """Otherwise the bound on bytes would bound nothing."""
+    inbound = Inbound(limits.PAYLOAD_BYTES_MAX, limits.TRANSFER_BYTES_OPEN_MAX)
+    pieces = [os.urandom(size) for size in sizes]
+    for piece in pieces:
+        inbound.add(payload_pb2.Chunk(transfer_id=1, data=piece))
+    inbound.add(payload_pb2.Chunk(transfer_id=1, data=b"end", last=True))
+    (transfer,) = inbound._open.values()
+    assert sum(map(sys.getsizeof, transfer.pieces)) < 1.2 * transfer.size + 4096
+    taken = inbound.payload(payload_pb2.Payload(transfer_id=1))
+    assert taken.data == b"".join([*pieces, b"end"])
 
 
 def test_an_inline_payload_over_64_kib_is_refused() -> None:

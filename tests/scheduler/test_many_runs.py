@@ -395,6 +395,65 @@ def test_what_is_kept_for_those_who_do_not_read_is_bounded(monkeypatch: pytest.M
     play(scenario)
 
 
+def test_a_run_that_leaves_memory_often_is_looked_for_once_by_who_does_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(desk: Desk) -> None:
+        runs = desk.driver.runs
+        host = await desk.host()
+        (run_id,) = await started(desk, 1)
+        view = runs.view
+        read: list[str] = []
+
+        async def counted(name: str, *, include_steps: bool) -> RunView:
+            read.append(name)
+            return await view(name, include_steps=include_steps)
+
+        monkeypatch.setattr(runs, "view", counted)
+        with runs.ends([run_id]) as ended:
+            for _ in range(100):
+                runs._ends.look([run_id])
+            waiting = asyncio.ensure_future(ended())
+            await turns()
+            assert read == [run_id]
+            runs._ends.look([run_id])
+            await turns()
+            assert read == [run_id] * 2
+            end(host, run_id)
+            assert ids(await waiting) == [run_id]
+
+    play(scenario)
+
+
+def test_what_was_read_is_told_before_a_read_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario(desk: Desk) -> None:
+        runs = desk.driver.runs
+        host = await desk.host()
+        first, second, third = await started(desk, 3)
+        end(host, first, second, third)
+        await desk.driver.settled()
+        view = runs.view
+        refused = [second]
+
+        async def busy_once(name: str, *, include_steps: bool) -> RunView:
+            if name in refused:
+                refused.remove(name)
+                raise CallRefused(ErrorCode.LIMIT_EXCEEDED, "busy")
+            return await view(name, include_steps=include_steps)
+
+        monkeypatch.setattr(runs, "view", busy_once)
+        with runs.ends([first, second, third]) as ended:
+            assert ids(await ended()) == [first]
+            assert ids(await ended()) == [second, third]
+        refused += [second] * 2
+        with runs.ends([first, second]) as ended:
+            assert ids(await ended()) == [first]
+            with pytest.raises(CallRefused):
+                await asyncio.wait_for(ended(), 5)
+
+    play(scenario)
+
+
 def test_how_many_are_waited_for_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ends, "WAITED_FOR_MAX", 3)
 

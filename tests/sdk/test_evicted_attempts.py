@@ -8,7 +8,9 @@ import threading
 import pytest
 
 import stepwire
-from stepwire.protocol.frames import EngineFrame, EngineSection
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import EngineFrame, EngineSection, Execute
+from stepwire.protocol.plan import StepKind
 from tests.sdk.gates import turns, until
 from tests.sdk.host_desk import RUN, HostDesk
 
@@ -105,3 +107,35 @@ def test_what_a_plan_named_that_left_goes_on_after_the_eviction() -> None:
             assert desk.runtime.busy == 1 and begun.stopped == []
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("path", ["s", ""])
+def test_what_came_before_its_step_and_is_cancelled_as_that_is_planned_never_begins(path: str) -> None:
+    """The Cancel comes in the very tick in which the body plans the step; with no path it is for the whole run."""
+    began: list[str] = []
+    host = stepwire.Host("early")
+
+    async def main() -> None:
+        gate = asyncio.Event()
+        async with HostDesk(host) as desk:
+            fence = desk.next_fence()
+
+            async def work() -> None:
+                began.append("s")
+
+            @host.flow(name="flow")
+            async def flow(ctx: stepwire.Context) -> None:
+                await gate.wait()
+                asyncio.get_running_loop().call_soon(desk.cancel, path, fence)
+                await ctx.step.run("s", work)
+
+            desk.start(flow)
+            await turns()
+            desk.say(executes=[Execute("s", 1, fence, StepKind.RUN)])
+            await turns()
+            gate.set()
+            result = await desk.until_result("s")
+            assert result.failure is not None and result.failure.code is ErrorCode.CANCELLED
+            assert began == []
+
+    asyncio.run(main())

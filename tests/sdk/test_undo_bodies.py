@@ -114,6 +114,28 @@ def test_a_flow_that_cancels_itself_is_kept_for_its_undos(is_async: bool) -> Non
     asyncio.run(main())
 
 
+def test_no_line_of_a_kept_body_runs_that_never_began() -> None:
+    """A branch ends the run before the code of another one begins."""
+
+    async def body(ctx: stepwire.Context) -> None:
+        async def waits() -> None:
+            await ctx.step.sleep("long", "1h")
+
+        await ctx.step.run("book", lambda: 7, compensate=lambda: None)
+        await ctx.group.parallel((waits, lambda: ctx.cancel()))
+
+    host = stepwire.Host("cancels")
+    flow = host.flow(name="flow")(body)
+
+    async def main() -> None:
+        async with HostDesk(host) as desk:
+            ended = await desk.play(flow)
+            assert ended.cancelled and bodies(desk) == (1, 1)
+            await until("nothing of it runs", lambda: desk.runtime.idle)
+
+    asyncio.run(main())
+
+
 def test_a_stale_cancel_or_evict_lets_nothing_go() -> None:
     async def main() -> None:
         saga = Saga(lambda out: None)

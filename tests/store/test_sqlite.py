@@ -153,6 +153,18 @@ def test_a_record_that_was_lost_is_written_again(make: StoreMaker, path: Path) -
     assert [store.find_run(end.run_id) for end in ends] == ends
 
 
+@pytest.mark.parametrize("change", ["flow = 'x'", "run_id = 'x'", "namespace = 'x'", "partition = 3", "wake_ms = 5"])
+def test_a_record_that_was_damaged_is_written_anew(make: StoreMaker, path: Path, change: str) -> None:
+    store = make()
+    desk = Desk(store).open()
+    desk.commit(desk.created(1), desk.created(2))
+    edit(path, f"UPDATE runs SET {change} WHERE run = 2")
+    ends = [record(run, state=RunState.SUCCEEDED) for run in (1, 2)]
+    desk.commit(*[desk.row(end.number, 1, record=end) for end in ends])
+    assert [store.find_run(end.run_id) for end in ends] == ends
+    assert store.due_runs(100, 100) == []
+
+
 # ---- group commit
 
 

@@ -160,6 +160,19 @@ def test_a_signal_is_heard_while_the_loop_is_in_code_that_never_looks(run: Run) 
     assert not script.said.read(), "it ended by force"
 
 
+def test_the_application_has_handlers_of_other_signals_on_its_loop(run: Run) -> None:
+    """Whichever loop it is: uvloop would wait for wake-ups that the host has taken from it."""
+    start = (
+        "import os, signal; heard = asyncio.Event()",
+        "asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, heard.set)",
+        "os.kill(os.getpid(), signal.SIGUSR1); await asyncio.wait_for(heard.wait(), 8)",
+    )
+    script = run(drain=60, start="; ".join(start))
+    script.signal()
+    script.says("drains")
+    script.says("returned 0")
+
+
 def test_outside_the_main_thread_there_are_no_signals_and_a_refusal_ends_it() -> None:
     refused = threading.Event()
 

@@ -33,7 +33,7 @@ _RECORD_BYTES = 1024
 class Wait:
     """One caller's wait, made by `Ends`."""
 
-    __slots__ = ("_ends", "_left", "_queue", "_woken")
+    __slots__ = ("_ends", "_left", "_names", "_queue", "_woken")
 
     def __init__(self, ends: Ends, run_ids: Iterable[str]) -> None:
         self._ends = ends
@@ -41,6 +41,8 @@ class Wait:
         """Not told yet."""
         self._queue: deque[RunView | str] = deque()
         """What ended, or by its name what may have: it is read."""
+        self._names: set[str] = set()
+        """Of the queue, each once: a run may leave memory often before its caller reads again."""
         self._woken = asyncio.Event()
 
     async def ended(self) -> Sequence[RunView]:
@@ -57,7 +59,12 @@ class Wait:
             if self._ends.refusal is not None:
                 raise self._ends.refusal
             while self._queue:
-                view = await self._next()
+                try:
+                    view = await self._next()
+                except CallRefused:
+                    if not found:
+                        raise
+                    break  # Those that were read are told first; the next call says so.
                 if view is None:
                     continue
                 more = record_bytes(view)
@@ -76,9 +83,15 @@ class Wait:
         """The first of the queue; None if it has not ended, or was told before."""
         first = self._queue.popleft()
         if isinstance(first, str):
+            self._names.discard(first)  # First: it may end while it is read.
             if first not in self._left:
                 return None
-            view = await self._ends.read(first)
+            try:
+                view = await self._ends.read(first)
+            except CallRefused:
+                self._names.add(first)
+                self._queue.appendleft(first)
+                raise
         else:
             view = first
             self._ends.held -= record_bytes(view)
@@ -90,14 +103,16 @@ class Wait:
         if size <= limits.INLINE_BYTES_MAX and self._ends.held + size <= _HELD_BYTES_MAX:
             self._ends.held += size
             self._queue.append(view)
+            self._woken.set()
         else:
-            self._queue.append(view.run_id)
-        self._woken.set()
+            self.look(view.run_id)
 
     def look(self, run_id: str) -> None:
         """A run may have ended, if there is one."""
-        self._queue.append(run_id)
-        self._woken.set()
+        if run_id not in self._names:
+            self._names.add(run_id)
+            self._queue.append(run_id)
+            self._woken.set()
 
     def wake(self) -> None:
         """Something else has changed."""

@@ -160,15 +160,15 @@ class SqliteTables:
         changed = []
         others = []
         for record in draft.records.values():
+            place = _place(record)
             # No run that is in `_places` is dormant in the table.
-            if record.wake_ms is None and self._places.get(record.run) == _place(record):
-                changed.append(
-                    (record.state, record.head_seq, record.head_chain, record.record, record.crc, record.run)
-                )
+            if record.wake_ms is None and self._places.get(record.run) == place:
+                written = (record.state, record.head_seq, record.head_chain, record.record, record.crc)
+                changed.append((*written, record.run, *place))
             else:
                 others.append(record)
         if changed and self._db.executemany(_CHANGE_RECORD, changed).rowcount != len(changed):
-            others = list(draft.records.values())  # One is not in the table any more.
+            others = list(draft.records.values())  # One is not in the table any more, or is damaged there.
         _RECORDS.insert(self._db, others)
 
     def _write_keys(self, draft: Draft) -> None:
@@ -287,7 +287,10 @@ _RECORDS = Insert(
     len(_RECORD_COLUMNS),
     f"ON CONFLICT (run) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _RECORD_COLUMNS[1:])}",
 )
-_CHANGE_RECORD = "UPDATE runs SET state = ?, head_seq = ?, head_chain = ?, record = ?, crc = ? WHERE run = ?"
+_CHANGE_RECORD = """
+UPDATE runs SET state = ?, head_seq = ?, head_chain = ?, record = ?, crc = ?
+WHERE run = ? AND run_id = ? AND flow = ? AND namespace = ? AND partition = ? AND build_id = ? AND wake_ms IS NULL
+"""
 _PRUNE_EVENTS = """
 DELETE FROM events WHERE number IN (
     SELECT number FROM events WHERE delivered = 1 AND max(due_ms, sent_ms) < ?

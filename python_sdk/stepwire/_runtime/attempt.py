@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import Context
 from typing import Any
 
 import msgspec
@@ -56,7 +55,6 @@ class RunningAttempt(AttemptInfo, eq=False, kw_only=True):
 
     Attributes:
         since: When it began, by the clock of Attempts.
-        context: Its code runs in it.
         flow: Name of its flow; empty if the engine does not say.
         on_thread: Its code runs on a thread of the pool, not on the loop.
         task: What runs its code on the loop; None: it has not begun, or has ended.
@@ -70,7 +68,6 @@ class RunningAttempt(AttemptInfo, eq=False, kw_only=True):
     call: StepCall
     timeout: float | None
     since: float
-    context: Context
     flow: str
     on_thread: bool = False
     task: asyncio.Task[Any] | None = None

@@ -73,7 +73,7 @@ class Attempts:
         self._abandoned = 0
         self._overdue: dict[RunningAttempt, None] = {}
         self._running: dict[tuple[str, str], RunningAttempt] = {}
-        self._fresh: list[RunningAttempt] = []
+        self._fresh: list[tuple[RunningAttempt, Context]] = []
         self._tasks = tasks
         self._succeeded: list[tuple[StepKind, float]] = []
         self._ending: set[RunningAttempt] = set()
@@ -111,28 +111,28 @@ class Attempts:
         if attempt > 1 or call.kind is StepKind.TASK:
             context = context.copy()
         since = self._clock()
-        running = RunningAttempt(
-            run_id, path, attempt, fence=fence, call=call, timeout=timeout, since=since, context=context, flow=flow
-        )
+        running = RunningAttempt(run_id, path, attempt, fence=fence, call=call, timeout=timeout, since=since, flow=flow)
         self._running[run_id, path] = running
         if timeout:
             self._arm(running, since + timeout)
         if call.is_async:
-            self._fresh.append(running)
+            self._fresh.append((running, context))
         else:
             running.on_thread = True
             self._threads.start(partial(context.run, self._run_sync, running))
 
     def let_go(self) -> None:
         """Let the code begin that waits for it, each up to its first wait. In a callback of the loop."""
+        if not self._fresh:
+            return
         fresh, self._fresh = self._fresh, []
-        for running in fresh:
+        for running, _ in fresh:
             if running.stop is not None:
                 self._never_began(running)
-        going = [running for running in fresh if running.stop is None]
+        going = [(running, context) for running, context in fresh if running.stop is None]
         if going:
-            codes = [(self._run_async(running), running.context) for running in going]
-            self._tasks.start(codes, partial(_keep_tasks, going))
+            codes = [(self._run_async(running), context) for running, context in going]
+            self._tasks.start(codes, partial(_keep_tasks, [running for running, _ in going]))
 
     async def _run_async(self, running: RunningAttempt) -> None:
         ATTEMPT.set(running)

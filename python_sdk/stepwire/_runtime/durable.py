@@ -104,6 +104,8 @@ class DurableFuture(asyncio.Future[Any]):
         """Hand over an error, unless user code gave up on it."""
         if self.done():
             return
+        if isinstance(error, StopIteration):
+            error = _carried(error)
         self.scope.body.unblock(self)
         self.set_exception(error)
         branch = self.branch
@@ -168,3 +170,10 @@ class GroupFuture(DurableFuture):
 
     def _given_up(self) -> None:
         self.group.cancel_lines()
+
+
+def _carried(stop: StopIteration) -> RuntimeError:
+    """Futures take no StopIteration, nor does a coroutine let one out; a codec or validator may raise it."""
+    error = RuntimeError("StopIteration was raised where an output is decoded")
+    error.__cause__ = stop
+    return error

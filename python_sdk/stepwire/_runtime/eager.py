@@ -69,13 +69,13 @@ class EagerTasks:
 
     def _made(self, codes: Sequence[Code]) -> tuple[list[asyncio.Task[Any]], list[Step]]:
         loop: Any = self._loop
-        self._taken = []
         loop.call_soon = self._take
         try:
             tasks = [asyncio.Task(code, loop=loop, context=context) for code, context in codes]
         finally:
             del loop.call_soon
-        return tasks, self._taken
+            steps, self._taken = self._taken, []  # They know their tasks, which should not live until the next ones.
+        return tasks, steps
 
     def _take(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Any:
         if type(callback) is self._first_step and not args:

@@ -169,21 +169,26 @@ class HostRuntime:
         self._loop_thread = threading.get_ident()
         # Scheduled last, so that the flush finds what user code does with what it is given now.
         scheduled, self._flushing = self._flushing, True
-        for section in sections:
-            run_id = section.run_id
-            if section.evict is not None:
-                body = self._bodies.get(run_id)
-                if body is not None and body.journal.fence <= section.evict:
-                    self._drop(body)
-            if section.advance is not None:
-                self._advance(run_id, section.advance)
-            for execute in section.executes:
-                self._execute(run_id, execute)
-            for cancel in section.cancels:
-                self._cancel(run_id, cancel)
-        self._look_at_bodies()
-        self._flushing = scheduled
-        self._schedule()
+        try:
+            for section in sections:
+                self._handle_section(section)
+            self._look_at_bodies()
+        finally:
+            self._flushing = scheduled
+            self._schedule()
+
+    def _handle_section(self, section: EngineSection) -> None:
+        run_id = section.run_id
+        if section.evict is not None:
+            body = self._bodies.get(run_id)
+            if body is not None and body.journal.fence <= section.evict:
+                self._drop(body)
+        if section.advance is not None:
+            self._advance(run_id, section.advance)
+        for execute in section.executes:
+            self._execute(run_id, execute)
+        for cancel in section.cancels:
+            self._cancel(run_id, cancel)
 
     def _advance(self, run_id: str, advance: Advance) -> None:
         body = self._bodies.get(run_id)
@@ -252,6 +257,8 @@ class HostRuntime:
 
     def _cancel(self, run_id: str, cancel: Cancel) -> None:
         self._telemetry.cancels[cancel.reason.name.lower()] += 1
+        if self._reached:
+            self._cancel_reached(run_id, cancel.path)
         if cancel.path:
             self._starter.cancel(run_id, cancel.path)
             self._attempts.cancel(run_id, cancel.path, cancel.reason)
@@ -263,6 +270,15 @@ class HostRuntime:
             return
         if body.undoing or (body.ended and not body.journal.has_new):
             self._drop(body)  # Nobody needs its undos any more, and it does nothing else.
+
+    def _cancel_reached(self, run_id: str, path: str) -> None:
+        """What was to begin at the end of this tick, at this path or anywhere in the run, is not wanted any more."""
+        reached, self._reached = self._reached, []
+        for body, execute in reached:
+            if body.run_id == run_id and path in ("", execute.path):
+                self._starter.give_up(run_id, execute)
+            else:
+                self._reached.append((body, execute))
 
     # ---- from bodies
 
@@ -426,26 +442,34 @@ class HostRuntime:
     def _look_at_bodies(self) -> None:
         dirty, self._dirty = self._dirty, []
         now = self.loop.time() if dirty else 0.0
-        for body in dirty:
-            body.go_on()
+        left = iter(dirty)
+        try:
+            for body in left:
+                body.go_on()
+                body.touched = False
+                if not body.over:
+                    self._look_at(body, now)
+        except BaseException:  # What comes of one body keeps no other from going on.
             body.touched = False
-            if body.over:
-                continue
-            if body.replays_since is not None and body.journal.caught_up:
-                self._telemetry.replay_seconds.observe(self.loop.time() - body.replays_since)
-                body.replays_since = None
-            self._keeping.moved(body, now)
-            if body.run_id in self._starter.waiting and body.at_frontier:
-                self._starter.start_undos(body)
-            self._unsent[id(body)] = body
-            if body.fresh:
-                self._start_fresh(body)
-                if body.over:
-                    continue
-            if body.stall is not None or body.journal.replaying or self._starter.waiting:
-                self._watch_stall(body)
+            self._dirty = [*left, *self._dirty]
+            raise
         if self._reached:
             self._start_reached()  # Now it is known whether their bodies went astray.
+
+    def _look_at(self, body: LiveBody, now: float) -> None:
+        if body.replays_since is not None and body.journal.caught_up:
+            self._telemetry.replay_seconds.observe(self.loop.time() - body.replays_since)
+            body.replays_since = None
+        self._keeping.moved(body, now)
+        if body.run_id in self._starter.waiting and body.at_frontier:
+            self._starter.start_undos(body)
+        self._unsent[id(body)] = body
+        if body.fresh:
+            self._start_fresh(body)
+            if body.over:
+                return
+        if body.stall is not None or body.journal.replaying or self._starter.waiting:
+            self._watch_stall(body)
 
     def _submit_plans(self, body: LiveBody) -> None:
         if body.over:

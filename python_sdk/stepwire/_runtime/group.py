@@ -194,6 +194,7 @@ class GroupRun:
         for scope, code, context in codes:
             if scope.ended or self.body.closed:
                 code.close()  # Others have decided the group already, or the run.
+                scope.leave()
             else:
                 going.append((scope, code, context))
 
@@ -243,10 +244,9 @@ class GroupRun:
 
     def line_ended(self, scope: Scope, value: Any, error: BaseException | None) -> None:
         """A branch's line of control, or the one step that it is, came to its end."""
-        if scope.running:
-            scope.running = False
-            self.body.line_left()
         body = self.body
+        if scope.running:
+            scope.leave()
         if body.over and not body.ended:
             return
         if error is None and not (self.over or self._replayed):

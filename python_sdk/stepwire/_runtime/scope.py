@@ -84,6 +84,12 @@ class Scope(Occurrences):
         assert self.group is not None
         self.group.line_ended(self, value, error)
 
+    def leave(self) -> None:
+        """Its line of control came to its end, if it has one."""
+        if self.running:
+            self.running = False
+            self.body.line_left()
+
     def end_soon(self) -> None:
         """What the branch is made of was given up. It does not wait for a release any more, and ends as cancelled.
 
@@ -124,9 +130,7 @@ class Scope(Occurrences):
         if self.groups:
             for group in list(self.groups.values()):
                 group.withdraw()
-        if self.running:
-            self.running = False
-            self.body.line_left()
+        self.leave()
         if self.line is not None:
             self.line.cancel()
 

@@ -20,6 +20,8 @@ from stepwire.v1 import payload_pb2
 
 _MESSAGE_BYTES = limits.FRAME_BYTES_TARGET + limits.INLINE_BYTES_MAX
 """Frames over this travel as chunks; a writer that cuts at the target does not get there by a small last item."""
+_SMALL_PIECE_BYTES = 4096
+"""Pieces below this are kept together until their transfer is complete."""
 _CHUNK_FIELDS_BYTES = 20
 """What a chunk adds to its data, at most."""
 _MOVABLE_BYTES = 16 * 1024
@@ -125,10 +127,19 @@ class _Transfer:
     __slots__ = ("frame", "last", "pieces", "size")
 
     def __init__(self, *, frame: bool) -> None:
-        self.pieces: list[bytes] = []
+        self.pieces: list[bytes | bytearray] = []
         self.size = 0
         self.frame = frame
         self.last = False
+
+    def add(self, data: bytes) -> None:
+        """Keep a piece. Small ones together: each costs memory besides its bytes, which nobody counts."""
+        if len(data) >= _SMALL_PIECE_BYTES:
+            self.pieces.append(data)
+        elif self.pieces and isinstance(small := self.pieces[-1], bytearray):
+            small += data
+        else:
+            self.pieces.append(bytearray(data))
 
 
 class Inbound:
@@ -155,7 +166,7 @@ class Inbound:
         limit = limits.FRAME_BYTES_MAX if transfer.frame else self._payload_bytes_max
         if size > limit or self._open_bytes > self._open_bytes_max:
             raise too_large(size, min(limit, self._open_bytes_max))
-        transfer.pieces.append(data)
+        transfer.add(data)
         transfer.size = size
         transfer.last = chunk.last
         return self._take(chunk.transfer_id, transfer) if chunk.last and transfer.frame else None
