@@ -14,7 +14,7 @@ from benchmarks.workloads import named
 from tests.architecture.source import ROOT
 from tests.benchmarks.made import measured, session, some
 
-ROUNDS_MIN = 1
+ROUNDS_MIN = 3
 PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "benchmarks" / "figures.jsonl"
 
 
