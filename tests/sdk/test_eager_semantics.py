@@ -343,19 +343,6 @@ def test_in_a_branch(code: Code, mode: str, choice: str, in_a_task: Callable[[Co
     assert seen == [[branch, branch, expected]] * len(seen)
 
 
-@LOOPS
-def test_other_libraries_know_the_loop(choice: str) -> None:
-    sniffio = pytest.importorskip("sniffio")
-
-    async def library() -> str:
-        return str(sniffio.current_async_library())
-
-    async def flow(ctx: stepwire.Context) -> list[str]:
-        return [await ctx.step.run("s", library), *await ctx.group.parallel((library,))]
-
-    assert run(flow, choice).output == ["asyncio", "asyncio"]
-
-
 # ---- between one piece of code and the next
 
 
