@@ -192,14 +192,13 @@ class ClientSync(_ClientBase):
         """
         name, decode = flow_name(flow), self._decoder(flow)
         payloads = [self._request(flow, (value,), {})[1] for value in inputs]
+        given = start_ids(ids, len(payloads))
         told: builtins.list[StartOutcome] = []
-        problem: StepwireError | None = None
-        for part, keys in start_batches(name, payloads, start_ids(ids, len(payloads))):
-            try:
-                told += self._calls.start_many(name, part, keys).result() if problem is None else ()
-            except StepwireError as raised:
-                problem = raised
-            told += [StartOutcome("", False, problem) for _ in part if problem is not None]
+        try:
+            for part, keys in start_batches(name, payloads, given):
+                told += self._calls.start_many(name, part, keys).result()
+        except StepwireError as problem:
+            told += [StartOutcome("", False, problem)] * (len(payloads) - len(told))
         return started(lambda run_id, known: RunHandleSync(self._calls, run_id, decode, existing=known), told)
 
     @overload
@@ -423,14 +422,13 @@ class Client(_ClientBase):
         """Start a run for each input, a thousand with one call; everything as of ClientSync.start_many."""
         name, decode = flow_name(flow), self._decoder(flow)
         payloads = [self._request(flow, (value,), {})[1] for value in inputs]
+        given = start_ids(ids, len(payloads))
         told: builtins.list[StartOutcome] = []
-        problem: StepwireError | None = None
-        for part, keys in start_batches(name, payloads, start_ids(ids, len(payloads))):
-            try:
-                told += await self._calls.start_many(name, part, keys).wait() if problem is None else ()
-            except StepwireError as raised:
-                problem = raised
-            told += [StartOutcome("", False, problem) for _ in part if problem is not None]
+        try:
+            for part, keys in start_batches(name, payloads, given):
+                told += await self._calls.start_many(name, part, keys).wait()
+        except StepwireError as problem:
+            told += [StartOutcome("", False, problem)] * (len(payloads) - len(told))
         return started(lambda run_id, known: RunHandle(self._calls, run_id, decode, existing=known), told)
 
     @overload

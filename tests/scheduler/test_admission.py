@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from stepwire.protocol.failure import ErrorCode
-from stepwire_engine.core.refusal import CallRefused
-from stepwire_engine.scheduler.runs import RETRY_BUSY_SECONDS, RunBounds
+from stepwire_engine.core.refusal import RETRY_BUSY_SECONDS, CallRefused
+from stepwire_engine.scheduler.runs import RunBounds
 from tests.scheduler.desk import INPUT, Desk, play, turns
 
 

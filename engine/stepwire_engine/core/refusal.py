@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from stepwire.protocol.failure import ErrorCode
 
+RETRY_BUSY_SECONDS = 0.5
+"""When to try again what was refused because too much is in progress."""
+
 
 def unreadable_message(run_id: str) -> str:
     """What a caller is told about a run that is kept aside; the engine's log says which row of the store it is."""
@@ -30,3 +33,8 @@ class CallRefused(Exception):
 
     def __str__(self) -> str:
         return f"{self.code.slug}: {self.message}"
+
+
+def busy(what: str) -> CallRefused:
+    """The refusal of a call that there is no room for at the moment; `what` there is too much of."""
+    return CallRefused(ErrorCode.LIMIT_EXCEEDED, f"{what}; try again later", retry_after=RETRY_BUSY_SECONDS)

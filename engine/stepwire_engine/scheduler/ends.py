@@ -13,16 +13,15 @@ from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, 
 from contextlib import contextmanager
 
 from stepwire.protocol import limits
-from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.failure import Failure
 from stepwire_engine.core.history import RunView
-from stepwire_engine.core.refusal import CallRefused
+from stepwire_engine.core.refusal import CallRefused, busy
 
 Ended = Callable[[], Awaitable[Sequence[RunView]]]
 """Returns runs that ended and were not told yet: at least one, and more while they are 1 MiB together."""
 
 WAITED_FOR_MAX = 1_000_000
 """Runs that are waited for at once, each counted once per call; some 300 bytes each."""
-_RETRY_SECONDS = 0.5
 _PORTION_BYTES = 1024 * 1024
 _HELD_BYTES_MAX = 64 * 1024 * 1024
 """Records kept for all who wait."""
@@ -154,8 +153,7 @@ class Ends:
             CallRefused: LIMIT_EXCEEDED.
         """
         if self._waited_for + len(run_ids) > WAITED_FOR_MAX:
-            message = f"{self._waited_for} ends of runs are waited for; try again later"
-            raise CallRefused(ErrorCode.LIMIT_EXCEEDED, message, retry_after=_RETRY_SECONDS)
+            raise busy(f"{self._waited_for} ends of runs are waited for")
         wait = Wait(self, run_ids)
         self._waited_for += len(run_ids)
         for run_id in run_ids:

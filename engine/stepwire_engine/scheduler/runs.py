@@ -31,7 +31,7 @@ from stepwire_engine.core.fold import rebuild
 from stepwire_engine.core.history import RunView, ended_view, live_view, run_view
 from stepwire_engine.core.model import Run
 from stepwire_engine.core.reasons import Lacks, WaitReason
-from stepwire_engine.core.refusal import CallRefused, unreadable_message
+from stepwire_engine.core.refusal import CallRefused, busy, unreadable_message
 from stepwire_engine.core.units import EventRecord
 from stepwire_engine.scheduler.ends import Ended, Ends, record_bytes
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE
@@ -43,8 +43,6 @@ T = TypeVar("T")
 Changed = Callable[[], Awaitable[None]]
 """Returns after the next commit that changed the run; one that happened since the last return counts."""
 
-RETRY_BUSY_SECONDS = 0.5
-"""When to try again what was refused because too much is in progress."""
 RETRY_FULL_SECONDS = 1.0
 """When to try again what a full store refused: it looks for space as often."""
 _JUST_ENDED_MAX = 512
@@ -441,7 +439,7 @@ class Runs:
     async def _read(self, reading: Awaitable[T], what: str, run_id: str = "") -> T:
         self._refuse_if_ended()
         if self._reading >= self._bounds.reads_pending_max:
-            raise _busy(f"{self._reading} reads are waiting (reads_pending_max)")
+            raise busy(f"{self._reading} reads are waiting (reads_pending_max)")
         self._reading += 1
         try:
             return await reading
@@ -462,11 +460,7 @@ def _check_room(taken: int, count: int, limit: int, what: str, setting: str) -> 
         message = f"{count} runs together are more than the {limit} of {setting}; start fewer with one call"
         raise CallRefused(ErrorCode.LIMIT_EXCEEDED, message)
     if taken + count > limit:
-        raise _busy(f"{taken} {what} ({setting})")
-
-
-def _busy(what: str) -> CallRefused:
-    return CallRefused(ErrorCode.LIMIT_EXCEEDED, f"{what}; try again later", retry_after=RETRY_BUSY_SECONDS)
+        raise busy(f"{taken} {what} ({setting})")
 
 
 def _raise_refusal(reply: Reply) -> None:

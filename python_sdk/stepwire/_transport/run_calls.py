@@ -172,8 +172,7 @@ class RunCalls:
     def start(self, flow: str, payload: Payload, id: str) -> Pending[tuple[str, bool]]:
         """(run_id, existing)."""
         request = pb.StartRequest(flow=flow, id=id, traceparent=current_traceparent())
-        request.input.SetInParent()
-        payload_to_pb(payload, request.input)
+        _input_to_pb(payload, request)
 
         def read(data: bytes) -> tuple[str, bool]:
             answer = pb.StartResponse.FromString(data)
@@ -186,9 +185,7 @@ class RunCalls:
         request = pb.StartManyRequest()
         traceparent = current_traceparent()
         for payload, id in zip(payloads, ids, strict=True):
-            run = request.runs.add(flow=flow, id=id, traceparent=traceparent)
-            run.input.SetInParent()
-            payload_to_pb(payload, run.input)
+            _input_to_pb(payload, request.runs.add(flow=flow, id=id, traceparent=traceparent))
 
         def read(data: bytes) -> list[StartOutcome]:
             outcomes = pb.StartManyResponse.FromString(data).outcomes
@@ -257,25 +254,18 @@ class RunCalls:
         )
         return self._call("Logs", request, page_from_pb)
 
-    def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool, reveal: bool) -> Any:
-        """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds.
-
-        Args:
-            reveal: The run's own output also if it is redacted.
-        """
-        request = pb.WatchRequest(run_id=run_id, include_steps=steps, include_redacted_output=reveal)
-        stream: Any = self._open("watches").unary_stream(_SERVICE + "Watch")
-        return stream(request.SerializeToString(), timeout=timeout, wait_for_ready=wait_for_ready)
+    def watch(self, run_id: str, steps: bool, timeout: float | None, wait_for_ready: bool) -> Any:
+        """One stream of WatchResponse bytes, which is also a grpc.Call; it lasts at most `timeout` seconds."""
+        return self._stream("Watch", pb.WatchRequest(run_id=run_id, include_steps=steps), timeout, wait_for_ready)
 
     def watched(self, data: bytes) -> Run:
         """The record in one message of `watch`. Raises ProtocolError."""
         return readable(lambda d: run_from_pb(pb.WatchResponse.FromString(d).run, self._codec), data)
 
-    def ends(self, run_ids: Sequence[str], timeout: float | None, wait_for_ready: bool, reveal: bool) -> Any:
-        """One stream of AwaitResponse bytes; everything as of `watch`."""
-        request = pb.AwaitRequest(run_ids=run_ids, include_redacted_output=reveal)
-        stream: Any = self._open("watches").unary_stream(_SERVICE + "Await")
-        return stream(request.SerializeToString(), timeout=timeout, wait_for_ready=wait_for_ready)
+    def ends(self, run_ids: Sequence[str], timeout: float | None, wait_for_ready: bool) -> Any:
+        """One stream of AwaitResponse bytes, as of `watch`; for a program, so outputs are there also if redacted."""
+        request = pb.AwaitRequest(run_ids=run_ids, include_redacted_output=True)
+        return self._stream("Await", request, timeout, wait_for_ready)
 
     def ended(self, data: bytes) -> tuple[Run, ...]:
         """The records in one message of `ends`. Raises ProtocolError."""
@@ -307,6 +297,10 @@ class RunCalls:
 
         return Pending(make, read, self.address, again if repeatable else None, self._random)
 
+    def _stream(self, name: str, request: Message, timeout: float | None, wait_for_ready: bool) -> Any:
+        stream: Any = self._open("watches").unary_stream(_SERVICE + name)
+        return stream(request.SerializeToString(), timeout=timeout, wait_for_ready=wait_for_ready)
+
     def _open(self, use: str) -> grpc.Channel:
         """A connection per use: the streams of one are limited, and watches must not keep calls waiting."""
         with self._lock:
@@ -326,6 +320,11 @@ def readable(read: Callable[[bytes], T], data: bytes) -> T:
         return read(data)
     except (DecodeError, WireError) as problem:
         raise ProtocolError("the engine's answer cannot be read", why=str(problem)) from None
+
+
+def _input_to_pb(payload: Payload, request: pb.StartRequest) -> None:
+    request.input.SetInParent()  # An empty payload is one, too.
+    payload_to_pb(payload, request.input)
 
 
 def _outcome_from_pb(outcome: pb.StartOutcome) -> StartOutcome:

@@ -32,7 +32,7 @@ class RunEnds(RunStream):
     """
 
     def __init__(self, calls: RunCalls, run_ids: Iterable[str], *, timeout: float | None) -> None:
-        super().__init__(calls, timeout=timeout, reveal=True)
+        super().__init__(calls, timeout=timeout)
         self._left = {run_id: {run_id} for run_id in run_ids}
         """What is waited for, and for whose sake: a successor is, for the runs that began the chain."""
         self._ended: dict[str, Run] = {}
@@ -76,14 +76,14 @@ class RunEnds(RunStream):
         if not self._reached:
             # Ends may take their time; that the engine is back is known as soon as it says how one of the runs is.
             first = next(iter(self._left))
-            probe = self._calls.watch(first, False, self._seconds_left(), True, False)
+            probe = self._calls.watch(first, False, self._seconds_left(), True)
             with closing(self._read(probe)) as seen:
                 next(seen, None)
         yield from super()._stream()
 
     def _open(self, timeout: float | None, wait_for_ready: bool) -> Any:
         asked = list(self._left)[:AT_ONCE]
-        return self._calls.ends(asked, timeout, wait_for_ready, self._reveal)
+        return self._calls.ends(asked, timeout, wait_for_ready)
 
     def _unfinished(self) -> str:
         first, *others = self._left

@@ -44,13 +44,11 @@ class RunStream:
     """What follows runs: one stream after the other until it is done or its time is over.
 
     Args:
-        reveal: A run's own output also if it is redacted: for a program that awaits it, never for people.
         timeout: Seconds for all of it; None: no limit.
     """
 
-    def __init__(self, calls: RunCalls, *, timeout: float | None, reveal: bool) -> None:
+    def __init__(self, calls: RunCalls, *, timeout: float | None) -> None:
         self._calls = calls
-        self._reveal = reveal
         self._created_by: float | None = None
         """Until when a successor may be unknown: its engine starts it soon after the commit that names it."""
         self._timeout = timeout
@@ -145,7 +143,7 @@ class RunWatch(RunStream):
     def __init__(
         self, calls: RunCalls, run_id: str, *, steps: bool, timeout: float | None, follow: bool = False
     ) -> None:
-        super().__init__(calls, timeout=timeout, reveal=False)
+        super().__init__(calls, timeout=timeout)
         self._run_id = run_id
         self._steps = steps
         self._follow = follow
@@ -184,7 +182,7 @@ class RunWatch(RunStream):
         return True
 
     def _open(self, timeout: float | None, wait_for_ready: bool) -> Any:
-        return self._calls.watch(self._run_id, self._steps, timeout, wait_for_ready, self._reveal)
+        return self._calls.watch(self._run_id, self._steps, timeout, wait_for_ready)
 
     def _unfinished(self) -> str:
         return f"run {self._run_id}"
