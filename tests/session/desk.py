@@ -173,7 +173,7 @@ class Host:
         fence, released, planned = self.seqs[run_id]
         found = tuple(s if isinstance(s, StepPlanned) else StepPlanned(s, started=s in start) for s in steps)
         for path in start:
-            assert self.session.start(run_id, path, fence, self.desk.mono)
+            assert self.session.start_all(run_id, (path,), fence, self.desk.mono)
         plan = Plan(planned + 1, released, fence, groups, found, **what)
         if self.session.submit_plans(run_id, [plan]):
             self.seqs[run_id] = fence, released, planned + 1

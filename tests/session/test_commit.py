@@ -510,7 +510,7 @@ def test_a_step_is_not_given_to_another_host_before_its_plan_is_committed() -> N
     desk, host = running("a")
     other = desk.host("other", flows=())
     desk.held = True
-    assert host.session.start("r", "t", host.seqs["r"][0], desk.mono)
+    assert host.session.start_all("r", ("t",), host.seqs["r"][0], desk.mono)
     host.plan(task("t", started=True))
     host.session.say_goodbye("stop")
     desk.settle()

@@ -328,7 +328,7 @@ def test_a_closure_that_is_tried_again_brings_its_body_back() -> None:
     desk, host = running(
         sleeping("g/[0]/nap"), StepPlanned("g/[1]/c", retry=retry, started=True), groups=(group("g", 2),), start=()
     )
-    assert host.session.start("r", "g/[1]/c", host.seqs["r"][0], desk.mono)
+    assert host.session.start_all("r", ("g/[1]/c",), host.seqs["r"][0], desk.mono)
     host.failed("g/[1]/c")
     desk.settle()
     desk.pass_time(IDLE + 1.0)

@@ -52,7 +52,7 @@ def test_engine_pause_every_host_is_told_and_gets_nothing_new() -> None:
 def test_engine_pause_a_host_begins_nothing_by_itself_until_the_next_engine() -> None:
     desk, host = draining_engine("a")
     fence = host.seqs["r"][0]
-    assert not host.session.start("r", "b", fence, desk.mono)
+    assert not host.session.start_all("r", ("b",), fence, desk.mono)
     host.plan("b")
     host.ok("a")
     desk.settle()
@@ -60,7 +60,7 @@ def test_engine_pause_a_host_begins_nothing_by_itself_until_the_next_engine() ->
     host.connect()
     desk.settle()
     assert [e.path for e in host.executes()] == ["b"], "the next engine gives it"
-    assert host.session.start("r", "c", fence, desk.mono)
+    assert host.session.start_all("r", ("c",), fence, desk.mono)
 
 
 def test_engine_ready_a_host_that_is_welcomed_meanwhile_is_told_as_well() -> None:
@@ -72,7 +72,7 @@ def test_engine_ready_a_host_that_is_welcomed_meanwhile_is_told_as_well() -> Non
     desk.held = False
     desk.settle()
     assert late.session.connected and late.frames[0].drain is not None
-    assert late.take() == [] and not late.session.start("r", "x", desk.core.runs["r"].body.fence, desk.mono)  # type: ignore[union-attr]
+    assert late.take() == [] and not late.session.start_all("r", ("x",), desk.core.runs["r"].body.fence, desk.mono)  # type: ignore[union-attr]
 
 
 def test_engine_heartbeat_and_lease_extension_a_long_attempt_is_not_lost() -> None:
@@ -143,7 +143,7 @@ def test_host_pause_what_waits_goes_to_others() -> None:
     desk.settle()
     (section,) = other.take()
     assert section.run_id == "r2" and host.take() == []
-    assert not host.session.start("r", "b", host.seqs["r"][0], desk.mono)
+    assert not host.session.start_all("r", ("b",), host.seqs["r"][0], desk.mono)
 
 
 def test_host_heartbeat_and_lease_extension_a_long_attempt_is_not_lost() -> None:

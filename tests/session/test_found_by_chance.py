@@ -252,13 +252,13 @@ def test_no_closure_is_begun_for_a_body_that_is_gone_or_beside_an_attempt_of_the
     desk, host = running()
     fence = host.seqs["r"][0]
     host.session.receive(EngineFrame(9, runs=[EngineSection("r", evict=fence)]), desk.mono)
-    assert not host.session.start("r", "a", fence, desk.mono)
+    assert not host.session.start_all("r", ("a",), fence, desk.mono)
     newer = Fence(fence.claim_epoch, fence.n + 5)
     start = BodyStart("flow", Payload(b"1"), 1, 1)
     host.session.receive(EngineFrame(10, runs=[EngineSection("r", advance=Advance(newer, (), start))]), desk.mono)
-    assert not host.session.start("r", "a", fence, desk.mono)
-    assert host.session.start("r", "a", newer, desk.mono)
-    assert not host.session.start("r", "a", newer, desk.mono)
+    assert not host.session.start_all("r", ("a",), fence, desk.mono)
+    assert host.session.start_all("r", ("a",), newer, desk.mono)
+    assert not host.session.start_all("r", ("a",), newer, desk.mono)
 
 
 def test_a_group_that_is_late_by_far_has_its_grace_like_any_other() -> None:

@@ -26,7 +26,7 @@ def begin(host: Host, *steps: StepPlanned) -> None:
     started = tuple(s.path for s in steps if s.started)
     fence = host.seqs["r"][0]
     for path in started:
-        assert host.session.start("r", path, fence, host.desk.mono)
+        assert host.session.start_all("r", (path,), fence, host.desk.mono)
     host.plan(*steps)
     host.desk.settle()
 

@@ -192,7 +192,7 @@ class SimHost(HostProcess):
             if planned is None or limited or path not in body.steps:
                 continue
             mine = planned.kind is StepKind.RUN or (alone and planned.kind is StepKind.TASK)
-            if mine and self.session.start(run_id, path, fence, self.mono):
+            if mine and self.session.start_all(run_id, (path,), fence, self.mono):
                 body.journal.mark_started([path])
                 execute = Execute(path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout)
                 self.world.execute(self, run_id, execute, started=True)

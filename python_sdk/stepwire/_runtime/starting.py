@@ -68,11 +68,8 @@ class Starter:
         if step is None:
             self._port.reject(run_id, execute, RejectReason.NOT_SERVED)
             return
-        try:
-            call = task_call(step, execute)
-        except Exception as error:  # InvalidInput, or of a codec of the user's own
-            failure = failure_from_exception(error)
-            self.refuse(run_id, execute, hidden(failure) if redacts(step.redact, Parts.FAILURE) else failure)
+        call = self._made(run_id, execute, lambda: task_call(step, execute), step.redact)
+        if call is None:
             return
         names = (execute.name,) if execute.undo is None else (_undo_name(execute.path), execute.name)
         self._start(run_id, execute, self._stubbed(call, *names), self._context, flow or execute.flow)
@@ -109,15 +106,23 @@ class Starter:
             reason = "the flow no longer plans this step with a closure as compensate="
             self.refuse(body.run_id, execute, unreachable(execute.path, reason))
             return
-        assert execute.undo is not None
+        undone = execute.undo
+        assert undone is not None
+        call = self._made(body.run_id, execute, lambda: undo.call(undone), undo.redact)
+        if call is not None:
+            call = self._stubbed(call, _undo_name(execute.path))
+            self._start(body.run_id, execute, call, undo.context.copy(), body.flow.name)
+
+    def _made(
+        self, run_id: str, execute: Execute, make: Callable[[], StepCall], redact: Parts | None
+    ) -> StepCall | None:
+        """The call that `make` gives. None: it could not, and the attempt has failed."""
         try:
-            call = undo.call(execute.undo)
+            return make()
         except Exception as error:  # InvalidInput, or of a codec of the user's own
             failure = failure_from_exception(error)
-            self.refuse(body.run_id, execute, hidden(failure) if redacts(undo.redact, Parts.FAILURE) else failure)
-            return
-        call = self._stubbed(call, _undo_name(execute.path))
-        self._start(body.run_id, execute, call, undo.context.copy(), body.flow.name)
+            self.refuse(run_id, execute, hidden(failure) if redacts(redact, Parts.FAILURE) else failure)
+            return None
 
     def _start(self, run_id: str, execute: Execute, call: StepCall, context: Context, flow: str) -> None:
         path, attempt = execute.path, execute.attempt
@@ -175,18 +180,15 @@ class Starter:
         for path in list(self.waiting.get(run_id, ())):
             self.cancel(run_id, path)
 
-    def reject_run(self, run_id: str) -> None:
-        """The body that something waits for is gone."""
+    def reject_run(self, run_id: str, reason: RejectReason = RejectReason.NO_BODY) -> None:
+        """The body that something waits for is gone, or there is another reason why it will not begin here."""
         for execute in self.waiting.pop(run_id, {}).values():
-            self._port.reject(run_id, execute, RejectReason.NO_BODY)
+            self._port.reject(run_id, execute, reason)
 
     def reject_all(self, reason: RejectReason) -> None:
         """Nothing that waits will begin here."""
-        waiting = dict(self.waiting)
-        self.waiting.clear()
-        for run_id, executes in waiting.items():
-            for execute in executes.values():
-                self._port.reject(run_id, execute, reason)
+        for run_id in list(self.waiting):
+            self.reject_run(run_id, reason)
 
 
 def _undo_name(path: str) -> str:

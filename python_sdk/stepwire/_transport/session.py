@@ -316,10 +316,6 @@ class HostSession:
             section = self._queue[run_id] = HostSection(run_id, [], [], [])
         return section
 
-    def start(self, run_id: str, path: str, fence: Fence, now: float) -> bool:
-        """Take a slot for attempt 1 of a step the body just planned. False: see `start_all`."""
-        return bool(self.start_all(run_id, (path,), fence, now))
-
     def start_all(self, run_id: str, paths: Sequence[str], fence: Fence, now: float) -> list[str]:
         """Take slots for attempts 1 of steps the body just planned, in this order. Returns those that got one.
 
