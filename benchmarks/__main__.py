@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--event-loop", default="", metavar="NAME", help="of engine and hosts: asyncio or uvloop (default: their own)")
     add(
         "--clients", choices=CLIENTS, default="table",
-        help="start and await runs that are in progress at once each by itself, or with one call for all of them"
+        help="start and await runs that are in progress at once each by itself, or half of them with one call"
         " (default: as the table of workloads says; engines without StartMany need singly)",
     )  # fmt: skip
     add("--lock", type=Path, metavar="FILE", help="measure while holding a lock on FILE, 40 s at a time: for turns")

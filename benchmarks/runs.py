@@ -23,7 +23,8 @@ class Runs:
         flow: Name of the flow in `step_host`; its input is `steps`.
         runs: That are measured.
         at_once: Runs in progress at the same time.
-        together: So many are started by one call and awaited by one; otherwise each by itself, from as many threads.
+        together: In two lots, each started by one call and awaited by one; otherwise each by itself, from as many
+            threads.
         warm_up: Runs before, which are not measured.
         floor: The time per step is given as a multiple of a raw round trip and a raw commit, sampled before and after.
         large: Outputs are of 64 KiB: bytes per second are given.

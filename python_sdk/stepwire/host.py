@@ -90,7 +90,7 @@ class Host:
         self,
         name: str,
         *,
-        slots: int = 256,
+        slots: int = 1000,
         bodies: int = 1000,
         body_bytes: int = 512 * 1024**2,
         body_idle: Duration = 1.0,

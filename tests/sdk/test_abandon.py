@@ -425,6 +425,47 @@ def test_work_beyond_the_bound_waits_for_a_thread() -> None:
     pool.close()
 
 
+def test_work_waits_for_the_threads_there_are_when_the_system_makes_no_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool, work, gate, make = StepThreads(100), Work(), threading.Event(), threading.Thread.start
+    made: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if len(made) == 2:
+            raise RuntimeError("can't start new thread")
+        made.append(thread)
+        make(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    for _ in range(5):
+        pool.start(work.make(gate))
+    for _ in range(2):
+        assert work.began.acquire(timeout=PATIENCE_SECONDS)
+    assert pool.count == 2
+    [warning] = [record.getMessage() for record in caplog.records if record.name == "stepwire.host"]
+    assert "share the 2 there are" in warning and "Host(slots=)" in warning
+    gate.set()
+    for _ in range(5):
+        assert work.ended.acquire(timeout=PATIENCE_SECONDS)
+    pool.close()
+
+
+def test_work_is_refused_when_the_system_makes_no_thread_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    pool, work, make = StepThreads(100), Work(), threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="no thread for a sync step"):
+        pool.start(work.make(opened()))
+    monkeypatch.setattr(threading.Thread, "start", make)
+    pool.start(work.make(opened()))
+    assert work.ended.acquire(timeout=PATIENCE_SECONDS)
+    assert work.ended.acquire(timeout=0.01) is False and pool.count == 1
+    pool.close()
+
+
 @pytest.mark.parametrize("queued", [True, False])
 def test_a_thread_that_is_given_up_is_replaced(queued: bool) -> None:
     pool, work, stuck, gate = StepThreads(1), Work(), threading.Event(), opened()

@@ -32,6 +32,7 @@ class StepThreads:
         self._made = 0
         self._idle = 0
         self._queued = 0
+        self._refused = False
         self._closed = False
 
     @property
@@ -40,13 +41,17 @@ class StepThreads:
         return self._count
 
     def start(self, work: Callable[[], bool]) -> None:
-        """Run `work` on a thread, when one is free. It returns False if its thread was given up meanwhile."""
+        """Run `work` on a thread, when one is free. It returns False if its thread was given up meanwhile.
+
+        Raises:
+            RuntimeError: There is no thread, and the system makes none.
+        """
         with self._lock:
             if self._idle:
                 self._idle -= 1
-            elif self._count < self.bound:
-                self._new_thread()
-            else:
+            elif self._count >= self.bound or not self._new_thread():
+                if not self._count:
+                    raise RuntimeError("the system gives this process no thread for a sync step")
                 self._queued += 1
         self._work.put(work)
 
@@ -54,9 +59,8 @@ class StepThreads:
         """A thread does not come back from its work: another one may take its place."""
         with self._lock:
             self._count -= 1
-            if self._queued and not self._closed:
+            if self._queued and not self._closed and self._new_thread():
                 self._queued -= 1
-                self._new_thread()
 
     def close(self) -> None:
         """Let idle threads end; busy ones end with their work and with what is queued."""
@@ -66,10 +70,24 @@ class StepThreads:
         for _ in range(count):
             self._work.put(None)
 
-    def _new_thread(self) -> None:
+    def _new_thread(self) -> bool:
+        """Make one more. False if the system makes none, so that what waits is left to those that there are."""
+        thread = threading.Thread(target=self._loop, name=f"stepwire-step-{self._made + 1}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            if not self._refused:
+                self._refused = True
+                logger.warning(
+                    "the system gives this process no more threads: sync steps share the %d there are; "
+                    "raise its limit of tasks, or lower Host(slots=)",
+                    self._count,
+                )
+            return False
         self._count += 1
         self._made += 1
-        threading.Thread(target=self._loop, name=f"stepwire-step-{self._made}", daemon=True).start()
+        self._refused = False
+        return True
 
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
