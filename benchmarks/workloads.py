@@ -74,7 +74,9 @@ WORKLOADS = (
         Runs(flow="sequence", steps=500, runs=1, floor=True),
     ),
     Workload("one_step", "goals", "one-step runs, one at a time", Runs(flow="sequence", steps=1, runs=300, warm_up=50)),
-    Workload("spread_4", "goals", "registered steps, 4 hosts x 4 slots x 10 ms", Spread(steps=3200)),
+    Workload(
+        "spread_4", "goals", "registered steps, 4 hosts x 4 slots x 10 ms", Spread(steps=200, runs=16, at_once=4)
+    ),
     Workload(
         "sleeps_100", "goals", "100 parallel steps that sleep 100 ms",
         Runs(flow="sleeping_group", steps=100, runs=10, warm_up=2),
