@@ -56,7 +56,20 @@ _MODE, _VERDICT = _names(ParallelMode), _names(Verdict)
 _DIRECTION = ("in", "out")
 _WAITING = _names(WaitReason)
 _CODE = ("ok", *(code.slug for code in ErrorCode))
-METHODS = ("Start", "StartMany", "Get", "Explain", "List", "Watch", "Await", "Resume", "Cancel", "SendEvent", "Logs")
+METHODS = (
+    "Start",
+    "StartMany",
+    "Get",
+    "Explain",
+    "List",
+    "Watch",
+    "Await",
+    "AwaitOne",
+    "Resume",
+    "Cancel",
+    "SendEvent",
+    "Logs",
+)
 """Of RunService."""
 
 _RUN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 60, 300, 1800, 7200, 86_400)

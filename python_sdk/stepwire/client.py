@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from stepwire._transport.explanation import Explanation, Holder, OpenStep, ServiceStatus
 from stepwire._transport.run_calls import RunCalls, StartOutcome
-from stepwire._transport.run_ends import RunEnds, on_thread
+from stepwire._transport.run_ends import RunEnds
 from stepwire._transport.run_handle import RunHandle, RunHandleSync, outcomes, started
 from stepwire._transport.run_logs import LoggedLine, LogLines, LogLinesSync
 from stepwire._transport.run_record import (
@@ -343,7 +343,7 @@ class ClientSync(_ClientBase):
         cancelled: list[str] = []
         while True:
             runs, token = self._calls.list(name, wanted, PAGE_SIZE, token).result()
-            asked = [(run.run_id, self._calls.cancel(run.run_id, undo)) for run in runs]
+            asked = [(run.run_id, self._calls.cancel(run.run_id, undo).begun()) for run in runs]
             for run_id, pending in asked:
                 with unless_over():
                     pending.result()
@@ -445,7 +445,7 @@ class Client(_ClientBase):
         """Wait until all runs have ended, with one stream and one thread; everything as of ClientSync.results."""
         handles = builtins.list(runs)
         ends = RunEnds(self._calls, [handle.run_id for handle in handles], timeout=timeout)
-        return outcomes(handles, await on_thread(ends.collect, ends.cancel), return_exceptions)
+        return outcomes(handles, await ends.wait(), return_exceptions)
 
     def handle(self, run_id: str, flow: Any = None) -> RunHandle[Any]:
         """A handle for a run by its id; with `flow` its result is typed. Asks nobody."""
@@ -511,7 +511,7 @@ class Client(_ClientBase):
         cancelled: list[str] = []
         while True:
             runs, token = await self._calls.list(name, wanted, PAGE_SIZE, token).wait()
-            asked = [(run.run_id, self._calls.cancel(run.run_id, undo)) for run in runs]
+            asked = [(run.run_id, self._calls.cancel(run.run_id, undo).begun()) for run in runs]
             for run_id, pending in asked:
                 with unless_over():
                     await pending.wait()

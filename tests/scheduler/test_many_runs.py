@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import HostSection
+from stepwire.protocol.frames import EngineFrame, HostSection
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import BodyEnded, Plan, Sleep
 from stepwire_engine.clock import VirtualClock
@@ -212,6 +212,29 @@ def test_ends_are_told_once_together_and_in_their_order() -> None:
             (view,) = await ended()
             assert (view.run_id, view.state, view.output) == (second, RunState.SUCCEEDED, INPUT)
         assert desk.driver.runs._ends._waits == {}
+
+    play(scenario)
+
+
+def test_whoever_waits_for_an_end_is_woken_before_frames_are_handed_to_hosts() -> None:
+    async def scenario(desk: Desk) -> None:
+        host = await desk.host()
+        (run_id,) = await started(desk, 1)
+        with desk.driver.runs.ends([run_id]) as ended:
+            (wait,) = desk.driver.runs._ends._waits[run_id]
+            waiting = asyncio.ensure_future(ended())
+            told: list[bool] = []
+            send = host.send
+
+            def sent(frame: EngineFrame) -> None:
+                told.append(wait._woken.is_set())
+                send(frame)
+
+            host.send = sent  # type: ignore[method-assign]
+            end(host, run_id)
+            await desk.driver.settled()
+            assert ids(await waiting) == [run_id]
+            assert told[-1]
 
     play(scenario)
 

@@ -350,6 +350,13 @@ CLIENT_ROWS = [
         "there is no run r",
     ),
     Row(
+        "run absent: AwaitOne",
+        asked("AwaitOne", pb.AwaitOneRequest(run_id="r")),
+        S.NOT_FOUND,
+        "run_not_found",
+        "there is no run r",
+    ),
+    Row(
         "run absent beside one that ended: Await",
         known("Await", lambda run_id: pb.AwaitRequest(run_ids=[run_id, "r"])),
         S.NOT_FOUND,

@@ -63,6 +63,7 @@ CALLS: dict[str, tuple[str, Message]] = {
     "SendEvent": ("send_event", EVENT),
     "Watch": ("view", pb.WatchRequest(run_id="r")),
     "Await": ("view", pb.AwaitRequest(run_ids=["r"])),
+    "AwaitOne": ("view", pb.AwaitOneRequest(run_id="r")),
 }
 """Every call, and what it asks of the engine."""
 
@@ -86,7 +87,7 @@ def test_an_exception_behind_a_call_stays_inside(
 
 
 @pytest.mark.parametrize("function", ["_parsed", "_serialized"])
-@pytest.mark.parametrize("method", ["List", "Watch", "Await"])
+@pytest.mark.parametrize("method", ["List", "Watch", "Await", "AwaitOne"])
 def test_an_exception_in_the_mapping_of_a_call_stays_inside(
     method: str, function: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -98,6 +99,7 @@ def test_an_exception_in_the_mapping_of_a_call_stays_inside(
             "List": pb.ListRequest(),
             "Watch": pb.WatchRequest(run_id=run_id),
             "Await": pb.AwaitRequest(run_ids=[run_id]),
+            "AwaitOne": pb.AwaitOneRequest(run_id=run_id),
         }
         with monkeypatch.context() as patch:
             patch.setattr(run_service, function, explode)
@@ -106,7 +108,7 @@ def test_an_exception_in_the_mapping_of_a_call_stays_inside(
     play(scenario)
 
 
-@pytest.mark.parametrize(("method", "asks"), [("Watch", "changes"), ("Await", "ends")])
+@pytest.mark.parametrize(("method", "asks"), [("Watch", "changes"), ("Await", "ends"), ("AwaitOne", "ends")])
 def test_an_exception_around_a_watch_stays_inside(
     method: str, asks: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import grpc
 import msgspec
 import pytest
 
-from stepwire.client import Client, RunState
+from stepwire.client import Client, ClientSync, RunState
 from stepwire.errors import EngineUnavailable, InvalidInput, RunCancelled, RunError, RunFailed, RunNotFound
 from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.payload import Payload
@@ -21,6 +22,7 @@ from stepwire.v1 import run_service_pb2 as pb
 from stepwire_engine.core import entries
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.scheduler.ends import Ends
+from stepwire_engine.transport.run_service import RunService
 from tests.transport.callers import Caller, Order, Typed
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run, open_run, passed
 from tests.transport.test_run_service import Peer
@@ -104,7 +106,58 @@ def test_a_redacted_output_is_for_who_says_so(peer: Peer, port: TablePort) -> No
     assert message.count(b"canary") == 1
 
 
+# ---- the service, for one run
+
+
+def test_a_single_run_is_answered_when_it_ends_and_not_before(
+    peer: Peer, port: TablePort, engine: LoopbackEngine, aside: ThreadPoolExecutor
+) -> None:
+    port.runs["r1"] = open_run()
+    answer = aside.submit(peer.end, "r1")
+    passed(port.watched)
+    assert not answer.done()
+    engine.call(port.put, ended_run("r1", input=Payload(b'"given"')))
+    run = answer.result(10)
+    assert (run.run_id, run.output.data, run.HasField("input"), len(run.steps)) == ("r1", b'"done"', False, 0)
+    passed(port.left)
+    assert peer.end("r1") == run, "one that had ended before"
+
+
+def test_a_single_run_that_there_is_not_ends_the_wait(peer: Peer, port: TablePort) -> None:
+    refused = peer.refusal("AwaitOne", pb.AwaitOneRequest(run_id="nobody"))
+    assert (refused.status, refused.code) == (grpc.StatusCode.NOT_FOUND, "run_not_found")
+    passed(port.left)
+
+
+def test_a_peer_that_leaves_ends_its_wait_for_a_single_run(peer: Peer, port: TablePort) -> None:
+    port.runs["r1"] = open_run()
+    method: Any = peer.channel.unary_unary("/stepwire.v1.RunService/AwaitOne")
+    call = method.future(pb.AwaitOneRequest(run_id="r1").SerializeToString(), timeout=10)
+    passed(port.watched)
+    call.cancel()
+    passed(port.left)
+    assert port._ends._waits == {} and port._ends._waited_for == 0
+
+
+def test_the_redacted_output_of_a_single_run_is_for_who_says_so(peer: Peer, port: TablePort) -> None:
+    hidden = Payload(b'"canary-4711"', redacted=True)
+    port.runs["r1"] = msgspec.structs.replace(ended_run(), input=hidden, output=hidden)
+    assert b"canary" not in peer.end("r1").SerializeToString()
+    assert peer.end("r1", include_redacted_output=True).SerializeToString().count(b"canary") == 1
+
+
 # ---- the clients
+
+
+def test_one_run_is_awaited_with_one_call_and_several_with_one_stream(
+    caller: Caller, port: TablePort, engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: list[str] = []
+    monkeypatch.setattr(RunService, "_count", lambda service, method, code: answered.append(method))
+    port.runs = {name: ended_run(name, b'"%s"' % name.encode()) for name in ("r1", "r2")}
+    assert [caller.result("r1"), caller.results(["r1"]), caller.results(["r1", "r2"])] == ["r1", ["r1"], ["r1", "r2"]]
+    engine.stop()
+    assert answered == ["AwaitOne", "AwaitOne", "Await"]
 
 
 def test_results_come_in_the_order_of_the_handles(
@@ -250,12 +303,59 @@ def test_results_without_any_engine_end_with_their_timeout(caller: Caller, engin
         caller.results(["r1", "r2"], timeout=0.3)
 
 
-def test_cancelling_results_ends_the_stream_and_the_thread(port: TablePort, engine: LoopbackEngine) -> None:
+def test_an_interrupt_ends_the_wait_of_the_main_thread(
+    port: TablePort, engine: LoopbackEngine, aside: ThreadPoolExecutor
+) -> None:
+    port.runs["r1"] = open_run()
+
+    def interrupt() -> None:
+        passed(port.watched)
+        signal.raise_signal(signal.SIGINT)
+
+    with ClientSync(engine.address) as client:
+        aside.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            client.handle("r1").result()
+        assert client.get("r1").state is RunState.RUNNING, "the client can be used on"
+    passed(port.left)
+
+
+def test_closing_a_client_ends_its_waits(port: TablePort, engine: LoopbackEngine, aside: ThreadPoolExecutor) -> None:
+    port.runs["r1"] = open_run()
+    client = ClientSync(engine.address)
+    result = aside.submit(client.handle("r1").result)
+    passed(port.watched)
+    client.close()
+    with pytest.raises(RunError, match="closed"):
+        result.result(10)
+    passed(port.left)
+
+
+def test_coroutines_that_wait_for_one_run_each_take_no_thread(port: TablePort, engine: LoopbackEngine) -> None:
+    names = [f"r{n}" for n in range(20)]
+    port.runs = {name: open_run(name) for name in names}
+
+    async def scenario() -> None:
+        async with Client(engine.address) as client:
+            waiting = [asyncio.create_task(client.handle(name).result()) for name in names]
+            for _ in names:
+                await asyncio.to_thread(passed, port.watched)
+            assert [thread.name for thread in threading.enumerate() if thread.name == "stepwire-wait"] == []
+            engine.call(port.put, *[ended_run(name, b'"%s"' % name.encode()) for name in names])
+            assert await asyncio.gather(*waiting) == names
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("names", [("r1", "r2"), ("r1",)], ids=["stream", "call"])
+def test_cancelling_results_ends_the_call_and_the_thread(
+    port: TablePort, engine: LoopbackEngine, names: tuple[str, ...]
+) -> None:
     port.runs = {name: open_run(name) for name in ("r1", "r2")}
 
     async def scenario() -> None:
         async with Client(engine.address) as client:
-            waiting = asyncio.create_task(client.results([client.handle(name) for name in ("r1", "r2")]))
+            waiting = asyncio.create_task(client.results([client.handle(name) for name in names]))
             await asyncio.to_thread(passed, port.watched)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -273,14 +373,14 @@ def test_cancelling_results_ends_the_stream_and_the_thread(port: TablePort, engi
 def test_what_the_engine_says_twice_or_unasked_counts_once(
     caller: Caller, port: TablePort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port.runs = {name: ended_run(name, b'"%s"' % name.encode()) for name in ("r1", "r2")}
+    port.runs = {name: ended_run(name, b'"%s"' % name.encode()) for name in ("r1", "r2", "r3")}
     wait = Ends.wait
 
     def with_more(ends: Ends, run_ids: Any, in_memory: Any) -> Any:
-        return wait(ends, ("r1", "r2"), in_memory)
+        return wait(ends, ("r1", "r3", "r2"), in_memory)
 
     monkeypatch.setattr(Ends, "wait", with_more)
-    assert caller.results(["r1"]) == ["r1"]
+    assert caller.results(["r1", "r2"]) == ["r1", "r2"]
 
 
 def test_a_closed_client_says_so(caller: Caller) -> None:

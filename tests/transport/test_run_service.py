@@ -27,7 +27,7 @@ from stepwire_engine.transport.status import EXIT_CODES, STATUS, stream_status
 from tests.transport.run_engine import PAYLOAD_BYTES_MAX, LoopbackEngine, TablePort, ended_run, open_run, passed
 
 FAILURE = Failure(ErrorCode.USER_ERROR, "ValueError", "no", "Traceback ...")
-METHODS = ["Start", "StartMany", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch", "Await"]
+METHODS = ["Start", "StartMany", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch", "Await", "AwaitOne"]
 STREAMS = ("Watch", "Await")
 NOT_A_MESSAGE = b"\x0a\xff"
 
@@ -64,6 +64,10 @@ class Peer:
         request = pb.AwaitRequest(run_ids=run_ids, **options).SerializeToString()
         stream: Any = self.channel.unary_stream("/stepwire.v1.RunService/Await")
         return stream(request, timeout=10)
+
+    def end(self, run_id: str, **options: Any) -> run_pb2.Run:
+        request = pb.AwaitOneRequest(run_id=run_id, **options)
+        return pb.AwaitOneResponse.FromString(self.send("AwaitOne", request.SerializeToString())).run
 
     def refusal(self, method: str, request: Message | bytes) -> Refused:
         data = request if isinstance(request, bytes) else request.SerializeToString()
@@ -236,6 +240,8 @@ def _event_of(data: bytes) -> pb.SendEventRequest:
         ("Await", pb.AwaitRequest(run_ids=["r", ""]), "run_ids[1]"),
         ("Await", pb.AwaitRequest(run_ids=["r", "r" * 257]), "run_ids[1]"),
         ("Await", pb.AwaitRequest(run_ids=["r1", "r2", "r1"]), "run_ids"),
+        ("AwaitOne", pb.AwaitOneRequest(), "run_id"),
+        ("AwaitOne", pb.AwaitOneRequest(run_id="r" * 257), "run_id"),
         ("Watch", pb.WatchRequest(), "run_id"),
         ("Watch", pb.WatchRequest(run_id="r" * 257), "run_id"),
         ("Resume", pb.ResumeRequest(), "run_id"),
@@ -303,6 +309,7 @@ def test_every_code_reaches_the_peer_with_its_status(peer: Peer, port: TablePort
         "Watch": pb.WatchRequest(run_id="r1"),
         "StartMany": many("f"),
         "Await": pb.AwaitRequest(run_ids=["r1"]),
+        "AwaitOne": pb.AwaitOneRequest(run_id="r1"),
     }
     for method, request in calls.items():
         refused = peer.refusal(method, request)

@@ -135,6 +135,7 @@ class RunService:
             "Cancel": self._unary("Cancel", pb.CancelRequest, self._cancel),
             "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._send_event),
             "Logs": self._unary("Logs", pb.LogsRequest, self._logs),
+            "AwaitOne": self._unary("AwaitOne", pb.AwaitOneRequest, self._await_one),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
             "Await": grpc.unary_stream_rpc_method_handler(self._await),
         }
@@ -245,6 +246,14 @@ class RunService:
         answer = pb.LogsResponse(next=page.next, dropped=page.dropped)
         for line in page.lines:
             log_to_pb(line, answer.lines.add())
+        return answer
+
+    async def _await_one(self, request: pb.AwaitOneRequest) -> pb.AwaitOneResponse:
+        _check_text("run_id", request.run_id)
+        with self._port.ends((request.run_id,)) as ended:
+            [view] = await ended()
+        answer = pb.AwaitOneResponse()
+        run_to_pb(view, answer.run, reveal_output=request.include_redacted_output, with_input=False)
         return answer
 
     def _payload(self, field: str, value: payload_pb2.Payload) -> Payload:

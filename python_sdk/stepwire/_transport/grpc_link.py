@@ -77,8 +77,9 @@ class GrpcLink:
         self._on_frame = on_frame
         self._on_reconnect = on_reconnect
         self._on_traffic = on_traffic
-        self._bell = threading.Condition()
-        self._rung = False
+        # Held until it rings. A Condition would make a lock and a queue for every sleep of the writer.
+        self._bell = threading.Lock()
+        self._bell.acquire()
         self._stopping = threading.Event()
         self._leaving = False
         self._missed = False
@@ -106,9 +107,11 @@ class GrpcLink:
             self._thread.join(_CANCELLED_SECONDS)
 
     def _ring(self) -> None:
-        with self._bell:
-            self._rung = True
-            self._bell.notify_all()
+        if self._bell.locked():
+            try:
+                self._bell.release()
+            except RuntimeError:
+                pass  # Another thread rang it meanwhile.
 
     # ---- the reader thread
 
@@ -214,6 +217,7 @@ class GrpcLink:
         while True:
             with self._port.lock:
                 if stream != self._stream:
+                    self._ring()  # It may have rung for the writer of the next one.
                     return  # This stream has ended; what is queued is the next one's to say.
                 frame = self._port.take_frame()
             if not self._port.session.connected and time.monotonic() - dialled > _WELCOME_SECONDS:
@@ -236,7 +240,4 @@ class GrpcLink:
         due = self._port.next_due()
         idle = 1.0 if self._port.logs is None else SEND_WITHIN_SECONDS  # Code that logs does not ring.
         timeout = idle if due is None else min(idle, max(0.0, due - self._port.clock()))
-        with self._bell:
-            if not self._rung:
-                self._bell.wait(timeout)
-            self._rung = False
+        self._bell.acquire(timeout=timeout)

@@ -10,8 +10,8 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -51,93 +51,134 @@ Answer = TypeVar("Answer", bound=Message)
 
 
 class Pending(Generic[T]):
-    """A call on its way. Either `result` or `wait` gives its answer.
+    """A call to be made, or on its way. Either `result` or `wait` gives its answer.
 
     Args:
-        make: Makes the call, first and again after the engine said that it has no room for it at the moment.
-        again: Makes the call once more. A connection whose engine was restarted shows only at the next call that
-            it is dead; a call that may be repeated does not let anybody see that.
+        method: Opens the connection, if there is none.
+        repeatable: A connection whose engine was restarted shows only at the next call that it is dead; a call that
+            may be repeated does not let anybody see that.
     """
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        method: Callable[[], Any],
+        data: bytes,
         read: Callable[[bytes], T],
         address: str,
-        again: Callable[[], Any] | None,
+        repeatable: bool,
         jitter: random.Random,
     ) -> None:
-        self._random = jitter
-        self._make = make
-        self._tries = 1
-        self._future = make()
+        self._method = method
+        self._data = data
         self._read = read
         self._address = address
-        self._again = again
+        self._repeatable = repeatable
+        self._random = jitter
+        self._options: dict[str, Any] = {"timeout": CALL_SECONDS}
+        self._tries = 1
+        self._future: Any = None
         self._first: grpc.RpcError | None = None
+
+    def begun(self) -> Self:
+        """Make the call, and let it be on its way while others are made."""
+        if self._future is None:
+            self._future = self._method().future(self._data, **self._options)
+        return self
 
     def result(self) -> T:
         """Block until the answer is here. Raises StepwireError."""
-        try:
-            data = self._future.result()
-        except grpc.RpcError as error:
-            if self._repeat(error):
-                return self.result()
-            if (pause := self._pause(error)) is not None:
-                threading.Event().wait(pause)
-                self._future = self._make()
-                return self.result()
-            if self._first is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                error = self._first  # Nobody came back; that is what there is to say.
-            raise error_from_rpc(error, self._address) from None
-        return readable(self._read, data)
+        while True:
+            try:
+                data = self._answer()
+            except grpc.RpcError as error:
+                threading.Event().wait(self._again(error))
+            else:
+                return readable(self._read, data)
 
-    def _repeat(self, error: grpc.RpcError) -> bool:
-        """Make the call again, once, if the engine never had it. True if it was made."""
-        again, self._again = self._again, None
-        if again is None or error.code() is not grpc.StatusCode.UNAVAILABLE or code_of(error) is not None:
-            return False
-        self._first = error
-        self._future = again()
-        return True
+    def _answer(self) -> bytes:
+        if self._future is None:
+            # Read by this thread itself: a future needs another one, which would be made for this call.
+            answer: bytes = self._method()(self._data, **self._options)
+            return answer
+        future, self._future = self._future, None
+        answer = future.result()
+        return answer
 
-    def _pause(self, error: grpc.RpcError) -> float | None:
-        """Seconds until the call is made again because the engine had no room for it; None: it is not."""
+    def _again(self, error: grpc.RpcError) -> float:
+        """How long to pause before the call is made again. Raises StepwireError if it is not."""
+        repeatable, self._repeatable = self._repeatable, False
+        code = code_of(error)
+        if repeatable and error.code() is grpc.StatusCode.UNAVAILABLE and code is None:
+            self._first = error  # The engine never had it.
+            self._options = {"timeout": RECONNECT_SECONDS, "wait_for_ready": True}
+            return 0.0
         wanted = retry_after_of(error)
-        if code_of(error) is not ErrorCode.LIMIT_EXCEEDED or wanted is None or self._tries >= BUSY_TRIES:
-            return None
-        self._tries += 1
-        return min(wanted, BUSY_SECONDS_MAX) * self._random.uniform(1.0, 2.0)
+        if code is ErrorCode.LIMIT_EXCEEDED and wanted is not None and self._tries < BUSY_TRIES:
+            self._tries += 1
+            self._options = {"timeout": CALL_SECONDS}
+            return min(wanted, BUSY_SECONDS_MAX) * self._random.uniform(1.0, 2.0)
+        if self._first is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            error = self._first  # Nobody came back; that is what there is to say.
+        raise error_from_rpc(error, self._address) from None
 
     async def wait(self) -> T:
         """The same for a coroutine; cancelling it cancels the call. Raises StepwireError."""
         while True:
-            await self._over()
-            failed = self._future.exception() if not self._future.cancelled() else None
+            future = self.begun()._future
+            await over(future)
+            failed = future.exception() if not future.cancelled() else None
             if not isinstance(failed, grpc.RpcError):
                 return self.result()
-            if self._repeat(failed):
-                continue
-            if (pause := self._pause(failed)) is None:
-                return self.result()
-            await asyncio.sleep(pause)
-            self._future = self._make()
+            self._future = None
+            await asyncio.sleep(self._again(failed))
 
-    async def _over(self) -> None:
-        loop = asyncio.get_running_loop()
-        done = asyncio.Event()
 
-        def notify(_: object) -> None:
-            try:
-                loop.call_soon_threadsafe(done.set)
-            except RuntimeError:
-                pass  # the loop was closed; nobody waits any more
+async def over(future: Any) -> None:
+    """Wait until a call of gRPC is over; cancelling that cancels the call."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
 
-        self._future.add_done_callback(notify)
+    def notify(_: object) -> None:
         try:
-            await done.wait()
-        finally:
-            self._future.cancel()  # of no effect once it is done
+            loop.call_soon_threadsafe(done.set)
+        except RuntimeError:
+            pass  # the loop was closed; nobody waits any more
+
+    future.add_done_callback(notify)
+    try:
+        await done.wait()
+    finally:
+        future.cancel()  # of no effect once it is done
+
+
+class OneAnswer:
+    """A call with a single answer, read as a stream of that answer; it raises what a stream would.
+
+    Args:
+        cancellable: `cancel` may be called, by another thread. Otherwise the thread that reads needs no help.
+
+    Attributes:
+        future: The call itself, if it is cancellable.
+    """
+
+    def __init__(self, method: Any, data: bytes, options: dict[str, Any], cancellable: bool) -> None:
+        self._method = method
+        self._data = data
+        self._options = options
+        self.future: Any = method.future(data, **options) if cancellable else None
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            if self.future is None:
+                yield self._method(self._data, **self._options)
+            else:
+                yield self.future.result()
+        except grpc.FutureCancelledError:
+            pass  # Whoever did that knows.
+
+    def cancel(self) -> None:
+        if self.future is not None:
+            self.future.cancel()
 
 
 class StartOutcome(NamedTuple):
@@ -275,6 +316,17 @@ class RunCalls:
 
         return readable(read, data)
 
+    def end(self, run_id: str, timeout: float | None, wait_for_ready: bool, cancellable: bool) -> OneAnswer:
+        """As `ends`, for one run; the answer is for `ended_one`."""
+        request = pb.AwaitOneRequest(run_id=run_id, include_redacted_output=True)
+        method: Any = self._open("watches").unary_unary(_SERVICE + "AwaitOne")
+        options = {"timeout": timeout, "wait_for_ready": wait_for_ready}
+        return OneAnswer(method, request.SerializeToString(), options, cancellable)
+
+    def ended_one(self, data: bytes) -> tuple[Run, ...]:
+        """The record in the answer of `end`. Raises ProtocolError."""
+        return (readable(lambda d: run_from_pb(pb.AwaitOneResponse.FromString(d).run, self._codec), data),)
+
     def close(self) -> None:
         """Close the channels, for good; what is on its way fails. Idempotent."""
         with self._lock:
@@ -284,18 +336,10 @@ class RunCalls:
                 channel.close()
 
     def _call(self, name: str, request: Message, read: Callable[[bytes], T], *, repeatable: bool = True) -> Pending[T]:
-        data = request.SerializeToString()
-
         def method() -> Any:
             return self._open("calls").unary_unary(_SERVICE + name)
 
-        def make() -> Any:
-            return method().future(data, timeout=CALL_SECONDS)
-
-        def again() -> Any:
-            return method().future(data, timeout=RECONNECT_SECONDS, wait_for_ready=True)
-
-        return Pending(make, read, self.address, again if repeatable else None, self._random)
+        return Pending(method, request.SerializeToString(), read, self.address, repeatable, self._random)
 
     def _stream(self, name: str, request: Message, timeout: float | None, wait_for_ready: bool) -> Any:
         stream: Any = self._open("watches").unary_stream(_SERVICE + name)

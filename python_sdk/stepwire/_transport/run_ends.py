@@ -1,7 +1,7 @@
-"""Waiting for the ends of runs, one or many with one stream; runs that `ctx.restart_with` ended are followed.
+"""Waiting for the ends of runs: many with one stream, one with one call; successors of `ctx.restart_with` are followed.
 
 An engine that is not there for a while is waited for, as by every `RunStream`. Coroutines get one thread per wait,
-however many runs it is for.
+however many runs it is for; none for one run, unless its engine went away or it has a successor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from stepwire._transport.run_calls import RunCalls
+from stepwire._transport.run_calls import RunCalls, over
 from stepwire._transport.run_record import Run
 from stepwire._transport.run_watch import RunStream
 
@@ -33,24 +33,31 @@ class RunEnds(RunStream):
 
     def __init__(self, calls: RunCalls, run_ids: Iterable[str], *, timeout: float | None) -> None:
         super().__init__(calls, timeout=timeout)
+        self._cancellable = False
+        self._read_answer = calls.ended
         self._left = {run_id: {run_id} for run_id in run_ids}
         """What is waited for, and for whose sake: a successor is, for the runs that began the chain."""
         self._ended: dict[str, Run] = {}
         self._told = 0
 
-    def collect(self) -> dict[str, Run]:
+    def collect(self, broken: grpc.RpcError | None = None) -> dict[str, Run]:
         """Block until all have ended; the records by the ids that were asked for, of a chain the last run.
+
+        Args:
+            broken: How a first call ended.
 
         Raises:
             TimeoutError: the time is over and some have not ended.
             StepwireError: the engine refuses, e.g. RunNotFound.
         """
+        if broken is not None:
+            self._judge(broken)
         while self._left and not self._cancelled.is_set():
             told = self._told
             try:
                 with closing(self._stream()) as stream:
                     for data in stream:
-                        for run in self._calls.ended(data):
+                        for run in self._read_answer(data):
                             self._note(run)
             except grpc.RpcError as error:
                 self._judge(error)
@@ -58,6 +65,24 @@ class RunEnds(RunStream):
                 if self._told == told:
                     self._rest()  # an engine that stops may end its streams in good order
         return self._ended
+
+    async def wait(self) -> dict[str, Run]:
+        """`collect` for a coroutine; cancelling it ends the wait."""
+        self._cancellable = True
+        broken = await self._first_answer() if len(self._left) == 1 else None
+        return await on_thread(lambda: self.collect(broken), self.cancel) if self._left else self._ended
+
+    async def _first_answer(self) -> grpc.RpcError | None:
+        """The answer for a single run; `collect` says what there is to do if it has a successor, or the call failed."""
+        (run_id,) = self._left
+        call = self._calls.end(run_id, self._seconds_left(), False, True).future
+        await over(call)
+        failed = call.exception()
+        if isinstance(failed, grpc.RpcError):
+            return failed
+        for run in self._calls.ended_one(call.result()):
+            self._note(run)
+        return None
 
     def _note(self, run: Run) -> None:
         first = self._left.pop(run.run_id, None)
@@ -83,6 +108,10 @@ class RunEnds(RunStream):
 
     def _open(self, timeout: float | None, wait_for_ready: bool) -> Any:
         asked = list(self._left)[:AT_ONCE]
+        if len(asked) == 1:
+            self._read_answer = self._calls.ended_one
+            return self._calls.end(asked[0], timeout, wait_for_ready, self._cancellable)
+        self._read_answer = self._calls.ended
         return self._calls.ends(asked, timeout, wait_for_ready)
 
     def _unfinished(self) -> str:

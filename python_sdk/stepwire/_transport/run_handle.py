@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from stepwire._transport.run_calls import RunCalls, StartOutcome
-from stepwire._transport.run_ends import RunEnds, on_thread
+from stepwire._transport.run_ends import RunEnds
 from stepwire._transport.run_logs import LogFilter, LogLines, LogLinesSync, level_number
 from stepwire._transport.run_record import Run, RunState
 from stepwire.errors import PartlyStarted, RunCancelled, RunFailed, StepwireError, error_from_failure
@@ -83,8 +83,8 @@ class RunHandle(_Handle[T]):
     async def result(self, timeout: float | None = None) -> T:
         """Wait until the run has ended; an engine that restarts meanwhile is waited for.
 
-        A run that ended with `ctx.restart_with` is followed: the result is that of its last successor. A waiting
-        result holds a thread of this process. Cancelling it does not cancel the run.
+        A run that ended with `ctx.restart_with` is followed: the result is that of its last successor. Cancelling
+        this does not cancel the run.
 
         Args:
             timeout: Seconds; None waits as long as it takes.
@@ -94,8 +94,7 @@ class RunHandle(_Handle[T]):
             RunCancelled: the run was cancelled.
             TimeoutError: it has not ended yet; it goes on.
         """
-        ends = RunEnds(self._calls, (self.run_id,), timeout=timeout)
-        return self._outcome(await on_thread(ends.collect, ends.cancel))
+        return self._outcome(await RunEnds(self._calls, (self.run_id,), timeout=timeout).wait())
 
     async def status(self) -> RunState:
         """The state of the run now. Raises RunNotFound, EngineUnavailable."""

@@ -145,6 +145,20 @@ class AwaitResponse(_message.Message):
     runs: _containers.RepeatedCompositeFieldContainer[_run_pb2.Run]
     def __init__(self, runs: _Optional[_Iterable[_Union[_run_pb2.Run, _Mapping]]] = ...) -> None: ...
 
+class AwaitOneRequest(_message.Message):
+    __slots__ = ("run_id", "include_redacted_output")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REDACTED_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    include_redacted_output: bool
+    def __init__(self, run_id: _Optional[str] = ..., include_redacted_output: bool = ...) -> None: ...
+
+class AwaitOneResponse(_message.Message):
+    __slots__ = ("run",)
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run: _run_pb2.Run
+    def __init__(self, run: _Optional[_Union[_run_pb2.Run, _Mapping]] = ...) -> None: ...
+
 class ResumeRequest(_message.Message):
     __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
