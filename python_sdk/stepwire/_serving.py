@@ -12,6 +12,8 @@ import threading
 import time
 from typing import Any, Protocol
 
+import msgspec
+
 from stepwire._runtime import keeping as bodies
 from stepwire._runtime.executor import HostRuntime
 from stepwire._runtime.logs import LogShipper
@@ -24,6 +26,7 @@ from stepwire.codec import Codec
 from stepwire.context import context_of
 from stepwire.flow import FlowFunction, StepFunction
 from stepwire.hooks import Hook
+from stepwire.protocol import limits
 from stepwire.protocol.frames import EngineFrame, Hello
 from stepwire.protocol.plan import ParallelMode
 
@@ -98,7 +101,10 @@ class RunningHost:
         self.host = host
         self.loop = asyncio.get_running_loop()
         self.pid = os.getpid()
-        self.port = SessionPort(HostSession(host.hello()), time.monotonic, host.log_handler.lines)
+        hello = host.hello()
+        # Only here: within one process there is no round trip that could be saved.
+        hello = msgspec.structs.replace(hello, ahead=min(hello.slots, limits.AHEAD_MAX))
+        self.port = SessionPort(HostSession(hello), time.monotonic, host.log_handler.lines)
         self.runtime = runtime_of(host, self.port, self.loop)
         self._link = GrpcLink(engine, self.port, self._on_frame, self._on_reconnect, self._on_traffic)
         self._lag: asyncio.TimerHandle | None = None

@@ -204,6 +204,7 @@ _PLAIN_HELLOS = st.builds(
     sdk_language=TEXT,
     sdk_version=TEXT,
     resume=st.none() | st.builds(frames.ResumeState, BODIES, ATTEMPTS, U64),
+    ahead=U32,
 )
 HELLOS = st.builds(_hello, _PLAIN_HELLOS, FLOW_OPTIONS)
 HOST_SECTIONS = st.builds(

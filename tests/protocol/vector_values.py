@@ -464,6 +464,7 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
             RunLogs("run-2", dropped=1),
         ]
     ),
+    "host-hello-ahead": HostFrame(hello=Hello("orders", "5f0c9e", steps=("charge",), slots=4, bodies=0, ahead=4)),
     "host-redacted": HostFrame(
         5,
         hello=Hello("orders", "5f0c9e", ("checkout",), flow_options=(FlowOptions("checkout", redact_input=True),)),

@@ -11,6 +11,8 @@ import random
 from collections.abc import Callable, Generator
 from typing import Any
 
+import msgspec
+
 from stepwire._replay.journal import BodyJournal, Decision, Kind
 from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
@@ -71,18 +73,16 @@ class Line:
         self.over = False
 
 
-class SimScope(paths.Occurrences):
+class SimScope(paths.Occurrences, eq=False, kw_only=True):
     """The root or one branch, with what was planned directly in it."""
 
-    def __init__(self, path: str, group: SimGroup | None, index: int, *, limited: bool) -> None:
-        super().__init__(path)
-        self.group = group
-        self.index = index
-        self.limited = limited
-        self.ended = False
-        self.line: Line | None = None
-        self.steps: list[str] = []
-        self.groups: dict[str, SimGroup] = {}
+    group: SimGroup | None
+    index: int
+    limited: bool
+    ended: bool = False
+    line: Line | None = None
+    steps: list[str] = msgspec.field(default_factory=list)
+    groups: dict[str, SimGroup] = msgspec.field(default_factory=dict)
 
 
 class SimGroup:
@@ -211,7 +211,7 @@ class ProgramBody:
         self._ready: list[Line] = []
         self._thinking: set[Line] = set()
         self._outputs: dict[str, Payload] = {}
-        root = SimScope("", None, 0, limited=False)
+        root = SimScope("", group=None, index=0, limited=False)
         root.line = Line(self._root(root), root)
         self._ready.append(root.line)
 
@@ -448,7 +448,8 @@ class ProgramBody:
             yield Parked()
         group = self.groups[path] = scope.groups[path] = SimGroup(self, opened, scope)
         for index, program in enumerate(op.branches):
-            branch = SimScope(paths.branch_path(path, index), group, index, limited=scope.limited or op.limit > 0)
+            limited = scope.limited or op.limit > 0
+            branch = SimScope(paths.branch_path(path, index), group=group, index=index, limited=limited)
             branch.line = Line(self._line(branch, program), branch)
             group.scopes.append(branch)
             self._ready.append(branch.line)

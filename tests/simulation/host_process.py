@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stepwire._transport.session import HostSession
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import EngineFrame, EngineSection, FlowOptions, Hello, Result
+from stepwire.protocol.frames import EngineFrame, EngineSection, FlowOptions, Hello, RejectReason, Result
 from stepwire.protocol.plan import CALL_STEP
 from tests.simulation.clocks import Clock
 from tests.simulation.network import Link
@@ -68,7 +68,16 @@ class HostProcess(ABC):
         self.leaving = False
         steps = (CALL_STEP,) if name == CALLS else (TASK, UNDO_TASK)
         self.session = HostSession(
-            Hello(name, self.instance, flows, steps, slots=world.slots, bodies=1000, flow_options=options)
+            Hello(
+                name,
+                self.instance,
+                flows,
+                steps,
+                slots=world.slots,
+                bodies=1000,
+                flow_options=options,
+                ahead=world.ahead,
+            )
         )
         self._via: Link | None = None
 
@@ -227,6 +236,16 @@ class HostProcess(ABC):
             self.session.loop_ticked(self.mono, self.mono + _TICK_SECONDS)
         self.flush()
 
+    def _begin_waiting(self) -> None:
+        """On the loop: what was given ahead of free slots gets those that there are."""
+        for run_id, execute in self.session.begin_waiting(self.mono):
+            self.world.note("began ahead")
+            self.handle(EngineSection(run_id, executes=[execute]))
+
     def flush(self) -> None:
+        if self.alive and self.session.waiting and not (self.gate.shut or self.loop.shut):
+            self._begin_waiting()
         while self.link is not None and (frame := self.session.take_frame(self.mono)) is not None:
+            if any(reject.reason is RejectReason.NO_SLOT for section in frame.runs for reject in section.rejects):
+                self.world.note("rejected for want of a slot")
             self.world.network.send(self.link, "engine", frame)

@@ -154,7 +154,7 @@ class SimHost(HostProcess):
             self._give_back(run_id, body)
             return
         if not body.ended or body.journal.replaying:
-            assert not body.quiet or body.undoing or not body.journal._releases, "a blocked body has every release"
+            assert not body.quiet or body.undoing or not body.journal.undelivered, "a blocked body has every release"
         self._start_undos(run_id, body)
         self._start_steps(run_id, body)
         for path, execute in list(self.waiting.get(run_id, {}).items()):

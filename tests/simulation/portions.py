@@ -13,6 +13,7 @@ PORTIONS = 4
 """Portions of one test file."""
 RARE = {
     "attempt adopted",
+    "began ahead",
     "body adopted",
     "cancel while undoing",
     "commit refused",
@@ -63,6 +64,7 @@ RARE = {
     "key of a child in use",
     "limit of a group reached",
     "race_lost while executing",
+    "rejected for want of a slot",
     "replaced by a process of the same identity",
     "restarted",
     "resume",

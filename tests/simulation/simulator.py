@@ -89,10 +89,14 @@ class World:
         self.refusals = refusals
         self.horizon = 12.0
         self.slots = self.rng.choice([1, 2, 4, 16])
+        ahead = random.Random(f"ahead {seed}")
+        self.ahead = ahead.choice([0, 1, 2, 3])
+        """Executes that hosts keep beyond their slots; by dice of their own, so that what else a seed plays stays."""
         self.step_crashes = self.rng.choice(_STEP_CRASHES)
         self.wired = self.rng.random() < _WIRED_SHARE
         room = self.rng.choice([100_000, 100_000, 4])
-        self.config = msgspec.structs.replace(CONFIG, live_idle=live_idle, runs_in_memory_max=room)
+        pace = ahead.choice([CONFIG.ahead_pace, 2.0, 2.0])
+        self.config = msgspec.structs.replace(CONFIG, live_idle=live_idle, runs_in_memory_max=room, ahead_pace=pace)
         self.reached: Counter[str] = Counter()
         self.faults_injected = 0
         self.disturbances = 0
@@ -214,6 +218,7 @@ class World:
         self.truth.begins(execution, execute, self.generation, started=started)
         self._executions[host.serial, run_id, execute.path, execute.attempt] = execution
         host.running[run_id, execute.path] = execution
+        assert len(host.running) <= host.session.slots, f"I4: {host.name} executes more than it has slots for"
         luck = self._luck(run_id, execute, host)
         takes = self.rng.choice([0.0, 0.01, 0.2, 1.5])
         if execute.timeout is not None and takes > execute.timeout:

@@ -29,6 +29,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
             branches of a late group may take to answer its last wave.
         stop_grace: How long the attempts of a stopping run may take to stop before its compensation begins.
         live_idle: How long a run that only waits stays in memory; timers due sooner keep it there.
+        ahead_pace: A host whose attempts took no longer lately gets registered steps ahead of free slots, in seconds.
         loop_lag_max: A host whose last report says that its loop is later than this gets nothing new.
         reconcile_interval: From the beginning of one look at every owner to the next.
         reconcile_portion: Runs, and steps of runs, that are looked at in one tick.
@@ -55,6 +56,7 @@ class CoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_grace: float = 2.0
     stop_grace: float = 10.0
     live_idle: float = 10.0
+    ahead_pace: float = 0.05
     loop_lag_max: float = 1.0
     reconcile_interval: float = 10.0
     reconcile_portion: int = 500

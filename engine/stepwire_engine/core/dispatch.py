@@ -328,6 +328,8 @@ class Dispatcher:
             session = self._roomiest(queue[0])
             if session is not None:
                 self._execute(session, [queue.popleft()])
+            elif (session := self._soonest(queue[0])) is not None:
+                self._execute(session, [queue.popleft()], ahead=True)
             elif self._suspect(queue[0]):
                 aside.append(queue.popleft())
             else:
@@ -365,12 +367,13 @@ class Dispatcher:
 
     def pump(self, session: Session) -> None:
         """The session has room: give it what waits."""
-        if session.free_slots > 0:
+        room = session.free_slots
+        if room > 0 and session.closures:
             self.pump_closures(session)
-            if self._tasks:
-                for name in [n for n in self._tasks if n in session.steps]:
-                    self.pump_tasks(name)
-        if session.takes_bodies:
+        if self._tasks and (room > 0 or session.room_ahead(self._books.config.ahead_pace) > 0):
+            for name in [n for n in self._tasks if n in session.steps]:
+                self.pump_tasks(name)
+        if any(self._bodies.values()) and session.takes_bodies:
             for flow in [f for f, queue in self._bodies.items() if queue and f in session.flows]:
                 self.pump_bodies(flow)
 
@@ -391,14 +394,38 @@ class Dispatcher:
                 best, room = session, session.free_slots
         return best
 
-    def _execute(self, session: Session, steps: list[Step]) -> None:
-        """Give these steps to a host that has a slot for each; for every run at once what is the same for its steps."""
+    def _soonest(self, step: Step) -> Session | None:
+        """The session without a free slot that will soon have one for this step, and lets it wait for that."""
+        if not _goes_ahead(step):
+            return None
+        pace_max = self._books.config.ahead_pace
+        best: Session | None = None
+        room = 0
+        for session in self._books.sessions.values():
+            if step.name in session.steps:
+                found = session.room_ahead(pace_max)
+                if found > room and not self._is_wanted(session):
+                    best, room = session, found
+        return best
+
+    def _is_wanted(self, session: Session) -> bool:
+        """Whether its next free slot is for a step that may not go ahead: those that may must not keep it away."""
+        return any([n in session.steps and q and not _goes_ahead(q[0]) for n, q in self._tasks.items()])
+
+    def _execute(self, session: Session, steps: list[Step], *, ahead: bool = False) -> None:
+        """Give these steps to a host that has a slot for each; for every run at once what is the same for its steps.
+
+        Args:
+            ahead: It has none: they wait there for a moment.
+        """
         books = self._books
         mono = books.now.mono
         for run, group in groupby(steps, _RUN):
             own = list(group)
             leases = session.hold_all(run, own, books.next_fences(len(own)), mono)
             for lease in leases:
+                if ahead:
+                    lease.ahead = True
                 step = lease.step
                 step.queued = False
                 if step.timeout:
@@ -467,6 +494,11 @@ def _is_plain(step: Step) -> bool:
         and not (step.queued or step.uncertain or step.scope.limits)
         and (step.particulars is None or step.undo_of is None)
     )
+
+
+def _goes_ahead(step: Step) -> bool:
+    """Whether it may wait in a host for a slot: it takes no place of others, and has killed no host."""
+    return not (step.lost_on or step.scope.limits)
 
 
 def _still_ready(step: Step) -> bool:

@@ -161,7 +161,7 @@ def _services(sessions: Iterable[Session], flow: str, names: set[str]) -> tuple[
         service = found.setdefault(session.service, ServiceView(service=session.service))
         service.hosts += 1
         service.serving_flow += flow in session.flows
-        service.busy += len(session.leases)
+        service.busy += session.busy_slots
         service.slots += session.slots
         service.lagging += session.lagging
         service.draining += session.draining

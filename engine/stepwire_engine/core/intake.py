@@ -7,7 +7,7 @@ host is told what it no longer owns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import repeat
 
 from stepwire.protocol.failure import ErrorCode
@@ -142,11 +142,12 @@ class Intake:
 
     # ---- results
 
-    def _results(self, turn: Turn, session: Session, results: Iterable[Result]) -> None:
+    def _results(self, turn: Turn, session: Session, results: Sequence[Result]) -> None:
         """The outcomes of attempts, one after the other: each may decide what the next one is worth."""
         books, run = self._books, turn.run
         steps, run_id = run.steps, run.run_id
         last_given = books.last_fence
+        session.keep_pace(results)
         for result in results:
             fence = result.fence
             if fence > last_given:  # No engine on this store has given it: a defect of the host, or an old store.
@@ -193,6 +194,8 @@ class Intake:
         session.drop(lease)
         run.stats.executes -= 1  # It was no attempt.
         match reject.reason:
+            case RejectReason.NO_SLOT if lease.ahead:
+                session.pace = max(session.pace, 2 * self._books.config.ahead_pace)
             case RejectReason.NO_SLOT:
                 session.saturated = True
             case RejectReason.DRAINING:

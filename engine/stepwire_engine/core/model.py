@@ -69,6 +69,7 @@ class Lease(Held):
             A Report that answers a later frame and does not list the attempt says that the host does not have it.
         cancelled: Why the host was told to stop it; None: it was not.
         beside: The live body that the same host had before it got this attempt; it keeps the output for it.
+        ahead: The host had no free slot when it got this attempt, and lets it wait for one for a moment.
     """
 
     step: Step
@@ -79,6 +80,7 @@ class Lease(Held):
     frame: int = 0
     cancelled: CancelReason | None = None
     beside: Fence | None = None
+    ahead: bool = False
 
 
 class Particulars(Held):

@@ -7,7 +7,7 @@ dispatch is decided in `dispatch.py`, when a session is lost in `liveness.py`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from stepwire.protocol.frames import (
     Advance,
@@ -19,10 +19,15 @@ from stepwire.protocol.frames import (
     Fault,
     Goodbye,
     Hello,
+    Result,
     Welcome,
 )
 from stepwire.protocol.plan import Fence
 from stepwire_engine.core.model import Body, Lease, Run, Step
+
+_PACE_MAX = 1.0
+"""What takes longer counts as this long, in seconds: one such attempt is forgotten after a few short ones."""
+_PACE_WEIGHT = 0.125
 
 
 class AckLedger:
@@ -93,6 +98,8 @@ class Session:
         loop_lag: How late the host's loop is, in seconds, as its last report says.
         lagging: That is too late: it gets nothing new until a report says otherwise.
         full: The host refused a body for want of room; cleared by its next report.
+        ahead: Attempts beyond its slots that may wait there for one.
+        pace: What its attempts took lately, in seconds; many until that is known.
     """
 
     def __init__(self, session_id: str, hello: Hello, now: float, freed: list[Step]) -> None:
@@ -119,6 +126,7 @@ class Session:
         self.loop_lag = 0.0
         self.lagging = False
         self.closing = False
+        self.pace = _PACE_MAX
         self.greet(hello)
 
     def greet(self, hello: Hello) -> None:
@@ -128,6 +136,7 @@ class Session:
         self.flows = frozenset(hello.flows)
         self.steps = frozenset(hello.steps)
         self.slots = hello.slots
+        self.ahead = min(hello.ahead, hello.slots)
         self.stream += 1
         self.draining = False
         self.saturated = False
@@ -153,11 +162,31 @@ class Session:
     @property
     def free_slots(self) -> int:
         """Attempts that may be dispatched now."""
+        return self.slots - len(self.leases) if self._takes_attempts else 0
+
+    @property
+    def _takes_attempts(self) -> bool:
         if not (self.connected and self.open) or self.draining or self.saturated or self.lagging or self.closing:
+            return False
+        return not self.congested
+
+    @property
+    def busy_slots(self) -> int:
+        """Attempts that have begun, as far as that is known here."""
+        return min(len(self.leases), self.slots)
+
+    def room_ahead(self, pace_max: float) -> int:
+        """Registered steps that may be given to it beyond its slots, if its attempts took no longer than that lately.
+
+        Closures that wait there for a slot come first.
+        """
+        if not self.ahead or self.pace > pace_max or self.closures or self.executes_suspect or not self._takes_attempts:
             return 0
-        if self.congested:
-            return 0
-        return self.slots - len(self.leases)
+        return self.slots + self.ahead - len(self.leases)
+
+    def keep_pace(self, results: Sequence[Result]) -> None:
+        """Results of one run have come; one of them tells for all what attempts take at present."""
+        self.pace += (min(results[-1].elapsed, _PACE_MAX) - self.pace) * _PACE_WEIGHT
 
     @property
     def executes_suspect(self) -> bool:

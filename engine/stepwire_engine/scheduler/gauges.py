@@ -52,7 +52,7 @@ class Gauges:
         for session in self._core.sessions.values():
             if session.connected:
                 service = telemetry.service(session.service)
-                busy = len(session.leases)
+                busy = session.busy_slots
                 if session.instance_id != ENGINE_INSTANCE:
                     # Who counts hosts counts those that people run; the slots of the engine's own are of interest.
                     connected[service] = connected.get(service, 0) + 1

@@ -49,6 +49,7 @@ from stepwire.protocol.plan import ParallelMode, StepKind, StepPlanned
 
 logger = logging.getLogger("stepwire.host")
 
+_RUN = StepKind.RUN
 QUIET_TICKS_MAX = 12
 """Ticks of the loop that a frame waits for more, while every tick brings something."""
 
@@ -215,7 +216,7 @@ class HostRuntime:
         elif body is None:
             self._port.give_back(run_id, advance.fence)
             return
-        elif self._must_replay(body) or not body.feed(advance):
+        elif (self._keeping.replays and self._must_replay(body)) or not body.feed(advance):
             self.body_gone(body)
             return
         self.touch(body)
@@ -287,7 +288,10 @@ class HostRuntime:
         if not body.touched:
             body.touched = True
             self._dirty.append(body)
-        self._schedule()
+        if self._flushing:
+            self._activity += 1  # as _schedule does it
+        else:
+            self._schedule()
 
     def reached(self, body: LiveBody, path: str) -> None:
         """An Execute may have come before the body planned its step."""
@@ -380,7 +384,7 @@ class HostRuntime:
             body.size += len(result.output.data)
         if self._hooked:
             self._tell(running, result.failure, value)  # first: what follows from the result is told after it
-        if threading.get_ident() == self._loop_thread:
+        if not running.on_thread or threading.get_ident() == self._loop_thread:
             self._results.append((run_id, result))
             self._activity += 1
             if not self._flushing:
@@ -388,8 +392,8 @@ class HostRuntime:
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()
-            if self._draining:
-                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now.
+            if self._draining or self._port.waiting:
+                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now, or what was given ahead begin.
 
     def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:
         kinds = HOOKS[paths.undone_path(running.path) is not None]
@@ -434,6 +438,15 @@ class HostRuntime:
         if self._dirty:
             self._schedule()
         self._port.ring()
+        if self._port.waiting:
+            self._begin_waiting()
+
+    def _begin_waiting(self) -> None:
+        """What was given ahead of a free slot begins, without asking the engine, if there is one now."""
+        if begun := self._port.begin_waiting():
+            for run_id, execute in begun:
+                self._starter.start_task(run_id, execute)
+            self._schedule()
 
     def _in_code(self) -> bool:
         """Whether what was gathered so far is of a body that may have more to say soon."""
@@ -461,14 +474,15 @@ class HostRuntime:
             self._telemetry.replay_seconds.observe(self.loop.time() - body.replays_since)
             body.replays_since = None
         self._keeping.moved(body, now)
-        if body.run_id in self._starter.waiting and body.at_frontier:
+        expected = self.expected
+        if expected and body.run_id in expected and body.at_frontier:
             self._starter.start_undos(body)
         self._unsent[id(body)] = body
         if body.fresh:
             self._start_fresh(body)
             if body.over:
                 return
-        if body.stall is not None or body.journal.replaying or self._starter.waiting:
+        if body.stall is not None or body.journal.replaying or expected:
             self._watch_stall(body)
 
     def _submit_plans(self, body: LiveBody) -> None:
@@ -488,16 +502,16 @@ class HostRuntime:
     def _start_fresh(self, body: LiveBody) -> None:
         """Begin first attempts of new steps without asking the engine, as far as that is allowed."""
         steps = self._self_start(body)
-        if any([step.call is not None and not step.call.is_async for step in steps]):
-            # The outcome of a sync step goes to the session from its thread; its plan must be there first.
-            self._submit_plans(body)
-        fence = body.journal.fence
         for step in steps:
-            planned = step.planned
-            if body.over or planned.kind is StepKind.TASK:
-                self._start_as_executed(body, planned)
-            else:
-                self._starter.start_closure(body, step, 1, fence, planned.timeout, planned.traceparent)
+            if step.call is not None and not step.call.is_async:
+                # The outcome of a sync step goes to the session from its thread; its plan must be there first.
+                self._submit_plans(body)
+                break
+        if body.over or (steps and steps[0].planned.kind is StepKind.TASK):  # A registered step is alone.
+            for step in steps:
+                self._start_as_executed(body, step.planned)
+        else:
+            self._starter.start_closures(body, steps)
 
     def _start_as_executed(self, body: LiveBody, planned: StepPlanned) -> None:
         """The first attempt of a step that the host begins by itself, as the engine would give it."""
@@ -516,20 +530,27 @@ class HostRuntime:
         fresh, body.fresh = body.fresh, []
         if body.hold or not body.journal.caught_up:
             return ()
-        alone = len(fresh) == 1
-        mine: dict[str, StepFuture] = {}
-        for path in fresh:
-            step = body.steps.get(path)
-            if step is not None and not step.scope.limited and body.journal.is_new(path):
+        alone, known = len(fresh) == 1, self._steps
+        anew, is_new = body.journal.starts_anew, body.journal.is_new
+        mine: list[StepFuture] = []
+        chosen: list[str] = []
+        for step in fresh:
+            # Only one that is still open has a call. Of those that a host executes, each has one.
+            if step.call is not None and not step.scope.limited and (anew or is_new(step.path)):
                 planned = step.planned
-                if planned.kind is StepKind.RUN or (alone and planned.name in self._steps):
-                    mine[path] = step
+                if planned.kind is _RUN or (alone and planned.name in known):
+                    mine.append(step)
+                    chosen.append(step.path)
         if not mine:
             return ()
-        started = self._port.start(body.run_id, list(mine), body.journal.fence)
-        if started:
-            body.journal.mark_started(started)
-        return [mine[path] for path in started]
+        started = self._port.start(body.run_id, chosen, body.journal.fence)
+        if not started:
+            return ()
+        body.journal.mark_started(started)
+        if len(started) == len(mine):
+            return mine
+        taken = set(started)
+        return [step for step in mine if step.path in taken]
 
     def _retire(self, body: LiveBody) -> None:
         """The flow ended and said so."""

@@ -26,11 +26,15 @@ class SessionPort:
         session: The pure core.
         clock: Seconds, monotonic.
         logs: Lines that frames take along; None: there are none.
+
+    Attributes:
+        waiting: What was given ahead of free slots and waits for them. Always the same, so that a look takes no lock.
     """
 
     def __init__(self, session: HostSession, clock: Callable[[], float], logs: LogQueue | None = None) -> None:
         self.logs = logs
         self.session = session
+        self.waiting = session.waiting
         self.clock = clock
         self.lock = threading.RLock()
         self.bell: Callable[[], None] = _silent
@@ -57,6 +61,11 @@ class SessionPort:
     def submit_results(self, results: Sequence[tuple[str, Result]]) -> None:
         with self.lock:
             self.session.submit_results(results)
+
+    def begin_waiting(self) -> Sequence[tuple[str, Execute]]:
+        """Take free slots for what waits for them. Returns what must be begun."""
+        with self.lock:
+            return self.session.begin_waiting(self.clock())
 
     def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
         with self.lock:
@@ -88,7 +97,12 @@ class SessionPort:
 
     def receive(self, frame: EngineFrame) -> list[EngineSection]:
         with self.lock:
-            return self.session.receive(frame, self.clock())
+            waited = bool(self.waiting)
+            sections = self.session.receive(frame, self.clock())
+            alone = not sections and (self.session.speaks or (self.waiting and not waited))
+        if alone:  # What was answered at once, or has its time now, is nothing that the runtime hears of.
+            self.ring()
+        return sections
 
     def take_frame(self) -> HostFrame | None:
         with self.lock:
@@ -108,8 +122,9 @@ class SessionPort:
         return frame
 
     def next_due(self) -> float | None:
-        """When the next Report or log line is due; None without a welcomed stream."""
-        due = self.session.next_report()
+        """When the next Report, log line or Reject is due; None without a welcomed stream."""
+        with self.lock:
+            due = self.session.next_due()
         lines = self.logs.due_at() if self.logs and due is not None else None
         return due if lines is None or due is None else min(due, lines)
 

@@ -8,10 +8,12 @@ code produced. It is not thread-safe: whoever shares it holds a lock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from stepwire._transport.ahead import Ahead
+from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import (
     Advance,
     AttemptInProgress,
@@ -77,6 +79,9 @@ class HostSession:
 
     Args:
         hello: What this process serves; `resume` is filled in from the second stream on.
+
+    Attributes:
+        waiting: What was given ahead of free slots and waits for them. Always the same.
     """
 
     def __init__(self, hello: Hello) -> None:
@@ -93,6 +98,8 @@ class HostSession:
         self._greeted = False
         self._bodies: dict[str, _Body] = {}
         self._attempts: dict[_Key, _Attempt] = {}
+        self._ahead = Ahead()
+        self.waiting: Mapping[_Key, object] = self._ahead.waiting
         self._finished: dict[_Key, Result] = {}
         self._queue: dict[str, HostSection] = {}
         self._durable = False
@@ -114,11 +121,16 @@ class HostSession:
 
     @property
     def free_slots(self) -> int:
-        return 0 if self.draining else self.slots - len(self._attempts)
+        return 0 if self.draining else self.slots - len(self._attempts) - len(self.waiting)
 
     @property
     def attempts(self) -> int:
         return len(self._attempts)
+
+    @property
+    def speaks(self) -> bool:
+        """Something about a run is to be sent."""
+        return bool(self._queue)
 
     @property
     def bodies(self) -> int:
@@ -154,9 +166,10 @@ class HostSession:
         self._drain = self._drain_said
 
     def disconnect(self) -> None:
-        """The stream ended. Everything is kept."""
+        """The stream ended. Everything is kept but what was not begun: the engine gives that out again."""
         self._connected = False
         self.welcome = None
+        self._ahead.clear()
 
     @property
     def instance_id(self) -> str:
@@ -258,6 +271,8 @@ class HostSession:
                 return False
             self._reject(run_id, execute, RejectReason.NO_SLOT)
             return False
+        if self.waiting and self._ahead.renew(key, execute):
+            return False
         finished = self._finished.get(key)
         if finished is not None and finished.attempt == execute.attempt:
             again = msgspec.structs.replace(finished, fence=execute.fence)
@@ -271,17 +286,22 @@ class HostSession:
         if self.draining:
             self._reject(run_id, execute, RejectReason.DRAINING)
             return False
-        if len(self._attempts) >= self.slots:
+        free = self.slots - len(self._attempts) - len(self.waiting)
+        if free > 0:
+            self._attempts[key] = _Attempt(execute.attempt, execute.fence, now)
+            return True
+        if free <= -self._hello.ahead or not self._ahead.add(run_id, execute, now):
             self._reject(run_id, execute, RejectReason.NO_SLOT)
-            return False
-        self._attempts[key] = _Attempt(execute.attempt, execute.fence, now)
-        return True
+        return False
 
     def _has_body(self, run_id: str, *, undo: bool) -> bool:
         body = self._bodies.get(run_id)
         return body is not None and not body.over and (undo or not body.ended)
 
     def _cancel(self, run_id: str, cancel: Cancel) -> bool:
+        for _, given in self._ahead.take_cancelled(run_id, cancel) if self.waiting else ():
+            failure = Failure(ErrorCode.CANCELLED, "Cancelled", f"step {given.path!r} was cancelled before it began")
+            self.submit_result(run_id, Result(given.path, given.attempt, given.fence, None, failure))
         if not cancel.path:
             body = self._bodies.get(run_id)
             if body is not None and (body.ended or body.undoing):
@@ -307,6 +327,21 @@ class HostSession:
             return []
         void, section.plans = section.plans, []
         return void
+
+    # ---- what waits for a slot
+
+    def begin_waiting(self, now: float) -> list[tuple[str, Execute]]:
+        """Give free slots to what waits for them, first come, first served. Returns what begins now."""
+        begun = self._ahead.take(self.slots - len(self._attempts))
+        for run_id, execute in begun:
+            self._attempts[run_id, execute.path] = _Attempt(execute.attempt, execute.fence, now)
+        return begun
+
+    def _stop_waiting(self) -> None:
+        """The host drains: what waits begins somewhere else."""
+        self.draining = True
+        for run_id, execute in self._ahead.take_late():
+            self._reject(run_id, execute, RejectReason.DRAINING)
 
     # ---- what user code produced
 
@@ -412,7 +447,7 @@ class HostSession:
 
     def drain(self, deadline: float) -> None:
         """No new work, please. Said again on every further stream."""
-        self.draining = True
+        self._stop_waiting()
         self._drain = self._drain_said = Drain(deadline)
 
     def loop_ticked(self, now: float, next_due: float) -> None:
@@ -429,14 +464,17 @@ class HostSession:
         self._report_due = min(self._report_due, now)
 
     def say_goodbye(self, reason: str) -> None:
-        self.draining = True
+        self._stop_waiting()
         self._goodbye = Goodbye(reason)
 
     # ---- frames out
 
-    def next_report(self) -> float | None:
-        """When the next Report is due; None without a welcomed stream."""
-        return self._report_due if self.connected else None
+    def next_due(self) -> float | None:
+        """When the next Report is due, or what was given ahead goes back; None without a welcomed stream."""
+        if not self.connected:
+            return None
+        late = self._ahead.until if self.waiting else None
+        return self._report_due if late is None else min(late, self._report_due)
 
     def take_frame(self, now: float) -> HostFrame | None:
         """Everything that may be sent now as one frame, or None. Call until it returns None."""
@@ -450,6 +488,9 @@ class HostSession:
         if self._resend:
             position, sections = self._resend.popleft()
             return HostFrame(position=position, runs=sections)
+        if self.waiting:
+            for run_id, execute in self._ahead.take_late(now):
+                self._reject(run_id, execute, RejectReason.NO_SLOT)
         report = self._take_report(now)
         if not (self._queue or report or self._drain or self._goodbye):
             return None
@@ -478,6 +519,8 @@ class HostSession:
             for (run_id, path), a in self._attempts.items()
         )
         lag, self._lag = self._loop_lag(now), 0.0
+        # What waits is listed too: of what is not, the engine concludes that it never arrived, and gives it out again.
+        attempts += self._ahead.held()
         return Report(max(0, self.free_slots), len(self._bodies), lag, self._engine_frame, attempts)
 
 

@@ -93,6 +93,7 @@ class Hello(msgspec.Struct, frozen=True):
     sdk_version: str = ""
     resume: ResumeState | None = None
     flow_options: tuple[FlowOptions, ...] = ()
+    ahead: int = 0
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

@@ -49,5 +49,10 @@ HEADERS_MAX = 100
 HEADER_VALUE_BYTES_MAX = 8 * 1024
 METHOD_BYTES_MAX = 32
 """Longest method of an HTTP request."""
+AHEAD_MAX = 8
+"""Executes that the SDK's hosts keep beyond their slots, and never more than slots: what short steps use up while one
+round trip to the engine lasts. More would only wait, perhaps while another host is free."""
+AHEAD_SECONDS = 0.1
+"""What has waited so long for a slot goes back to the engine: far below the grace after which that asks for it."""
 UINT32_MAX = 2**32 - 1
 """Largest number of the wire's smaller integers; what may exceed it is clamped by the sender."""

@@ -134,7 +134,7 @@ class HostSection(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[_plan_pb2.Plan, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., rejects: _Optional[_Iterable[_Union[Reject, _Mapping]]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., body_failed: _Optional[_Union[BodyFailed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_min", "protocol_max", "required_features", "service", "instance_id", "build_id", "sdk_language", "sdk_version", "flows", "steps", "slots", "bodies", "resume", "flow_options")
+    __slots__ = ("protocol_min", "protocol_max", "required_features", "service", "instance_id", "build_id", "sdk_language", "sdk_version", "flows", "steps", "slots", "bodies", "resume", "flow_options", "ahead")
     PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FEATURES_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,7 @@ class Hello(_message.Message):
     BODIES_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     FLOW_OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
     protocol_min: ProtocolVersion
     protocol_max: ProtocolVersion
     required_features: _containers.RepeatedScalarFieldContainer[Feature]
@@ -163,7 +164,8 @@ class Hello(_message.Message):
     bodies: int
     resume: ResumeState
     flow_options: _containers.RepeatedCompositeFieldContainer[FlowOptions]
-    def __init__(self, protocol_min: _Optional[_Union[ProtocolVersion, str]] = ..., protocol_max: _Optional[_Union[ProtocolVersion, str]] = ..., required_features: _Optional[_Iterable[_Union[Feature, str]]] = ..., service: _Optional[str] = ..., instance_id: _Optional[str] = ..., build_id: _Optional[str] = ..., sdk_language: _Optional[str] = ..., sdk_version: _Optional[str] = ..., flows: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., slots: _Optional[int] = ..., bodies: _Optional[int] = ..., resume: _Optional[_Union[ResumeState, _Mapping]] = ..., flow_options: _Optional[_Iterable[_Union[FlowOptions, _Mapping]]] = ...) -> None: ...
+    ahead: int
+    def __init__(self, protocol_min: _Optional[_Union[ProtocolVersion, str]] = ..., protocol_max: _Optional[_Union[ProtocolVersion, str]] = ..., required_features: _Optional[_Iterable[_Union[Feature, str]]] = ..., service: _Optional[str] = ..., instance_id: _Optional[str] = ..., build_id: _Optional[str] = ..., sdk_language: _Optional[str] = ..., sdk_version: _Optional[str] = ..., flows: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., slots: _Optional[int] = ..., bodies: _Optional[int] = ..., resume: _Optional[_Union[ResumeState, _Mapping]] = ..., flow_options: _Optional[_Iterable[_Union[FlowOptions, _Mapping]]] = ..., ahead: _Optional[int] = ...) -> None: ...
 
 class Trigger(_message.Message):
     __slots__ = ("event", "match")

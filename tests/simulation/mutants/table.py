@@ -21,7 +21,7 @@ from stepwire_engine.core.inbox import Inbox
 from stepwire_engine.core.intake import Intake
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.requests import Requests
-from stepwire_engine.store.draft import Draft
+from stepwire_engine.store.draft import SideChanges
 from stepwire_engine.store.memory import MemoryStore
 from tests.simulation.mutants.planting import Edit
 
@@ -33,6 +33,7 @@ WAITS: dict[str, Any] = {"faults": 0.0, "features": ("performed",)}
 FAILURES: dict[str, Any] = {"faults": 0.0, "features": ("failures",)}
 FLAP: dict[str, Any] = {"kinds": ("flap",), "features": ()}
 DARK: dict[str, Any] = {"kinds": ("dark",), "faults": 2.0, "features": ()}
+CROWD: dict[str, Any] = {"features": ("groups",), "runs": 6}
 EVERYTHING: dict[str, Any] = {}
 
 
@@ -346,7 +347,7 @@ MUTANTS = (
     mutant(
         "waits stay in the store when their run ends",
         ("I13",),
-        Edit(Draft._change_run, "self.waits_over.add(run)", "pass"),
+        Edit(SideChanges.change_run, "self.waits_over.add(run)", "pass"),
         world=CALM,
     ),
     mutant(
@@ -354,6 +355,12 @@ MUTANTS = (
         ("I14", "I1"),
         Edit(HostSession.receive, "self._resend = deque(self._unacked)", "pass"),
         world=CUTS,
+    ),
+    mutant(
+        "a host begins what it was given ahead although no slot is free",
+        ("I4",),
+        Edit(HostSession.begin_waiting, "self.slots - len(self._attempts)", "self.slots"),
+        world=CROWD,
     ),
     mutant(
         "what a lost host executed is given to nobody",

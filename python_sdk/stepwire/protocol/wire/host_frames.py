@@ -82,6 +82,7 @@ def _hello_to_pb(hello: Hello, target: Any) -> None:
     target.steps.extend(hello.steps)
     target.slots = hello.slots
     target.bodies = hello.bodies
+    target.ahead = hello.ahead
     for options in hello.flow_options:
         _options_to_pb(options, target.flow_options.add())
     if (resume := hello.resume) is not None:
@@ -131,9 +132,8 @@ def _host_section_to_pb(section: HostSection, target: host_service_pb2.HostSecti
         plan_to_pb(plan, target.plans.add(), out)
     if section.results:
         _results_to_pb(section.results, target, out)
-    add: Any = target.rejects.add
     for reject in section.rejects:
-        message = add()
+        message: Any = target.rejects.add()
         message.path = reject.path
         message.attempt = reject.attempt
         fence_to_pb(reject.fence, message.fence)
@@ -158,13 +158,18 @@ def _results_to_pb(results: Iterable[Result], target: host_service_pb2.HostSecti
         message = add()
         message.path = result.path
         message.attempt = result.attempt
-        fence_to_pb(result.fence, message.fence)
-        if result.output is not None:
-            put(result.output, message.output)
+        fence, right = result.fence, message.fence  # as fence_to_pb does it
+        right.claim_epoch = fence.claim_epoch
+        right.n = fence.n
+        output, elapsed = result.output, result.elapsed
+        if output is not None:
+            put(output, message.output)
         if result.failure is not None:
             failure_to_pb(result.failure, message.failure)
-        if result.elapsed:
-            duration_to_pb(result.elapsed, message.elapsed)
+        if 0.0 < elapsed < 0.9:  # as duration_to_pb does it
+            message.elapsed.nanos = round(elapsed * NANOS)
+        elif elapsed:
+            duration_to_pb(elapsed, message.elapsed)
 
 
 def _logs_to_pb(logs: RunLogs, target: Any) -> None:
@@ -255,6 +260,7 @@ def _hello_from_pb(value: host_service_pb2.Hello) -> Hello:
         value.sdk_version,
         _resume_from_pb(value.resume) if value.HasField("resume") else None,
         _options_from_pb(value),
+        value.ahead,
     )
 
 
@@ -307,9 +313,9 @@ def _report_from_pb(value: host_service_pb2.Report) -> Report:
 
 
 def _host_section_from_pb(value: host_service_pb2.HostSection, inbound: Inbound) -> HostSection:
-    section = HostSection(checked_run_id(value.run_id))
-    if plans := value.plans:
-        section.plans = [plan_from_pb(plan, inbound) for plan in plans]
+    section = HostSection(value.run_id or checked_run_id(""))
+    for plan in value.plans:
+        section.plans.append(plan_from_pb(plan, inbound))
     if results := value.results:
         section.results = _results_from_pb(results, inbound)
     if rejects := value.rejects:

@@ -1,0 +1,221 @@
+"""Registered steps that a host has ahead of a free slot begin without a word of the engine (docs/adr/0025)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import stepwire
+from stepwire._serving import RunningHost
+from stepwire._transport.port import SessionPort
+from stepwire._transport.session import HostSession
+from stepwire.protocol import limits
+from stepwire.protocol.failure import ErrorCode
+from stepwire.protocol.frames import (
+    Cancel,
+    CancelReason,
+    EngineFrame,
+    EngineSection,
+    Execute,
+    Hello,
+    RejectReason,
+    Welcome,
+)
+from stepwire.protocol.payload import Payload
+from stepwire.protocol.plan import Fence, StepKind
+from tests.sdk.gates import Gates, turns, until
+from tests.sdk.host_desk import HostDesk
+
+KINDS = pytest.mark.parametrize("is_async", [True, False], ids=["async-step", "sync-step"])
+
+
+class Gated:
+    """A host with one slot, and a registered step that waits at the gate of its name."""
+
+    def __init__(self, *, is_async: bool, slots: int = 1) -> None:
+        self.gates = Gates()
+        self.host = stepwire.Host("gated", slots=slots)
+        wait: Callable[[str], Any] = self.gates.wait if is_async else self.gates.wait_sync
+        self.host.step(name="work")(_async(wait) if is_async else _sync(wait))
+
+    def execute(self, desk: HostDesk, *names: str, step: str = "work") -> None:
+        inputs = [Payload(b'[["%s"],{}]' % name.encode()) for name in names]
+        desk.say(
+            executes=[
+                Execute(name, 1, desk.next_fence(), StepKind.TASK, step, given)
+                for name, given in zip(names, inputs, strict=True)
+            ]
+        )
+
+
+def _async(wait: Callable[[str], Any]) -> Any:
+    async def work(name: str) -> str:
+        return str(await wait(name))
+
+    return work
+
+
+def _sync(wait: Callable[[str], Any]) -> Any:
+    def work(name: str) -> str:
+        return str(wait(name))
+
+    return work
+
+
+@pytest.fixture(autouse=True)
+def no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes back because this machine is slow."""
+    monkeypatch.setattr("stepwire._transport.ahead.AHEAD_SECONDS", 3600.0)
+
+
+@KINDS
+def test_the_next_one_begins_when_a_slot_is_free_and_the_engine_has_said_nothing_more(is_async: bool) -> None:
+    async def main() -> None:
+        gated = Gated(is_async=is_async)
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a", "b", "c")
+            for name, others in (("a", 2), ("b", 1), ("c", 0)):
+                await gated.gates.until_reached(name)
+                assert gated.gates.reached[-1] == name, "in their order, one at a time"
+                assert (desk.runtime.busy, desk.port.session.attempts) == (1, 1)
+                assert desk.port.session.free_slots == -others
+                gated.gates.open(name)
+            for name in "abc":
+                assert (await desk.until_result(name)).output == Payload(b'"%s"' % name.encode())
+            await until("all slots are free", lambda: desk.port.session.free_slots == 1)
+            assert desk.hear().rejects == []
+
+    asyncio.run(main())
+
+
+@KINDS
+def test_a_waiting_one_that_this_host_cannot_begin_gives_its_slot_to_the_next(is_async: bool) -> None:
+    async def main() -> None:
+        gated = Gated(is_async=is_async)
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a")
+            gated.execute(desk, "b", step="unknown")
+            gated.execute(desk, "c")
+            gated.gates.open("a")
+            await gated.gates.until_reached("c")
+            assert [(r.path, r.reason) for r in desk.hear().rejects] == [("b", RejectReason.NOT_SERVED)]
+            gated.gates.open("c")
+            assert (await desk.until_result("c")).failure is None
+
+    asyncio.run(main())
+
+
+@KINDS
+@pytest.mark.parametrize("path", ["b", ""], ids=["one", "run"])
+def test_one_that_is_cancelled_before_it_begins_never_does(path: str, is_async: bool) -> None:
+    async def main() -> None:
+        gated = Gated(is_async=is_async)
+        async with HostDesk(gated.host, ahead=1) as desk:
+            gated.execute(desk, "a", "b")
+            await gated.gates.until_reached("a")
+            desk.cancel(path, desk.next_fence())
+            cancelled = await desk.until_result("b")
+            assert cancelled.failure is not None and cancelled.failure.code is ErrorCode.CANCELLED
+            assert "before it began" in cancelled.failure.message
+            gated.gates.open("a")
+            await desk.until_result("a")
+            await turns(10)
+            assert gated.gates.reached == ["a"] and desk.port.session.free_slots == 1
+
+    asyncio.run(main())
+
+
+def test_a_host_that_drains_begins_nothing_that_waits() -> None:
+    async def main() -> None:
+        gated = Gated(is_async=True)
+        async with HostDesk(gated.host, ahead=1) as desk:
+            gated.execute(desk, "a", "b")
+            await gated.gates.until_reached("a")
+            desk.port.session.drain(30.0)
+            desk.runtime.drain()
+            assert [(r.path, r.reason) for r in desk.hear().rejects] == [("b", RejectReason.DRAINING)]
+            gated.gates.open("a")
+            await desk.until_result("a")
+            await until("everything is handed over", lambda: desk.runtime.handed_over)
+            assert gated.gates.reached == ["a"]
+
+    asyncio.run(main())
+
+
+def test_what_nobody_else_tells_of_is_sent_at_once_and_in_time() -> None:
+    """The runtime hears nothing of what only waits, is rejected or cancelled: the writer is woken for it."""
+    now = [0.0]
+    rung: list[float] = []
+    port = SessionPort(HostSession(Hello("h", "i", steps=("work",), ahead=1)), lambda: now[0])
+    port.connect()
+    port.take_frame()
+    port.receive(EngineFrame(welcome=Welcome("s", heartbeat_interval=4000.0)))
+    port.bell = lambda: rung.append(now[0])
+
+    def say(**what: Any) -> None:
+        port.receive(EngineFrame(runs=[EngineSection("r", **what)]))
+
+    def given(path: str) -> Execute:
+        return Execute(path, 1, Fence(1, 1), StepKind.TASK, "work")
+
+    say(executes=[given("a")])
+    assert rung == [] and port.next_due() == 4000.0
+    say(executes=[given("b")])
+    assert rung == [0.0] and port.next_due() == 3600.0, "its time is noticed"
+    now[0] = 1.0
+    say(executes=[given("c")])
+    assert rung == [0.0, 1.0], "it is rejected"
+    assert port.take_frame() is not None
+    now[0] = 2.0
+    say(cancels=[Cancel("b", Fence(1, 2), CancelReason.RACE_LOST)])
+    assert rung == [0.0, 1.0, 2.0], "it is cancelled"
+    assert port.take_frame() is not None and port.next_due() == 4000.0
+
+
+@pytest.mark.parametrize(("slots", "ahead"), [(1, 1), (4, 4), (1000, limits.AHEAD_MAX)])
+def test_hosts_say_how_much_they_keep(slots: int, ahead: int) -> None:
+    async def main() -> None:
+        running = RunningHost(stepwire.Host("h", slots=slots), "127.0.0.1:1")
+        running.port.connect()
+        frame = running.port.take_frame()
+        assert frame is not None and frame.hello is not None and frame.hello.ahead == ahead
+        running.runtime.close()
+
+    asyncio.run(main())
+
+
+def test_outcomes_of_threads_and_of_the_loop_never_leave_a_slot_free_while_something_waits() -> None:
+    """Both kinds of steps on four slots, ended by many threads at once."""
+
+    async def main() -> None:
+        lock, at_once, most = threading.Lock(), [0], [0]
+
+        def work(name: str) -> str:
+            with lock:
+                at_once[0] += 1
+                most[0] = max(most[0], at_once[0])
+            with lock:
+                at_once[0] -= 1
+            return name
+
+        async def also(name: str) -> str:
+            await asyncio.sleep(0)
+            return work(name)
+
+        gated = Gated(is_async=True)
+        host = stepwire.Host("many", slots=4)
+        host.step(name="work")(work)
+        host.step(name="also")(also)
+        async with HostDesk(host, ahead=400) as desk:
+            names = [f"s{index}" for index in range(400)]
+            for index, name in enumerate(names):
+                gated.execute(desk, name, step=("work", "also")[index % 2])
+            await until("all have ended", lambda: len(desk.hear().results) == len(names))
+            assert most[0] <= 4 and desk.port.session.free_slots == 4
+            assert sorted(result.path for result in desk.results) == sorted(names)
+
+    asyncio.run(main())
