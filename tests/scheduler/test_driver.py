@@ -18,7 +18,9 @@ from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.core.units import UnitOutcome
 from stepwire_engine.embedded import EmbeddedEngine
+from stepwire_engine.scheduler.driver import ARM_INTERVAL, Driver
 from stepwire_engine.store.base import StoreFailed, StoreLocked
+from stepwire_engine.telemetry import Telemetry
 from tests.scheduler.desk import CONFIG, HELLO, INPUT, Desk, FakeHost, GatedStore, play, turns
 
 # ---- decide, commit, perform
@@ -316,6 +318,42 @@ def test_a_real_clock_ticks_by_itself() -> None:
             engine.driver._gauges.absorb = noted  # type: ignore[method-assign]
             engine.driver.disconnected(host.attached)
             await lost.wait()
+
+    asyncio.run(main())
+
+
+def test_the_timer_is_set_anew_after_the_receipts_or_soon_enough() -> None:
+    async def main() -> None:
+        store, clock = GatedStore(), VirtualClock()
+        config = CoreConfig(silence_timeout=1e9, adoption_grace=0.0, tick_interval=3600.0)
+        driver = Driver(config, store, clock, Telemetry(version="test", storage="memory"))
+        await driver.start()
+        try:
+            host = FakeHost(driver)
+            await driver.settled()
+            looks: list[float | None] = []
+            next_due = driver.core.next_due
+
+            def looked() -> float | None:
+                looks.append(next_due())
+                return looks[-1]
+
+            driver.core.next_due = looked  # type: ignore[method-assign]
+            store.gated = True
+            starting = asyncio.create_task(driver.runs.start("checkout", INPUT, ""))
+            await turns()
+            assert store.waiting and not looks, "the receipts come, and then it is looked at"
+            clock.advance(2 * ARM_INTERVAL)
+            driver.receive(host.attached, HostFrame())
+            await turns()
+            assert len(looks) == 1, "a commit that takes long keeps nothing from its time"
+            store.gated = False
+            store.let_through()
+            await starting
+            await driver.settled()
+            assert len(looks) > 1
+        finally:
+            await driver.stop()
 
     asyncio.run(main())
 

@@ -33,6 +33,26 @@ def test_the_log_is_recycled_and_does_not_grow(make: StoreMaker, path: Path, mon
     assert Path(wal_path(str(path))).stat().st_size < 60 * FRAME
 
 
+def test_the_length_of_the_log_is_looked_at_now_and_then(
+    make: StoreMaker, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_journal, "CHECKPOINT_PAGES", 200)
+    looks: list[int] = []
+    has = LogLength.has
+
+    def counted(self: LogLength, frames: int) -> bool:
+        looks.append(frames)
+        return has(self, frames)
+
+    monkeypatch.setattr(LogLength, "has", counted)
+    desk = Desk(make()).open()
+    desk.commit(desk.created(1))
+    for seq in range(1, 400):
+        desk.commit(desk.row(1, seq, ended(seq, bytes(100))))
+    assert 8 < len(looks) < 100, "reading it costs each commit more than it is worth"
+    assert Path(wal_path(str(path))).stat().st_size < 300 * FRAME, "and it is recycled at about its length"
+
+
 def test_an_io_error_while_the_log_is_recycled_ends_the_engine_and_nothing_is_lost(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

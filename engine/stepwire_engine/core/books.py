@@ -187,6 +187,8 @@ class Books:
         """The highest that was given to anybody on this store."""
         # Taken by the shell.
         self.commits: list[Commit] = []
+        self.lines = False
+        """Log lines wait for a unit of theirs."""
         self.replies: list[Reply] = []
         self.loads: list[Run] = []
         self.reads: dict[Read, None] = {}

@@ -42,7 +42,8 @@ class Commits:
         run = turn.run
         if turn.let_go or turn.ended is not None:
             self._performed.complete(turn)
-        if not (turn.entries or turn.changes):
+        changes = turn.aside is not None or turn.frees_key or turn.wakes or turn.rests
+        if not (turn.entries or (changes and turn.changes)):
             if run.in_flight and ticket is not None:
                 self._wait_for(run, ticket)
             last = self.last(run)
@@ -57,7 +58,7 @@ class Commits:
         if state is not run.recorded:
             run.recorded = state
             record = self._record(turn, state)
-        commit = Commit(self._unit(turn, record), turn)
+        commit = Commit(self._unit(turn, record, changes), turn)
         if turn.entries:
             run.seq += 1
         run.in_flight += 1
@@ -68,10 +69,11 @@ class Commits:
         self._books.commits.append(commit)
         return commit
 
-    def _unit(self, turn: Turn, record: RunRecord | None) -> Unit:
+    def _unit(self, turn: Turn, record: RunRecord | None, changes: bool) -> Unit:
+        """`changes`: the turn may change more of the store than the journal."""
         run = turn.run
         key = run.id if run.seq == 0 else ""
-        if not turn.changes:
+        if not (changes and turn.changes):
             return Unit(self._books.claim_epoch, run.number, run.seq, tuple(turn.entries), record, key)
         return Unit(
             self._books.claim_epoch,
@@ -115,7 +117,11 @@ class Commits:
             run = turn.run
             run.in_flight -= 1
             run.moved = books.now.mono
-            self._count(commit, turn)
+            if commit.unit.entries:
+                run.committed_seq += 1
+                count(books.counters, turn)
+            if commit.unit.record is not None:
+                self._recorded(run, commit.unit, commit.unit.record)
             if not run.in_flight:
                 books.last_commit.pop(run.number, None)
             books.changed.add(run.run_id)
@@ -129,26 +135,21 @@ class Commits:
             self._performed.stored(commit, receipt)
         if commit.after is not None:
             commit.after(receipt)
-        if commit.replies:
-            books.replies.extend(commit.replies)
+        books.replies.extend(commit.replies)
         for ticket in commit.tickets:
             ticket.holds -= 1
             if not ticket.holds and ticket.ledger.advance():
-                books.speak(ticket.session)
+                books.speaking[ticket.session.id] = ticket.session
 
-    def _count(self, commit: Commit, turn: Turn) -> None:
-        """What is durable now counts, and the deadline of a run that was accepted begins."""
-        run, counters, record = turn.run, self._books.counters, commit.unit.record
-        if commit.unit.entries:
-            run.committed_seq += 1
-            count(counters, turn)
-            if run.committed_seq == 1:
-                counters.runs_started[run.flow] += 1
-                arm_deadline(self._books, run)
-        if record is not None:
-            rests = record.state is RunState.WAITING
-            counters.dormant += rests - run.resting
-            run.resting = rests
+    def _recorded(self, run: Run, unit: Unit, record: RunRecord) -> None:
+        """With its first row, which always brings a record, a run counts as started and its deadline begins."""
+        counters = self._books.counters
+        if unit.entries and run.committed_seq == 1:
+            counters.runs_started[run.flow] += 1
+            arm_deadline(self._books, run)
+        rests = record.state is RunState.WAITING
+        counters.dormant += rests - run.resting
+        run.resting = rests
 
     def failed(self, commit: Commit, receipt: Receipt) -> None:
         """Nothing of this commit happened: the run leaves memory and is read again, its hosts start over."""

@@ -48,6 +48,8 @@ class EngineCore:
 
     def __init__(self, config: CoreConfig, claim_epoch: int, last_run_number: int, now: Now) -> None:
         self._books = Books(config, claim_epoch, last_run_number, now)
+        self.queues = self._books
+        """The shell looks here whether there is something to take; it takes by the methods below."""
         self._dispatcher = Dispatcher(self._books)
         self._decisions = Decisions(self._books)
         self._requests = Requests(self._books, self._decisions)
@@ -184,49 +186,53 @@ class EngineCore:
 
     def receive(self, session: Session, stream: int, frame: HostFrame, now: Now) -> None:
         """A frame of a session's stream; frames of replaced streams are ignored."""
-        self._books.now = now
-        if session.stream != stream or session.closing or session.id not in self._books.sessions:
+        books = self._books
+        books.now = now
+        if session.stream != stream or session.closing or session.id not in books.sessions:
             return
         session.heard = now.mono
         session.lost_at = None
         ticket = None
         if frame.logs:
             self._logs.take(session, frame.logs)
-        broken = self._books.broken
+        broken = books.broken
         if broken and any([section.run_id in broken for section in frame.runs]):
-            self._books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
+            books.fault(session, ErrorCode.STORE_UNAVAILABLE, RESEND)
             return
         if frame.position:
             if not session.acks.follows(frame.position):
-                self._books.fault(session, ErrorCode.PROTOCOL, f"frame position {frame.position} is out of order")
+                books.fault(session, ErrorCode.PROTOCOL, f"frame position {frame.position} is out of order")
                 return
             ticket = session.acks.begin(session, frame.position)
         if frame.hello is not None:
-            self._books.fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
+            books.fault(session, ErrorCode.PROTOCOL, "expected one Hello per stream, got a second")
             return
         if frame.drain is not None:
             session.draining = True  # First: what this very frame gives back must not be given to the same host.
         if frame.runs:
             self._decide(session, frame.runs, ticket)
-        self._hear(session, frame)
+        if frame.report is not None or frame.goodbye is not None or frame.fault is not None:
+            self._hear(session, frame)
         if ticket is not None and ticket.release():
-            self._books.speak(session)
-        self._dispatcher.retire_freed()
+            books.speak(session)
+        if books.freed:
+            self._dispatcher.retire_freed()
         self._dispatcher.pump(session)
 
     def _decide(self, session: Session, sections: Iterable[HostSection], ticket: AckTicket | None) -> None:
+        runs, decide, queue = self._books.runs, self._intake.section, self._commits.queue
         for section in sections:
-            run = self._books.runs.get(section.run_id)
+            run = runs.get(section.run_id)
             if run is None:
                 self._intake.foreign(session, section)
                 continue
             try:
-                turn = self._intake.section(session, run, section)
+                turn = decide(session, run, section)
             except Exception as error:
                 # A fault of ours must take neither the rest of the frame nor other runs with it (DESIGN 5).
                 self._commits.quarantine(run, error)
             else:
-                self._commits.queue(turn, ticket)
+                queue(turn, ticket)
 
     def _hear(self, session: Session, frame: HostFrame) -> None:
         """What a frame says about the host itself."""
@@ -352,19 +358,21 @@ class EngineCore:
         """
         self._books.now = now
         defects: list[Exception] = []
+        done, committed = self._commits.done, UnitOutcome.COMMITTED
         for commit, receipt in zip(commits, receipts, strict=True):
             try:
-                if receipt.outcome is UnitOutcome.COMMITTED:
-                    self._commits.done(commit, receipt)
+                if receipt.outcome is committed:
+                    done(commit, receipt)
                 else:
                     self._commits.failed(commit, receipt)
             except Exception as error:
                 error.add_note(f"on the receipt of run number {commit.unit.run}")
                 defects.append(error)
-        try:
-            self._dispatcher.retire_freed()
-        except Exception as error:
-            defects.append(error)
+        if self._books.freed:
+            try:
+                self._dispatcher.retire_freed()
+            except Exception as error:
+                defects.append(error)
         if defects:
             raise ExceptionGroup("receipts that could not be worked off", defects)
 
@@ -433,16 +441,6 @@ class EngineCore:
 
     # ---- taken by the shell
 
-    @property
-    def asks(self) -> bool:
-        """There are journals to load or questions to answer."""
-        return bool(self._books.loads or self._books.reads)
-
-    @property
-    def reports(self) -> bool:
-        """There are incidents, repairs or lost hosts, for the log."""
-        return bool(self._books.incidents or self._books.repairs or self._books.lost)
-
     def take_incidents(self) -> list[tuple[str, Exception]]:
         """Runs that were quarantined, with the exception of the core; for the log."""
         incidents, self._books.incidents = self._books.incidents, []
@@ -459,7 +457,8 @@ class EngineCore:
 
     def take_commits(self) -> list[Commit]:
         """What to submit to the store now, in order."""
-        self._logs.flush()
+        if self._books.lines:
+            self._logs.flush()
         commits, self._books.commits = self._books.commits, []
         return commits
 

@@ -52,6 +52,7 @@ class Logs:
                 self._waiting.append((batch.run_id, row))
             if batch.dropped:
                 self._miss(batch.run_id, batch.dropped)
+        self._books.lines = bool(self._waiting or self._dropped)
 
     def _miss(self, run_id: str, count: int) -> None:
         """Told after what waits; of more runs than there may be lines it is only counted."""
@@ -60,6 +61,7 @@ class Logs:
 
     def flush(self) -> None:
         """Queue a unit, unless one is on its way: its receipt is followed by the next."""
+        self._books.lines = False
         if self._in_flight or not (self._waiting or self._dropped):
             return
         lines: dict[str, list[LogRow]] = {}
@@ -82,5 +84,6 @@ class Logs:
 
     def _stored(self, count: int, receipt: Receipt) -> None:
         self._in_flight = 0
+        self._books.lines = bool(self._waiting or self._dropped)
         self._books.counters.log_lines["stored"] += receipt.logs
         self._books.counters.log_lines["dropped"] += count - receipt.logs

@@ -27,7 +27,7 @@ def settle(turn: Turn) -> None:
         ending.end_body(turn, run.body_ended)
     if run.stopping is not None:
         ending.go_on(turn)
-    elif run.body_ended is None:
+    elif run.body_ended is None and (run.dirty or run.fresh or turn.aside is not None):
         _release(turn)
 
 

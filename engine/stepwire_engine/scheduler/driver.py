@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import EngineFrame, Fault, Hello, HostFrame
@@ -34,6 +35,8 @@ LAG_INTERVAL = 0.25
 """Seconds between two looks at how late the loop is."""
 ABSORB_INTERVAL = 0.25
 """Seconds between two looks at the counters; timers may fire far more often."""
+ARM_INTERVAL = 0.005
+"""Seconds for which the timer is not set anew while commits are in flight; many events arm something later."""
 DRAINING = "engine is draining"
 RETRY_DRAINING_SECONDS = 1.0
 """When the next engine may be there, as clients are told that come while this one stops."""
@@ -91,7 +94,7 @@ class Driver:
         self._idle = asyncio.Event()
         self._no_attempts = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._armed_for = 0.0  # On the core's clock.
+        self._armed_for = self._looked = 0.0  # On the core's clock.
         self._lag_timer: asyncio.TimerHandle | None = None
         self._absorb_at = 0.0
 
@@ -250,14 +253,16 @@ class Driver:
         """A frame of an attached stream; those of replaced streams and of a stopping engine are ignored."""
         if self._deaf:
             return
-        if attached.current:
-            attached.session.written = attached.written
-        self._core.receive(attached.session, attached.stream, frame, self._clock.now())
+        session = attached.session
+        if session.stream == attached.stream:
+            session.written = attached.written
+        self._core.receive(session, attached.stream, frame, self._clock.now())
         if frame.fault is not None:
             _log.warning("host %s: %s: %s", attached.session.service, frame.fault.code.slug, frame.fault.message)
         if frame.goodbye is not None or (frame.fault is not None and not frame.fault.run_id):
             self._close(attached)
-        self._wake()
+        if not self._woken:
+            self._wake()
 
     def congestion(self, attached: Attached, congested: bool) -> None:
         """Much waits to be written to a host, or no longer; for the core to give its work to others."""
@@ -284,22 +289,24 @@ class Driver:
         self._woken = False
         if self._stopped or self.store_failure is not None:
             return
-        core = self._core
-        if commits := core.take_commits():
+        core, queues = self._core, self._core.queues
+        if (queues.commits or queues.lines) and (commits := core.take_commits()):
             self._submit(commits)
-        if core.asks:
+        if queues.loads or queues.reads:
             self._questions.take()
-        self._send_frames()
-        if core.reports:
+        if queues.ended:
+            self.runs.note_ended(core.take_ended())  # Before frames are written: somebody may wait for the result.
+        if queues.speaking:
+            self._send_frames()
+        if queues.incidents or queues.repairs or queues.lost:
             self._told.defects(core.take_incidents(), core.take_repairs())
             self._told.lost(core.take_lost())
-        if replies := core.take_replies():
-            self.runs.answer(replies)
-        if ended := core.take_ended():
-            self.runs.note_ended(ended)
-        if changed := core.take_changed():
-            self.runs.note_changed(changed)
-        self._arm()
+        if queues.replies:
+            self.runs.answer(core.take_replies())
+        if queues.changed:
+            self.runs.note_changed(core.take_changed())
+        if self._steady and not (self._in_flight and queues.now.mono < self._looked + ARM_INTERVAL and self._timer):
+            self._arm()  # Otherwise what is armed is looked at after the receipts.
         if self.draining and not self._attempts():
             self._no_attempts.set()
         if self.idle:
@@ -309,14 +316,14 @@ class Driver:
         self._in_flight += 1
         self._units += len(commits)
         try:
-            self._store.submit([commit.unit for commit in commits], lambda receipts: self._committed(commits, receipts))
+            self._store.submit([commit.unit for commit in commits], partial(self._committed, commits))
         except StoreError as error:
             self.store_failed(error)
 
     def _committed(self, commits: Sequence[Commit], receipts: Sequence[Receipt]) -> None:
         self._in_flight -= 1
         self._units -= len(commits)
-        if any([receipt.outcome is UnitOutcome.STALE_CLAIM for receipt in receipts]):
+        if UnitOutcome.STALE_CLAIM in [receipt.outcome for receipt in receipts]:
             return self.store_failed(StoreLocked("another engine has claimed this database; this one ends"))
         try:
             self._core.committed(commits, receipts, self._clock.now())
@@ -332,13 +339,10 @@ class Driver:
     def _send_frames(self) -> None:
         for session, frame in self._core.take_frames():
             attached = self._attached.get(session.id)
-            if attached is not None and attached.current and attached.session is session:
-                self._send(attached, frame)
-
-    def _send(self, attached: Attached, frame: EngineFrame) -> None:
-        attached.send(frame)
-        if attached.session.closing:
-            self._close(attached)
+            if attached is not None and attached.session is session and session.stream == attached.stream:
+                attached.send(frame)
+                if session.closing:
+                    self._close(attached)
 
     def _close(self, attached: Attached) -> None:
         """End a stream and give it nothing more to do; its transport reports the end later."""
@@ -371,8 +375,9 @@ class Driver:
 
     def _arm(self) -> None:
         """One timer for the core. It also beats when the core waits for nothing, so that a stall is seen as one."""
-        if not self._steady or self._deaf:
+        if self._deaf:
             return
+        self._looked = self._core.queues.now.mono
         due = self._core.next_due() if self._store.accepting else None
         if self._timer is not None:
             if due is None or due >= self._armed_for:

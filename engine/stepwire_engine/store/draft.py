@@ -76,35 +76,10 @@ def refused(reason: str) -> Receipt:
 class Draft:
     """The changes of one commit, collected unit by unit; a refused unit leaves no trace in it."""
 
-    __slots__ = (
-        "_facts",
-        "_run_ids",
-        "blobs",
-        "damaged",
-        "events",
-        "events_delivered",
-        "flows",
-        "heads",
-        "inbox",
-        "inbox_done",
-        "journal",
-        "keys",
-        "last_event_number",
-        "last_inbox_number",
-        "logs",
-        "prune_before_ms",
-        "prune_count_max",
-        "records",
-        "sessions",
-        "size",
-        "units",
-        "waits",
-        "waits_over",
-    )
+    __slots__ = ("_facts", "blobs", "damaged", "heads", "journal", "side", "size", "units")
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
-        self._run_ids: dict[str, int] = {}
         self.units = 0
         """Units that were accepted."""
         self.size = 0
@@ -115,31 +90,15 @@ class Draft:
         self.journal: list[ChainedRow] = []
         self.blobs: list[PackedRow] = []
         """The rows that have blobs."""
-        self.records: dict[int, StoredRecord] = {}
-        self.keys: dict[str, KeyOwner | None] = {}
-        """Owner of each changed key after the commit; None: freed."""
-        self.sessions: dict[str, SessionRecord | None] = {}
-        self.flows: dict[str, StoredFlow] = {}
-        self.inbox: list[StoredInboxRow] = []
-        self.inbox_done: list[int] = []
-        self.last_inbox_number = facts.last_inbox_number()
-        self.events: dict[str, StoredEvent] = {}
-        """New events by id; each replaces the stored one with its id."""
-        self.events_delivered: list[int] = []
-        self.last_event_number = facts.last_event_number()
-        self.logs = LogDraft(facts.last_log_number)
-        self.prune_count_max = 0
-        """How many delivered events are deleted at most: oldest first, due and sent before `prune_before_ms`."""
-        self.prune_before_ms = 0
-        self.waits_over: set[int] = set()
-        """Runs that lose every stored wait."""
-        self.waits: dict[int, dict[str, StoredWait | None]] = {}
-        """Changed waits of each run by path, after `waits_over`; None: over."""
+        self.side: SideChanges | None = None
+        """What changes beside the journal; most commits have nothing of it."""
 
     def add_all(self, units: Iterable[PackedUnit]) -> list[Receipt]:
         """Judge units in order. Most have nothing but a row, and those cost no call of `add` each."""
         facts, heads, journal = self._facts, self.heads, self.journal
         epoch = facts.claim_epoch(0)
+        next_chain = rows.next_chain
+        size = accepted = 0
         receipts: list[Receipt] = []
         for packed in units:
             row = packed.row
@@ -157,12 +116,14 @@ class Draft:
             elif head.seq != unit.expected_seq:
                 receipts.append(SEQ_CONFLICT)
             else:
-                chain = rows.next_chain(head.chain, crc)
-                heads[run] = Head(row.seq, chain)
-                journal.append((run, row.seq, crc, chain, body))
-                self.size += len(body)
-                self.units += 1
+                seq, chain = row.seq, next_chain(head.chain, crc)
+                heads[run] = tuple.__new__(Head, (seq, chain))
+                journal.append((run, seq, crc, chain, body))
+                size += len(body)
+                accepted += 1
                 receipts.append(COMMITTED)
+        self.size += size
+        self.units += accepted
         return receipts
 
     def add(self, packed: PackedUnit) -> Receipt:
@@ -197,19 +158,24 @@ class Draft:
     def _judge_side_changes(self, packed: PackedUnit, head: Head) -> Receipt:
         unit = packed.unit
         run = unit.run
+        side = self.side
+        if side is None:
+            side = self.side = SideChanges(self._facts)
         # Whatever may refuse the unit or raise Damaged comes before its first change.
-        if run is not None and (refusal := self._conflict(run, unit)) is not None:
+        if run is not None and (refusal := side.conflict(run, unit)) is not None:
             return refusal
-        freed = unit.release_key if unit.release_key and self._holds(run, unit.release_key) else ""
-        events, numbers = self._new_events(packed) if unit.events else ({}, ())
+        freed = unit.release_key if unit.release_key and side.holds(run, unit.release_key) else ""
+        events, numbers = side.new_events(packed) if unit.events else ({}, ())
         if (row := packed.row) is not None:
             head = self._append(row, head)
         if run is not None:
-            self._change_run(run, unit, head, freed)
-        self._change_events(unit, events)
-        self._change_sessions(unit)
-        inbox = self._change_inbox(packed)
-        logs = self._change_logs(unit) if unit.logs else 0
+            side.change_run(run, unit, head, freed)
+        if events or unit.events_delivered or unit.events_since_ms:
+            side.change_events(unit, events)
+        if unit.sessions or unit.sessions_gone:
+            side.change_sessions(unit)
+        inbox = side.change_inbox(packed) if unit.inbox or unit.inbox_done else ()
+        logs = side.change_logs(unit) if unit.logs else 0
         self.units += 1
         if inbox or numbers or logs:
             return Receipt(UnitOutcome.COMMITTED, inbox=inbox, events=numbers, logs=logs)
@@ -226,7 +192,55 @@ class Draft:
             self.size += sum(len(blob.data) for blob in row.blobs)
         return head
 
-    def _conflict(self, run: int, unit: Unit) -> Receipt | None:
+
+class SideChanges:
+    """What one commit changes beside the journal."""
+
+    __slots__ = (
+        "_facts",
+        "_run_ids",
+        "events",
+        "events_delivered",
+        "flows",
+        "inbox",
+        "inbox_done",
+        "keys",
+        "last_event_number",
+        "last_inbox_number",
+        "logs",
+        "prune_before_ms",
+        "prune_count_max",
+        "records",
+        "sessions",
+        "waits",
+        "waits_over",
+    )
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._run_ids: dict[str, int] = {}
+        self.records: dict[int, StoredRecord] = {}
+        self.keys: dict[str, KeyOwner | None] = {}
+        """Owner of each changed key after the commit; None: freed."""
+        self.sessions: dict[str, SessionRecord | None] = {}
+        self.flows: dict[str, StoredFlow] = {}
+        self.inbox: list[StoredInboxRow] = []
+        self.inbox_done: list[int] = []
+        self.last_inbox_number = facts.last_inbox_number()
+        self.events: dict[str, StoredEvent] = {}
+        """New events by id; each replaces the stored one with its id."""
+        self.events_delivered: list[int] = []
+        self.last_event_number = facts.last_event_number()
+        self.logs = LogDraft(facts.last_log_number)
+        self.prune_count_max = 0
+        """How many delivered events are deleted at most: oldest first, due and sent before `prune_before_ms`."""
+        self.prune_before_ms = 0
+        self.waits_over: set[int] = set()
+        """Runs that lose every stored wait."""
+        self.waits: dict[int, dict[str, StoredWait | None]] = {}
+        """Changed waits of each run by path, after `waits_over`; None: over."""
+
+    def conflict(self, run: int, unit: Unit) -> Receipt | None:
         if unit.record is not None:
             run_id = unit.record.run_id
             number = self._run_ids.get(run_id) or self._facts.number_of(run_id, run)
@@ -241,11 +255,11 @@ class Draft:
     def _owner(self, key: str) -> KeyOwner | None:
         return self.keys[key] if key in self.keys else self._facts.key_owner(key)
 
-    def _holds(self, run: int | None, key: str) -> bool:
+    def holds(self, run: int | None, key: str) -> bool:
         owner = self._owner(key)
         return owner is not None and owner.run == run
 
-    def _new_events(self, packed: PackedUnit) -> tuple[dict[str, StoredEvent], tuple[int, ...]]:
+    def new_events(self, packed: PackedUnit) -> tuple[dict[str, StoredEvent], tuple[int, ...]]:
         """The unit's events that are to be written, by id, and the number of each; 0: its id is known."""
         since_ms = packed.unit.events_since_ms
         last_number = self.last_event_number
@@ -261,7 +275,7 @@ class Draft:
             new[event.id] = StoredEvent.of(last_number, event, row)
         return new, tuple(numbers)
 
-    def _change_run(self, run: int, unit: Unit, head: Head, freed: str) -> None:
+    def change_run(self, run: int, unit: Unit, head: Head, freed: str) -> None:
         record = unit.record
         if freed:
             self.keys[freed] = None
@@ -279,7 +293,7 @@ class Draft:
             self.waits.pop(run, None)
             self.waits_over.add(run)
 
-    def _change_events(self, unit: Unit, new: dict[str, StoredEvent]) -> None:
+    def change_events(self, unit: Unit, new: dict[str, StoredEvent]) -> None:
         if new:
             self.events.update(new)
             self.last_event_number = max([event.number for event in new.values()])
@@ -288,14 +302,14 @@ class Draft:
             self.prune_before_ms = min(self.prune_before_ms, since_ms) if self.prune_count_max else since_ms
             self.prune_count_max += EVENTS_PRUNED_PER_UNIT
 
-    def _change_sessions(self, unit: Unit) -> None:
+    def change_sessions(self, unit: Unit) -> None:
         for session in unit.sessions:
             self.sessions[session.instance_id] = session
             options = {flow_options.flow: flow_options for flow_options in session.flow_options}
             self.flows.update({flow: StoredFlow.of(flow, options.get(flow)) for flow in session.flows})
         self.sessions.update(dict.fromkeys(unit.sessions_gone))
 
-    def _change_logs(self, unit: Unit) -> int:
+    def change_logs(self, unit: Unit) -> int:
         """How many lines are of runs on record."""
         stored = 0
         for batch in unit.logs:
@@ -304,7 +318,7 @@ class Draft:
                 stored += self.logs.add(run, batch, unit.log_lines_max)
         return stored
 
-    def _change_inbox(self, packed: PackedUnit) -> tuple[int, ...]:
+    def change_inbox(self, packed: PackedUnit) -> tuple[int, ...]:
         """The numbers of the unit's inbox rows."""
         self.inbox_done.extend(packed.unit.inbox_done)
         if not packed.inbox:

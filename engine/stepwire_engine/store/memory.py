@@ -30,7 +30,7 @@ from stepwire_engine.store.base import (
     Unit,
     WaitRow,
 )
-from stepwire_engine.store.draft import Draft, KeyOwner
+from stepwire_engine.store.draft import Draft, KeyOwner, SideChanges
 from stepwire_engine.store.lines import page_of
 from stepwire_engine.store.paging import check_limit, page_token_of, run_before
 from stepwire_engine.store.rows import BlobKey, Damaged, PackedUnit, StoredRow
@@ -152,27 +152,31 @@ class MemoryStore:
         for packed in draft.blobs:
             blobs = self._blobs.setdefault(packed.run, {})
             blobs.update({(packed.seq, blob.ordinal): blob.data for blob in packed.blobs})
-        for record in draft.records.values():
-            self._apply_record(record)
-        for key, owner in draft.keys.items():
-            self._keys.pop(key, None)
-            if owner is not None:
-                self._keys[key] = owner.run
-        for instance_id, session in draft.sessions.items():
-            self._sessions.pop(instance_id, None)
-            if session is not None:
-                self._sessions[instance_id] = rows.encode_record(session)
-        self._flows.update(draft.flows)
-        self._inbox.update({row.number: row for row in draft.inbox})
-        for number in draft.inbox_done:
-            self._inbox.pop(number, None)
-        self._last_inbox_number = draft.last_inbox_number
-        self._apply_waits(draft)
-        self._apply_events(draft)
-        self._apply_logs(draft)
+        if draft.side is not None:
+            self._apply_side(draft.side)
         self.commits += 1
         self.rows += len(draft.journal)
         self.bytes += draft.size
+
+    def _apply_side(self, side: SideChanges) -> None:
+        for record in side.records.values():
+            self._apply_record(record)
+        for key, owner in side.keys.items():
+            self._keys.pop(key, None)
+            if owner is not None:
+                self._keys[key] = owner.run
+        for instance_id, session in side.sessions.items():
+            self._sessions.pop(instance_id, None)
+            if session is not None:
+                self._sessions[instance_id] = rows.encode_record(session)
+        self._flows.update(side.flows)
+        self._inbox.update({row.number: row for row in side.inbox})
+        for number in side.inbox_done:
+            self._inbox.pop(number, None)
+        self._last_inbox_number = side.last_inbox_number
+        self._apply_waits(side)
+        self._apply_events(side)
+        self._apply_logs(side)
 
     def _apply_record(self, record: StoredRecord) -> None:
         run = record.run
@@ -184,32 +188,32 @@ class MemoryStore:
         if record.wake_ms is not None:
             self._wakes[run] = record.wake_ms
 
-    def _apply_waits(self, draft: Draft) -> None:
-        for run in draft.waits_over:
+    def _apply_waits(self, side: SideChanges) -> None:
+        for run in side.waits_over:
             self._waits.pop(run, None)
-        for run, changed in draft.waits.items():
+        for run, changed in side.waits.items():
             waits = self._waits.pop(run, {}) | changed
             if left := {path: wait for path, wait in waits.items() if wait is not None}:
                 self._waits[run] = left
 
-    def _apply_events(self, draft: Draft) -> None:
-        for event in draft.events.values():
+    def _apply_events(self, side: SideChanges) -> None:
+        for event in side.events.values():
             if (known := self._event_numbers.get(event.id)) is not None:
                 self._undelivered.pop(known, None)
                 self._delivered.pop(known, None)
             self._event_numbers[event.id] = event.number
             self._undelivered[event.number] = event
-        self._last_event_number = draft.last_event_number
-        for number in draft.events_delivered:
+        self._last_event_number = side.last_event_number
+        for number in side.events_delivered:
             if (noted := self._undelivered.pop(number, None)) is not None:
                 self._delivered[number] = noted.noted()
                 heappush(self._oldest, (max(noted.due_ms, noted.sent_ms), number))
-        self._prune(draft.prune_before_ms, draft.prune_count_max)
+        self._prune(side.prune_before_ms, side.prune_count_max)
 
-    def _apply_logs(self, draft: Draft) -> None:
-        for line in draft.logs.rows:
+    def _apply_logs(self, side: SideChanges) -> None:
+        for line in side.logs.rows:
             self._logs.setdefault(line.number_of_run, {})[line.n] = line
-        for run, number in draft.logs.forgotten.items():
+        for run, number in side.logs.forgotten.items():
             self._logs[run] = {n: line for n, line in self._logs.get(run, {}).items() if n > number}
 
     def _prune(self, before_ms: int, count_max: int) -> None:

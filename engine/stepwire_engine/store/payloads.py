@@ -5,7 +5,7 @@ The order of what an older engine wrote never changes: a stored payload is found
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -30,8 +30,30 @@ def map_payloads(entry: Entry, change: Callable[[Payload], Payload]) -> Entry:
             return entry
 
 
+def any_larger(entries: Iterable[Entry], size: int) -> bool:
+    """Whether a payload of `entries` has more than so many bytes. Nothing is made for those that have not."""
+    sizes: list[int] = []
+
+    def note(payload: Payload) -> Payload:
+        sizes.append(len(payload.data))
+        return payload
+
+    for entry in entries:
+        if type(entry) is AttemptEnded:  # A wide group has thousands of them in one row.
+            if entry.output is not None and len(entry.output.data) > size:
+                return True
+        else:
+            map_payloads(entry, note)
+    return max(sizes, default=0) > size
+
+
 def _map_plan(plan: Plan, change: Callable[[Payload], Payload]) -> Plan:
-    steps = tuple([_map_step(step, change) for step in plan.steps])
+    steps = tuple(
+        [
+            step if step.input is None and step.spec is None else _map_step(step, change)  # Most have no payload.
+            for step in plan.steps
+        ]
+    )
     match plan.body_ended:
         case BodyEnded(output=Payload() as output) as ended:
             body_ended: BodyEnded | None = msgspec.structs.replace(ended, output=change(output))

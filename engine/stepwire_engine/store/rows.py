@@ -19,7 +19,7 @@ from stepwire.protocol.limits import INLINE_BYTES_MAX
 from stepwire.protocol.payload import Payload
 from stepwire_engine.core.entries import Entry
 from stepwire_engine.store.base import EventRecord, InboxRow, JournalRow, RunLines, RunRecord, SessionRecord, Unit
-from stepwire_engine.store.payloads import map_payloads
+from stepwire_engine.store.payloads import any_larger, map_payloads
 
 INTEGER_MAX = 2**63 - 1
 """Largest number a store can keep."""
@@ -134,7 +134,7 @@ def pack_unit(unit: Unit) -> PackedUnit:
             if unit.run is None:
                 raise ValueError("entries need a run")
             row = pack(unit.run, unit.expected_seq + 1, unit.entries)
-            size = row.size
+            size = row.size if row.blobs else len(row.body)
         if plain:
             return PackedUnit(unit, row, plain, size)
         _check_side_changes(unit)
@@ -210,12 +210,13 @@ def pack(run: int, seq: int, entries: tuple[Entry, ...]) -> PackedRow:
     """
     body = _encoder.encode(RowBody(entries))
     blobs: tuple[Blob, ...] = ()
-    if len(body) > INLINE_BYTES_MAX:  # otherwise no payload in it can be over the limit
-        body, blobs = _pack_large(entries, body)
-    return PackedRow(run, seq, row_crc(run, seq, body), body, blobs)
+    # A shorter row has no payload that is over the limit.
+    if len(body) > INLINE_BYTES_MAX and any_larger(entries, INLINE_BYTES_MAX):
+        body, blobs = _pack_large(entries)
+    return PackedRow(run, seq, crc32(body, crc32(_identity.pack(run, seq))), body, blobs)
 
 
-def _pack_large(entries: tuple[Entry, ...], body: bytes) -> tuple[bytes, tuple[Blob, ...]]:
+def _pack_large(entries: tuple[Entry, ...]) -> tuple[bytes, tuple[Blob, ...]]:
     blobs: list[Blob] = []
     ordinal = -1
 
@@ -228,8 +229,6 @@ def _pack_large(entries: tuple[Entry, ...], body: bytes) -> tuple[bytes, tuple[B
         return Payload(b"", payload.encoding, payload.redacted)
 
     emptied = tuple([map_payloads(entry, move_out) for entry in entries])
-    if not blobs:
-        return body, ()
     marks = tuple([BlobMark(blob.ordinal, len(blob.data)) for blob in blobs])
     return _encoder.encode(RowBody(emptied, marks)), tuple(blobs)
 

@@ -198,7 +198,10 @@ class SqliteStore:
         return self._thread().claim(partition)
 
     def submit(self, units: Sequence[Unit], done: Receipts) -> None:
-        self._thread().submit(units, done)
+        thread = self._journal_thread
+        if thread is None:
+            thread = self._thread()  # It says what is wrong.
+        thread.submit(units, done)
 
     def _thread(self) -> JournalThread:
         if self._journal_thread is None:

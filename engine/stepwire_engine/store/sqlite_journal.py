@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
 from time import perf_counter
@@ -40,6 +41,10 @@ COMMIT_BYTES_TARGET = 1024 * 1024
 PROBE_SECONDS = 1.0
 """How often the thread asks for space while the disk is full."""
 _PROBE_BYTES = 64 * 1024
+_LOOKS = 8
+"""How often the length of the log is looked at until it is recycled."""
+_PAGES_MIN, _PAGE_BITS = 3, 12
+"""Pages that a commit adds to the log at least, and their size. Of short rows some share one."""
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +118,7 @@ class JournalThread:
         """The last commit, the tables that wrote it, and its seconds."""
         self._log_length = LogLength(path)
         self._log_grows = False
+        self._written_pages = 0  # About how many, since the log was last looked at.
         self._queue: SimpleQueue[Batch | Claim | Stop] = SimpleQueue()
         self._ahead: Claim | Stop | None = None
         """Taken from the queue while a commit was collected; it comes next."""
@@ -123,7 +129,7 @@ class JournalThread:
 
     def submit(self, units: Sequence[Unit], done: Receipts) -> None:
         """Pack units and queue them. Callable from any thread."""
-        packed = [rows.pack_unit(unit) for unit in units]
+        packed = list(map(rows.pack_unit, units))
         self._queue.put(Batch(packed, done, sum([unit.size for unit in packed])))
 
     def claim(self, partition: int) -> int:
@@ -157,8 +163,9 @@ class JournalThread:
                 self._probe()
             match item:
                 case Batch():
-                    self._commit(self._everything_queued(item))
-                    self._checkpoint()
+                    self._commit([item] if self._queue.empty() else self._everything_queued(item))
+                    if self._written_pages * _LOOKS >= CHECKPOINT_PAGES:
+                        self._checkpoint()
                 case Claim():
                     self._claim(item)
                 case Stop():
@@ -193,16 +200,21 @@ class JournalThread:
     # ---- one commit
 
     def _commit(self, batches: list[Batch]) -> None:
-        receipts = iter(self._store([unit for batch in batches for unit in batch.units]))
-        answers = [(batch.done, list(islice(receipts, len(batch.units)))) for batch in batches]
-        self._tell(lambda: _call_all(answers))
+        if len(batches) == 1:
+            batch = batches[0]
+            self._tell(partial(batch.done, self._store(batch.units)))
+        else:
+            receipts = iter(self._store([unit for batch in batches for unit in batch.units]))
+            answers = [(batch.done, list(islice(receipts, len(batch.units)))) for batch in batches]
+            self._tell(partial(_call_all, answers))
         self._settle()
 
     def _store(self, units: list[PackedUnit]) -> list[Receipt]:
         """Judge units and commit those that fit in one transaction. Raises StoreError if the outcome is unknown."""
         if not self.accepting:
             return [NO_SPACE] * len(units)
-        self._settle()
+        if self._unsettled is not None:
+            self._settle()
         started = perf_counter()
         tables = self._tables
         draft = Draft(tables)
@@ -284,16 +296,23 @@ class JournalThread:
         counters.commits += 1
         counters.rows += len(draft.journal)
         counters.bytes += draft.size
+        self._written_pages += _PAGES_MIN + (len(draft.journal) >> 1) + (draft.size >> _PAGE_BITS)
         if self._observe_commit is not None:
             self._observe_commit(seconds, draft.units, draft.size)
 
     def _checkpoint(self) -> None:
         """Recycle the log when it has become long. After the answers: whoever waits need not wait for this.
 
+        To see how long it is, the file is read, each read gives the GIL away, to the loop that just got its answers.
+        So it looks again when as much may have been written as is a small part of it.
+
         What is in the log is durable whether this works or not, so a full disk only lets it grow on. An error of the
         device ends the engine: a sync that is tried again may succeed without having written anything.
         """
-        if not self.accepting or not self._log_length.has(CHECKPOINT_PAGES):
+        if not self.accepting:
+            return
+        self._written_pages = 0
+        if not self._log_length.has(CHECKPOINT_PAGES):
             return
         try:
             checkpoint(self._db)

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TypeVar
 
 from stepwire_engine.store import rows
-from stepwire_engine.store.draft import Draft, KeyOwner
+from stepwire_engine.store.draft import Draft, KeyOwner, SideChanges
 from stepwire_engine.store.stored import DELIVERED, NO_ROWS, OPEN_STATES, Head, StoredEvent, StoredRecord
 
 HEADS_KEPT = 65_536
@@ -130,36 +130,40 @@ class SqliteTables:
 
     def write(self, draft: Draft) -> None:
         """Write a draft inside the open transaction."""
-        many = self._db.executemany
         if draft.journal:
             _JOURNAL.insert(self._db, draft.journal, draft.size)
         else:
             self._db.execute("UPDATE bookkeeping SET value = value + 1 WHERE name = 'rowless_commits'")
         if draft.blobs:
-            many("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?)", _blob_rows(draft))
-        if draft.records:
-            self._write_records(draft)
-        if draft.keys:
-            self._write_keys(draft)
-        if draft.sessions:
-            self._write_sessions(draft)
-        if draft.inbox:
-            many("INSERT INTO inbox VALUES (?, ?, ?, ?)", draft.inbox)
-        if draft.inbox_done:
-            many("DELETE FROM inbox WHERE number = ?", [(number,) for number in draft.inbox_done])
-        if draft.waits_over or draft.waits:
-            self._write_waits(draft)
-        if draft.events or draft.events_delivered or draft.prune_count_max:
-            self._write_events(draft)
-        if draft.logs.rows:
-            many("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", draft.logs.rows)
-            many("DELETE FROM logs WHERE run = ? AND n <= ?", draft.logs.forgotten.items())
+            self._db.executemany("INSERT INTO blobs VALUES (?, ?, ?, ?, ?, ?)", _blob_rows(draft))
+        if draft.side is not None:
+            self._write_side(draft.side)
 
-    def _write_records(self, draft: Draft) -> None:
+    def _write_side(self, side: SideChanges) -> None:
+        many = self._db.executemany
+        if side.records:
+            self._write_records(side)
+        if side.keys:
+            self._write_keys(side)
+        if side.sessions:
+            self._write_sessions(side)
+        if side.inbox:
+            many("INSERT INTO inbox VALUES (?, ?, ?, ?)", side.inbox)
+        if side.inbox_done:
+            many("DELETE FROM inbox WHERE number = ?", [(number,) for number in side.inbox_done])
+        if side.waits_over or side.waits:
+            self._write_waits(side)
+        if side.events or side.events_delivered or side.prune_count_max:
+            self._write_events(side)
+        if side.logs.rows:
+            many("INSERT INTO logs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", side.logs.rows)
+            many("DELETE FROM logs WHERE run = ? AND n <= ?", side.logs.forgotten.items())
+
+    def _write_records(self, side: SideChanges) -> None:
         """Where only the state and what is served have changed, only they are written, and two of four indexes."""
         changed = []
         others = []
-        for record in draft.records.values():
+        for record in side.records.values():
             place = _place(record)
             # No run that is in `_places` is dormant in the table.
             if record.wake_ms is None and self._places.get(record.run) == place:
@@ -168,53 +172,55 @@ class SqliteTables:
             else:
                 others.append(record)
         if changed and self._db.executemany(_CHANGE_RECORD, changed).rowcount != len(changed):
-            others = list(draft.records.values())  # One is not in the table any more, or is damaged there.
+            others = list(side.records.values())  # One is not in the table any more, or is damaged there.
         _RECORDS.insert(self._db, others)
 
-    def _write_keys(self, draft: Draft) -> None:
-        self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in draft.keys])
-        owners = [(key, owner.run) for key, owner in draft.keys.items() if owner is not None]
+    def _write_keys(self, side: SideChanges) -> None:
+        self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in side.keys])
+        owners = [(key, owner.run) for key, owner in side.keys.items() if owner is not None]
         claimed = [(key, run, rows.seal(key, run)) for key, run in owners]
         self._db.executemany("INSERT INTO keys VALUES (?, ?, ?)", claimed)
 
-    def _write_sessions(self, draft: Draft) -> None:
-        self._db.executemany("DELETE FROM sessions WHERE instance_id = ?", [(key,) for key in draft.sessions])
-        encoded = [(key, rows.encode_record(record)) for key, record in draft.sessions.items() if record is not None]
+    def _write_sessions(self, side: SideChanges) -> None:
+        self._db.executemany("DELETE FROM sessions WHERE instance_id = ?", [(key,) for key in side.sessions])
+        encoded = [(key, rows.encode_record(record)) for key, record in side.sessions.items() if record is not None]
         sealed = [(key, rows.seal(key, record), record) for key, record in encoded]
         self._db.executemany("INSERT INTO sessions VALUES (?, ?, ?)", sealed)
-        self._db.executemany("INSERT OR REPLACE INTO flows VALUES (?, ?, ?)", draft.flows.values())
+        self._db.executemany("INSERT OR REPLACE INTO flows VALUES (?, ?, ?)", side.flows.values())
 
-    def _write_waits(self, draft: Draft) -> None:
-        self._db.executemany("DELETE FROM waits WHERE run = ?", [(run,) for run in draft.waits_over])
-        changed = [(run, path, wait) for run, waits in draft.waits.items() for path, wait in waits.items()]
+    def _write_waits(self, side: SideChanges) -> None:
+        self._db.executemany("DELETE FROM waits WHERE run = ?", [(run,) for run in side.waits_over])
+        changed = [(run, path, wait) for run, waits in side.waits.items() for path, wait in waits.items()]
         over = [(run, path) for run, path, wait in changed if wait is None]
         self._db.executemany("DELETE FROM waits WHERE run = ? AND path = ?", over)
         opened = [wait for _, _, wait in changed if wait is not None]
         self._db.executemany("INSERT OR REPLACE INTO waits VALUES (?, ?, ?, ?, ?)", opened)
 
-    def _write_events(self, draft: Draft) -> None:
+    def _write_events(self, side: SideChanges) -> None:
         many = self._db.executemany
-        many("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", draft.events.values())
-        noted = [(DELIVERED, number) for number in draft.events_delivered]
+        many("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)", side.events.values())
+        noted = [(DELIVERED, number) for number in side.events_delivered]
         many("UPDATE events SET delivered = 1, crc = crc + ? WHERE number = ? AND delivered = 0", noted)
-        if draft.prune_count_max:
-            self._db.execute(_PRUNE_EVENTS, (draft.prune_before_ms, draft.prune_count_max))
+        if side.prune_count_max:
+            self._db.execute(_PRUNE_EVENTS, (side.prune_before_ms, side.prune_count_max))
 
     # ---- after COMMIT
 
     def adopt(self, draft: Draft) -> None:
         """Take in that `draft` is committed."""
-        self._heads.update(draft.heads)
-        for record in draft.records.values():
-            self._remember_place(record)
-        _forget_oldest(self._heads, self._heads_kept)
-        _forget_oldest(self._places, self._heads_kept)
         if draft.heads:
-            self._highest_run = max(self._highest_run, max(draft.heads))
+            self._heads.update(draft.heads)
+            if len(self._heads) > self._heads_kept:
+                _forget_oldest(self._heads, self._heads_kept)
+            self._highest_run = max(self._highest_run, *draft.heads)
         else:
             self._rowless += 1
-        self._last_inbox_number = draft.last_inbox_number
-        self._last_event_number = draft.last_event_number
+        if (side := draft.side) is not None:
+            for record in side.records.values():
+                self._remember_place(record)
+            _forget_oldest(self._places, self._heads_kept)
+            self._last_inbox_number = side.last_inbox_number
+            self._last_event_number = side.last_event_number
 
     def has_committed(self, draft: Draft, rowless_before: int) -> bool:
         """Whether the transaction that wrote `draft` is in the file.
@@ -267,6 +273,9 @@ class Insert:
 
     def insert(self, db: sqlite3.Connection, rows: Sequence[tuple[object, ...]], size: int = 0) -> None:
         """Insert `rows`; `size`: their bytes together, where they may be large."""
+        if len(rows) == 1:
+            db.execute(self._one, rows[0])
+            return
         done = 0
         if size <= _BYTES_AT_ONCE:
             for count, statement in self._several:

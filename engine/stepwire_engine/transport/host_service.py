@@ -206,17 +206,15 @@ class _Stream:
         """Queue a frame for the writer."""
         if self._closed:
             return
-        waits = self._writing or bool(self._queue)
-        size = payload_bytes(frame) if waits else 0
-        self._queue.append((frame, size))
-        self._queued_bytes += size
-        if waits:
+        if self._writing or self._queue:
+            size = payload_bytes(frame)
+            self._queue.append((frame, size))
+            self._queued_bytes += size
             self._measure()
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        else:
+            self._queue.append((frame, 0))
+        if (idle := self._idle) is not None and not idle.done():
+            idle.set_result(None)
 
     def _measure(self) -> None:
         """Whether too much waits for the host, or so much that it should get nothing new."""
@@ -236,7 +234,8 @@ class _Stream:
     def close(self) -> None:
         """End the stream after what is queued."""
         self._closed = True
-        self._wake()
+        if self._idle is not None and not self._idle.done():
+            self._idle.set_result(None)
 
     # ---- life
 
@@ -354,7 +353,17 @@ class _Stream:
         if self._congested:
             self._measure()
         for data in encode_engine_frame(frame):
-            await self._put(data)
+            self._write_by = self._loop.time() + self._bounds.write_timeout
+            if self._patience is None:
+                self._patience = self._loop.call_at(self._write_by, self._look)
+            self._blocked = True
+            try:
+                await self._context.write(data)
+            except asyncio.CancelledError:
+                if not self._overrun:
+                    raise
+                raise _Refused(ErrorCode.LIMIT_EXCEEDED, self._overrun) from None
+            self._blocked = False
             self._telemetry.frame_bytes["out"] += len(data)
         self._telemetry.frames["out"] += 1
         self._last_number = self._attached.written = frame.number
@@ -364,19 +373,6 @@ class _Stream:
             self._last_fault = frame.fault
         elif frame.fault.code in OFFENCES and (end := _too_many(self._offences.note(self.peer))) is not None:
             raise _Refused(end.fault.code, end.fault.message)
-
-    async def _put(self, data: bytes) -> None:
-        self._write_by = self._loop.time() + self._bounds.write_timeout
-        if self._patience is None:
-            self._patience = self._loop.call_at(self._write_by, self._look)
-        self._blocked = True
-        try:
-            await self._context.write(data)
-        except asyncio.CancelledError:
-            if not self._overrun:
-                raise
-            raise _Refused(ErrorCode.LIMIT_EXCEEDED, self._overrun) from None
-        self._blocked = False
 
     def _look(self) -> None:
         """Whether the host has read in time: one timer for many messages."""
