@@ -51,9 +51,10 @@ def json_round_trip(value: Any, decode: Callable[[Any], Any]) -> tuple[bytes, An
     except Exception as problem:  # of msgspec, or of the user's types
         _visit(value, _UNKNOWN, 0)
         raise NotPortable(str(problem)) from None
-    if len(data) > 2 * DEPTH_MAX and _too_deep(data):
+    size = len(data)
+    if size > _SHALLOW_BYTES and _too_deep(data):
         raise _TooDeep("")
-    if len(data) >= len(_LONG_INT) and _LONG_INT in data.translate(_DIGITS_TO_ZERO):
+    if size >= _LONG_INT_BYTES and _LONG_INT in data.translate(_DIGITS_TO_ZERO):
         _visit(value, _UNKNOWN, 0)
     try:
         back = decode(data)
@@ -77,7 +78,9 @@ def _encode_other(value: Any) -> Any:
 
 _encode = msgspec.json.Encoder(enc_hook=_encode_other).encode
 decode_untyped = msgspec.json.Decoder().decode
-_LONG_INT = b"0" * 19
+_SHALLOW_BYTES = 2 * DEPTH_MAX
+_LONG_INT_BYTES = 19
+_LONG_INT = b"0" * _LONG_INT_BYTES
 _DIGITS_TO_ZERO = bytes(ord("0") if chr(i) in "123456789" else i for i in range(256))
 _ONE_BRACKET = bytes({ord("{"): ord("["), ord("}"): ord("]")}.get(i, i) for i in range(256))
 _NO_BRACKETS = bytes(i for i in range(256) if chr(i) not in "[]{}")

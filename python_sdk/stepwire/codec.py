@@ -64,7 +64,9 @@ class JsonCodec:
             ConfigurationError: `type` cannot be decoded at all.
         """
         try:
-            data, back = json_round_trip(value, decode_untyped if type is Any else decoder_of(type))
+            found = _decoders.get(id(type))  # as decoder_of does it
+            decode = found[1] if found is not None and found[0] is type else decoder_of(type)
+            data, back = json_round_trip(value, decode)
         except NotPortable as problem:
             raise OutputUnserializable(f"not portable JSON: {problem}") from None
         except msgspec.MsgspecError as misfit:
@@ -168,7 +170,7 @@ def return_type(fn: Callable[..., Any]) -> Any:
     Raises:
         ConfigurationError: the annotation cannot be resolved.
     """
-    inner = getattr(fn, "__func__", fn)
+    inner = fn if type(fn) is FunctionType else getattr(fn, "__func__", fn)
     if isinstance(inner, FunctionType):
         if "return" not in inner.__annotations__:
             return Any
@@ -241,8 +243,7 @@ class CallTypes:
                 return tuple(_argument(f"{name}[{i}]", decode, item) for i, item in enumerate(raw))
             case dict():
                 return {key: _argument(key, decode, item) for key, item in raw.items()}
-            case _:
-                return _argument(name, decode, raw)
+        return _argument(name, decode, raw)
 
 
 def _argument(name: str, decode: Callable[[Any], Any], raw: Any) -> Any:
@@ -332,10 +333,17 @@ def decoder_of(tp: Any) -> Callable[[Any], Any]:
     Raises:
         ConfigurationError: no value of `tp` can be decoded.
     """
+    found = _decoders.get(id(tp))
+    if found is not None and found[0] is tp:
+        return found[1]
     try:
-        return _cached_decoder(tp)
+        decoder = _cached_decoder(tp)
     except TypeError:  # unhashable metadata of an Annotated
         return _new_decoder(tp)
+    if len(_decoders) >= _TYPES_CACHED_MAX:
+        _decoders.clear()
+    _decoders[id(tp)] = tp, decoder
+    return decoder
 
 
 def _new_decoder(tp: Any) -> Callable[[Any], Any]:
@@ -353,6 +361,7 @@ def _new_decoder(tp: Any) -> Callable[[Any], Any]:
 
 
 _cached_decoder = lru_cache(_TYPES_CACHED_MAX)(_new_decoder)
+_decoders: dict[int, tuple[Any, Callable[[Any], Any]]] = {}  # By identity: the hash of a generic type is dear.
 
 
 def _mentions_model(tp: Any, seen: set[int]) -> bool:
@@ -384,12 +393,8 @@ def _pydantic_decoder(tp: Any) -> Callable[[Any], Any]:
 
 
 def _type_name(tp: Any) -> str:
-    if tp is Any:
-        return "JSON"
-    match tp:
-        case CallTypes():
-            return f"the call of {tp.name}"
-        case type() if not get_args(tp):
-            return tp.__name__
-        case _:
-            return str(tp).replace("typing.", "")
+    if isinstance(tp, CallTypes):
+        return f"the call of {tp.name}"
+    if isinstance(tp, type) and not get_args(tp):
+        return tp.__name__
+    return "JSON" if tp is Any else str(tp).replace("typing.", "")

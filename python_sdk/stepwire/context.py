@@ -10,7 +10,7 @@ from stepwire._context.groups import Group
 from stepwire._context.groups_sync import GroupSync
 from stepwire._context.steps import Step, StepSync
 from stepwire._context.waiter import Waiter
-from stepwire._runtime.scope import ATTEMPT, AttemptInfo
+from stepwire._runtime.scope import AttemptInfo, attempt_here
 from stepwire.protocol.plan import ParallelMode
 
 if TYPE_CHECKING:
@@ -86,4 +86,4 @@ def context_of(body: LiveBody, parallel_mode: ParallelMode) -> Context | Context
 
 def current_attempt() -> AttemptInfo | None:
     """The attempt this code belongs to, with its number, `idempotency_key` and `cancelled` flag; None outside steps."""
-    return ATTEMPT.get()
+    return attempt_here()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 import stepwire
 from stepwire._runtime.executor import HostRuntime
 from stepwire._runtime.keeping import BoundedBodies
@@ -46,13 +48,17 @@ RUN = "r"
 class HostDesk:
     """One host and its engine, which is the test.
 
+    Args:
+        ahead: Executes that the host keeps beyond its slots.
+
     Attributes:
         plans, results, rejects, failed: What the host said, in order.
         journal: Plans and releases as an engine would have written them.
     """
 
-    def __init__(self, host: stepwire.Host) -> None:
-        self.port = SessionPort(HostSession(host.hello()), time.monotonic)
+    def __init__(self, host: stepwire.Host, *, ahead: int = 0) -> None:
+        hello = msgspec.structs.replace(host.hello(), ahead=ahead)
+        self.port = SessionPort(HostSession(hello), time.monotonic)
         self.runtime = HostRuntime(
             self.port,
             host.flows,

@@ -406,7 +406,7 @@ def test_a_loop_whose_call_soon_is_somebody_elses() -> None:
         after = EagerTasks(loop)
         kept: list[asyncio.Task[Any]] = []
         for tasks in (before, after):
-            tasks.start([(nothing(), eager.copy_context())], kept.extend)
+            tasks.start([(nothing(), eager.copy_context(), "made")], kept.extend)
         seen += [before.works, after.works, loop.call_soon is call_soon, [task.done() for task in kept]]
         await asyncio.gather(*kept)
         return [*seen, len(called) > 1]
@@ -436,7 +436,7 @@ def test_tasks_that_are_written_in_python(monkeypatch: pytest.MonkeyPatch) -> No
         tasks = EagerTasks(asyncio.get_running_loop())
         monkeypatch.setattr(asyncio, "Task", Collecting)
         kept: list[asyncio.Task[Any]] = []
-        tasks.start([(nothing(), eager.copy_context()) for _ in range(3)], kept.extend)
+        tasks.start([(nothing(), eager.copy_context(), "made") for _ in range(3)], kept.extend)
         monkeypatch.undo()
         assert [task.done() for task in kept] == [tasks.works] * 3
         await asyncio.gather(*kept)

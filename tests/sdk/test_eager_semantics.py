@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextvars import ContextVar, copy_context
 from typing import Any
@@ -21,6 +22,13 @@ import pytest
 import stepwire
 from stepwire import testing
 from stepwire._event_loop import loop_factory
+from stepwire._runtime.attempt import RunningAttempt, StepCall
+from stepwire._runtime.attempts import Attempts
+from stepwire._runtime.eager import EagerTasks
+from stepwire._runtime.telemetry import HostTelemetry
+from stepwire.codec import JSON_CODEC
+from stepwire.protocol.frames import CancelReason, Result
+from stepwire.protocol.plan import Fence, StepKind
 
 SHORT = 0.01
 USER: ContextVar[str] = ContextVar("user", default="nobody")
@@ -412,3 +420,56 @@ def test_an_exception_before_the_first_wait(error: BaseException, mode: str, cho
 
     ended = "cancelled" if isinstance(error, asyncio.CancelledError) else "failed"
     assert run(flow, choice, mode).output == [type(error).__name__, "no", ended, "completed", ended]
+
+
+@LOOPS
+@MODES
+def test_tasks_are_named_after_the_step_or_the_branch(mode: str, choice: str) -> None:
+    async def name() -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        return task.get_name()
+
+    async def flow(ctx: stepwire.Context) -> list[Any]:
+        async def branch() -> list[str]:
+            return [await name(), await ctx.step.run("s", name)]
+
+        return [await ctx.step.run("alone", name), *await ctx.group.parallel((branch, branch))]
+
+    of_branches = [["parallel/[0]", "parallel/[0]/s"], ["parallel/[1]", "parallel/[1]/s"]]
+    assert run(flow, choice, mode).output == ["alone", *of_branches]
+
+
+# ---- what never begins
+
+
+def test_an_attempt_that_is_stopped_before_it_begins_runs_no_code() -> None:
+    """Nor does one that is still to begin when the host closes. No coroutine is left behind: warnings are errors."""
+    ran: list[str] = []
+    told: list[tuple[str, str]] = []
+
+    async def main() -> None:
+        async def work(name: str) -> None:
+            ran.append(name)
+
+        def finish(running: RunningAttempt, result: Result, value: Any) -> None:
+            told.append((result.path, "ok" if result.failure is None else result.failure.type))
+
+        def start(name: str) -> None:
+            call = StepCall(StepKind.RUN, work, (name,), {}, Any, JSON_CODEC, None, True)
+            attempts.start("run", name, 1, Fence(1, 1), call, copy_context(), None)
+
+        loop = asyncio.get_running_loop()
+        attempts = Attempts(loop, EagerTasks(loop), 1, time.monotonic, finish, HostTelemetry("test"))
+        for name in ("a", "b", "c"):
+            start(name)
+        attempts.cancel("run", "b", CancelReason.RACE_LOST)
+        attempts.let_go()
+        start("d")
+        attempts.close()
+        attempts.let_go()
+        assert attempts.count == 0
+
+    asyncio.run(main())
+    assert ran == ["a", "c"]
+    assert sorted(told) == [("a", "ok"), ("b", "Cancelled"), ("c", "ok"), ("d", "Cancelled")]

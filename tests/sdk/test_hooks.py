@@ -13,7 +13,7 @@ import pytest
 import stepwire
 from stepwire import testing
 from stepwire._runtime.hooks import CALLS_WAITING_MAX, Hooks
-from stepwire._runtime.scope import SCOPE
+from stepwire._runtime.scope import scope_here
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire.errors import ConfigurationError
 from stepwire.hooks import HOOK_KINDS, Hook, HookCall, HookKind
@@ -257,7 +257,7 @@ def test_hooks_are_outside_of_flows_and_steps() -> None:
     seen: list[Any] = []
 
     for kind in ("step_started", "step_succeeded", "run_succeeded"):
-        host.on(kind)(lambda call: seen.append((SCOPE.get(), stepwire.current_attempt())))  # type: ignore[arg-type]
+        host.on(kind)(lambda call: seen.append((scope_here(), stepwire.current_attempt())))  # type: ignore[arg-type]
 
     @host.flow
     async def flow(ctx: stepwire.Context) -> None:

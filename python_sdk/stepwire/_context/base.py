@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from stepwire._runtime.attempt import StepCall
 from stepwire._runtime.request import StepRequest
-from stepwire._runtime.scope import ATTEMPT, SCOPE, Scope
+from stepwire._runtime.scope import PLACE, AttemptInfo, Scope
 from stepwire._runtime.undo import UndoCall
 from stepwire.codec import return_type
 from stepwire.compensation import Compensate, compensation
@@ -29,6 +29,7 @@ from stepwire.retry import Duration, Retry, deadline_of, duration, retry_policy
 if TYPE_CHECKING:
     from stepwire._runtime.body import LiveBody
 
+_RUN, _COROUTINE = StepKind.RUN, inspect.CO_COROUTINE
 _NO_KWARGS: dict[str, Any] = {}
 """Shared by every call without named arguments; never changed."""
 
@@ -108,22 +109,22 @@ class BaseContext(abc.ABC):
             BodyEvicted: this context belongs to a body that is gone.
             CancelledError: the branch this code belongs to has ended.
         """
-        attempt = ATTEMPT.get()
-        if attempt is not None:
-            what = _call_text(what, name)
-            raise NestedStepError(f"{what} was called inside step {attempt.path!r}", attempt.path)
-        scope = SCOPE.get()
-        if scope is None:
-            raise NestedStepError(
-                f"{_call_text(what, name)} was called on a thread or task that does not belong to flow "
-                f"{self._body.flow.name!r}: "
-                "inside a step, or on a thread the flow started itself"
-            )
+        scope = PLACE.get()
+        if type(scope) is not Scope:
+            raise self._misplaced(_call_text(what, name), scope)
         if scope.body is not self._body or self._body.over:
             raise BodyEvicted(self._body.run_id)
         if scope.ended:
             raise asyncio.CancelledError(f"branch {scope.path!r} has ended")
         return scope
+
+    def _misplaced(self, call: str, place: Scope | AttemptInfo | None) -> NestedStepError:
+        if isinstance(place, AttemptInfo):
+            return NestedStepError(f"{call} was called inside step {place.path!r}", place.path)
+        return NestedStepError(
+            f"{call} was called on a thread or task that does not belong to flow {self._body.flow.name!r}: "
+            "inside a step, or on a thread the flow started itself"
+        )
 
     def _prepare(
         self,
@@ -137,7 +138,7 @@ class BaseContext(abc.ABC):
         compensate: Compensate | None = None,
         abandon_after: Duration | None = None,
         redact: Redact = (),
-    ) -> StepRequest:
+    ) -> StepRequest | StepCall:
         """What `ctx.step.run` plans: a closure, or a registered step if `fn` is one.
 
         Raises:
@@ -145,9 +146,12 @@ class BaseContext(abc.ABC):
             InvalidInput: the arguments do not fit a registered step.
         """
         no_option = retries is None and timeout is None and deadline is None and compensate is None
-        if type(fn) is FunctionType and no_option and abandon_after is None and not redact:
+        if type(fn) is FunctionType and no_option and abandon_after is None and not redact and not fn.__dict__:
             # What most steps are: nothing of it is to be checked or derived.
-            return StepRequest(StepKind.RUN, self._call(fn, args, kwargs, None, None, None))
+            returns = return_type(fn) if "return" in fn.__annotations__ else Any
+            is_async = bool(fn.__code__.co_flags & _COROUTINE)
+            codec = self._body.host.codec
+            return StepCall(_RUN, fn, args, kwargs or _NO_KWARGS, returns, codec, None, is_async)
         step = fn if isinstance(fn, StepFunction) else None
         if not callable(fn):
             hint = "pass the function and its arguments, not a coroutine" if inspect.isawaitable(fn) else ""
@@ -191,19 +195,15 @@ class BaseContext(abc.ABC):
         abandon_after: Duration | None,
         redact: Parts | None,
     ) -> StepCall:
-        if type(fn) is FunctionType and "return" not in fn.__annotations__ and not fn.__dict__:
-            returns, is_async = Any, bool(fn.__code__.co_flags & inspect.CO_COROUTINE)
-        else:
-            returns, is_async = _returns(fn), _is_async(fn)
         return StepCall(
             StepKind.RUN,
             fn,
             args,
             kwargs or _NO_KWARGS,
-            returns,
+            _returns(fn),
             self._body.host.codec,
             retries,
-            is_async,
+            _is_async(fn),
             None if abandon_after is None else duration(abandon_after),
             redact,
         )

@@ -20,6 +20,7 @@ from stepwire.retry import Duration, Retry, deadline_of
 
 if TYPE_CHECKING:
     from stepwire._context.base import BaseContext
+    from stepwire._runtime.attempt import StepCall
     from stepwire._runtime.durable import StepFuture
     from stepwire._runtime.request import StepRequest
 
@@ -129,7 +130,7 @@ def mapped(
     return GroupRequest(branches, opened, Shape.VALUES if opened.fail is FailPolicy.ANY else Shape.RESULTS, bare=True)
 
 
-def _plan(ctx: BaseContext, name: str, request: StepRequest) -> StepFuture:
+def _plan(ctx: BaseContext, name: str, request: StepRequest | StepCall) -> StepFuture:
     return ctx._body.plan_step(ctx._scope("ctx.group.map"), name, request)
 
 
@@ -147,6 +148,8 @@ def _check_name(name: str) -> None:
 def _names(branches: Sequence[Branch]) -> tuple[str, ...]:
     """Labels of branches: the names of their functions. Empty if none has one, or there is too much of them."""
     names = [getattr(branch, "__name__", "") for branch in branches]
+    if all(map("<lambda>".__eq__, names)):
+        return ()
     labels = tuple(["" if name == "<lambda>" else _label(name) for name in names])
     return labels if 0 < sum(map(len, labels)) <= _NAMES_BYTES_MAX else ()
 

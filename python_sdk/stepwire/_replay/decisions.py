@@ -40,11 +40,6 @@ Decision = StepPlanned | GroupOpened | str | BranchEnded | GroupEnded | BodyEnde
 Key = tuple[Kind, str]
 
 
-def is_started(decision: Decision) -> bool:
-    """Whether it is a step that its host began by itself."""
-    return isinstance(decision, StepPlanned) and decision.started
-
-
 def decisions_of(plan: Plan) -> Iterable[tuple[Kind, str, Decision]]:
     """Every decision of a plan."""
     for group in plan.groups:
@@ -124,8 +119,6 @@ def _policy(group: GroupOpened) -> str:
 
 def payload_bytes(decision: Decision) -> int:
     """About how many bytes of names and payloads a plan with this decision carries."""
-    if type(decision) is StepPlanned and decision.input is None and decision.spec is None:
-        return len(decision.path)
     match decision:
         case StepPlanned(spec=SendEvent(events)):
             return len(decision.path) + sum(len(event.data.data) for event in events)

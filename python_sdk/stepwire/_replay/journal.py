@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -23,13 +24,13 @@ from stepwire._replay.decisions import (
     decisions_of,
     describe,
     is_same,
-    is_started,
     is_within,
     payload_bytes,
 )
 from stepwire.protocol import paths
 from stepwire.protocol.frames import Release
 from stepwire.protocol.plan import (
+    BranchEnded,
     Fence,
     GroupEnded,
     GroupOpened,
@@ -44,6 +45,8 @@ PLAN_BYTES_TARGET = 128 * 1024
 _DECISION_BYTES = 64
 _Made = tuple[int, Kind, Decision, str]
 """A decision of user code: after which release, its kind, itself, its path."""
+_STEP, _BRANCH_ENDED, _GROUP_ENDED, _BODY_ENDED = Kind.STEP, Kind.BRANCH_ENDED, Kind.GROUP_ENDED, Kind.BODY_ENDED
+_OTHER_KINDS = Kind.GROUP, Kind.ABANDONED, Kind.GROUP_ENDED, Kind.BODY_ENDED
 _NO_LINE: tuple[list[Key], int] = [], -1
 
 
@@ -66,6 +69,12 @@ class BodyJournal:
 
     Args:
         fence: The body's fence, stamped on its plans.
+
+    Attributes:
+        caught_up: Everything recorded was made and delivered: from here on decisions are new.
+        replaying: The opposite.
+        undelivered: Releases that are yet to be handed over.
+        counted: `steps`, and those that stopped branches planned and nobody has dropped yet.
     """
 
     def __init__(self, fence: Fence) -> None:
@@ -74,17 +83,21 @@ class BodyJournal:
         self.delivered = 0
         self.received = 0
         self.complete = False
+        self.caught_up = False
+        self.replaying = True
+        self.undelivered: deque[Release] = deque()
         self._recorded: dict[Key, tuple[Decision, int]] = {}
         self._unmade: dict[Key, tuple[Decision, int]] = {}
         self._unmade_until: dict[int, int] = {}
         self._abandoned: dict[int, list[str]] = {}
         self._intervals: list[int] = []
-        self._releases: deque[Release] = deque()
         self._replay_until = 0
         self._repeats_until = -1
         self._went_on = False
-        self._new: dict[Key, _Made] = {}
-        self._steps = 0
+        self._new: list[_Made] = []
+        self._unsaid: tuple[int, set[str]] = 0, set()
+        self.counted = 0
+        self._started: set[str] = set()
         self._stopped: set[str] = set()
         self._ends: dict[str, deque[tuple[int, int]]] = {}
         self._of_losers: dict[str, list[Key]] = {}
@@ -105,12 +118,13 @@ class BodyJournal:
         self.complete = complete
         self._by_scope = None
         self._of_losers.clear()
+        self._look()
 
     def _record(self, plan: Plan) -> None:
         self.next_plan_seq = plan.plan_seq + 1
         interval = plan.after_release
         self._repeats_until = max(self._repeats_until, interval)
-        self._steps += len(plan.steps)
+        self.counted += len(plan.steps)
         for branch in plan.branches_ended:
             group = paths.parent(branch.path)
             self._ends.setdefault(group, deque()).append((paths.branch_index(branch.path), interval))
@@ -130,24 +144,20 @@ class BodyJournal:
         if release.release_seq != self.received + 1:
             return False
         self.received = release.release_seq
-        self._releases.append(release)
+        self.undelivered.append(release)
         return True
 
     # ---- user code
 
-    @property
-    def caught_up(self) -> bool:
-        """Everything recorded was made and delivered: from here on decisions are new."""
-        return self.complete and not self._unmade and self.delivered >= self._replay_until
+    def _look(self) -> None:
+        """Whether everything recorded was made and delivered."""
+        self.caught_up = self.complete and not self._unmade and self.delivered >= self._replay_until
+        self.replaying = not self.caught_up
 
     @property
     def all_made(self) -> bool:
         """Everything recorded was made; releases that nobody waits for may be left."""
         return self.complete and not self._unmade
-
-    @property
-    def replaying(self) -> bool:
-        return not (self.complete and not self._unmade and self.delivered >= self._replay_until)
 
     @property
     def repeats(self) -> bool:
@@ -186,12 +196,13 @@ class BodyJournal:
         """
         recorded = self._recorded.get((kind, path)) if self._recorded else None
         if recorded is None:
-            if kind is Kind.BODY_ENDED and self.replaying:
+            if kind is _BODY_ENDED and self.replaying:
                 self._refuse_early_end(path, decision)
-            self._new[kind, path] = self._last_made = self.delivered, kind, decision, path
+            made = self._last_made = self.delivered, kind, decision, path
+            self._new.append(made)
             self._went_on = self.complete
-            if kind is Kind.STEP:
-                self._steps += 1
+            if kind is _STEP:
+                self.counted += 1
             return True
         expected, interval = recorded
         self._last_made = interval, kind, decision, path
@@ -203,6 +214,7 @@ class BodyJournal:
                 self._unmade_until[interval] = left
             else:
                 del self._unmade_until[interval]
+                self._look()
         return False
 
     def knows(self, kind: Kind, path: str, decision: Decision) -> bool:
@@ -219,12 +231,14 @@ class BodyJournal:
 
     def deliver(self) -> Release | None:
         """The next release that may be handed to user code now, or None."""
-        if not self._releases or not self.complete:
+        if not self.undelivered or not self.complete:
             return None  # What is still to come of the snapshot may stand before this release.
         if self._decision_due():
             return None
-        release = self._releases.popleft()
+        release = self.undelivered.popleft()
         self.delivered = release.release_seq
+        if self.replaying:
+            self._look()
         return release
 
     def _decision_due(self) -> bool:
@@ -258,11 +272,6 @@ class BodyJournal:
         )
 
     @property
-    def undelivered(self) -> deque[Release]:
-        """Releases that are yet to be handed over."""
-        return self._releases
-
-    @property
     def _received(self) -> str:
         if self._last_made is None:
             return "nothing"
@@ -273,7 +282,7 @@ class BodyJournal:
         """What the body has not done again yet, for an error message."""
         for (kind, path), (decision, _) in self._unmade.items():
             return describe(kind, path, decision)
-        return f"to receive release {self._releases[0].release_seq}" if self._releases else "nothing"
+        return f"to receive release {self.undelivered[0].release_seq}" if self.undelivered else "nothing"
 
     # ---- groups
 
@@ -340,23 +349,27 @@ class BodyJournal:
 
     def is_unsaid(self, path: str) -> bool:
         """Whether the step at `path` is in no plan yet, and does not run."""
-        made = self._new.get((Kind.STEP, path))
-        return made is not None and not is_started(made[2])
+        count, unsaid = self._unsaid
+        if count != len(self._new):
+            unsaid = {path for _, kind, _, path in self._new if kind is _STEP}
+            self._unsaid = len(self._new), unsaid
+        return path in unsaid and path not in self._started
 
     def _retract(self) -> None:
         """Drop what stopped branches decided. A step that runs is kept, and the groups it stands in."""
         stopped, self._stopped = self._stopped, set()
-        dropped = [key for key in self._new if is_within(key[1], stopped)]
         kept: set[str] = set()
-        for key in dropped:
-            if is_started(self._new[key][2]):
-                kept.update(ancestors(key[1]))
-                kept.add(key[1])
-        for kind, path in dropped:
-            if path not in kept or kind not in (Kind.GROUP, Kind.STEP):
-                del self._new[kind, path]
-                if kind is Kind.STEP:
-                    self._steps -= 1
+        for path in self._started:
+            if is_within(path, stopped):
+                kept.update(ancestors(path))
+                kept.add(path)
+        new, self._new, self._unsaid = self._new, [], (0, set())
+        for made in new:
+            _, kind, _, path = made
+            if not is_within(path, stopped) or (path in kept and kind in (Kind.GROUP, Kind.STEP)):
+                self._new.append(made)
+            elif kind is _STEP:
+                self.counted -= 1
 
     # ---- plans
 
@@ -365,7 +378,7 @@ class BodyJournal:
         """Steps of the run that are recorded or will be."""
         if self._stopped:
             self._retract()
-        return self._steps
+        return self.counted
 
     @property
     def has_new(self) -> bool:
@@ -378,7 +391,7 @@ class BodyJournal:
         """Steps that no plan says yet, in the order they were planned."""
         if self._stopped:
             self._retract()
-        return [decision for _, _, decision, _ in self._new.values() if isinstance(decision, StepPlanned)]
+        return [decision for _, _, decision, _ in self._new if isinstance(decision, StepPlanned)]
 
     def take_plans(self) -> list[Plan]:
         """New decisions as plans, once the body has caught up; empty before."""
@@ -386,45 +399,72 @@ class BodyJournal:
             return []
         if self._stopped:
             self._retract()
-        new = list(self._new.values())
-        self._new = {}
+        new, self._new, self._unsaid = self._new, [], (0, set())
+        started, self._started = self._started, set()
         plans: list[Plan] = []
-        by_kind: dict[Kind, list[Decision]] = {kind: [] for kind in Kind}
-        size = 0
-        after = new[0][0] if new else 0
-        for interval, kind, decision, _ in new:
+        steps: list[StepPlanned] = []
+        branches: list[BranchEnded] = []
+        others: list[tuple[Kind, Decision]] = []
+        after, size = -1, 0
+        for interval, kind, decision, path in new:
             # The end of a group stays with the end of the branch that decided it.
-            if interval != after or (size >= PLAN_BYTES_TARGET and kind is not Kind.GROUP_ENDED):
-                plans.append(self._plan(after, by_kind))
-                by_kind = {kind: [] for kind in Kind}
+            if interval != after or (size >= PLAN_BYTES_TARGET and kind is not _GROUP_ENDED):
+                if size:
+                    plans.append(self._plan(after, steps, branches, others))
+                    steps, branches, others = [], [], []
                 after, size = interval, 0
-            by_kind[kind].append(decision)
             size += _DECISION_BYTES
-            if kind is not Kind.BRANCH_ENDED or decision.failure is not None:  # type: ignore[union-attr]
+            if kind is _STEP:
+                assert isinstance(decision, StepPlanned)
+                if path in started:
+                    decision = msgspec.structs.replace(decision, started=True)
+                steps.append(decision)
+                if decision.input is None and decision.spec is None:
+                    size += len(path)
+                else:
+                    size += payload_bytes(decision)
+            elif kind is _BRANCH_ENDED:
+                branches.append(decision)  # type: ignore[arg-type]
+                if decision.failure is not None:  # type: ignore[union-attr]
+                    size += payload_bytes(decision)
+            else:
+                others.append((kind, decision))
                 size += payload_bytes(decision)
-        if new:
-            plans.append(self._plan(after, by_kind))
+        if size:
+            plans.append(self._plan(after, steps, branches, others))
         return plans
 
-    def _plan(self, interval: int, by_kind: dict[Kind, list[Decision]]) -> Plan:
-        ended = by_kind[Kind.BODY_ENDED]
-        plan = Plan(
-            plan_seq=self.next_plan_seq,
-            after_release=interval,
-            fence=self.fence,
-            groups=tuple(by_kind[Kind.GROUP]),  # type: ignore[arg-type]
-            steps=tuple(by_kind[Kind.STEP]),  # type: ignore[arg-type]
-            abandoned=tuple(by_kind[Kind.ABANDONED]),  # type: ignore[arg-type]
-            branches_ended=tuple(by_kind[Kind.BRANCH_ENDED]),  # type: ignore[arg-type]
-            groups_ended=tuple(by_kind[Kind.GROUP_ENDED]),  # type: ignore[arg-type]
-            body_ended=ended[0] if ended else None,  # type: ignore[arg-type]
-        )
+    def _plan(
+        self, interval: int, steps: list[StepPlanned], branches: list[BranchEnded], others: list[tuple[Kind, Decision]]
+    ) -> Plan:
+        number = self.next_plan_seq
         self.next_plan_seq += 1
-        return plan
+        if not others:
+            return Plan(number, interval, self.fence, (), tuple(steps), (), tuple(branches))
+        by_kind: dict[Kind, list[Any]] = {kind: [] for kind in _OTHER_KINDS}
+        for kind, decision in others:
+            by_kind[kind].append(decision)
+        ended = by_kind[Kind.BODY_ENDED]
+        return Plan(
+            number,
+            interval,
+            self.fence,
+            tuple(by_kind[Kind.GROUP]),
+            tuple(steps),
+            tuple(by_kind[Kind.ABANDONED]),
+            tuple(branches),
+            tuple(by_kind[_GROUP_ENDED]),
+            ended[0] if ended else None,
+        )
 
     def is_new(self, path: str) -> bool:
         """Whether the step at `path` is not in the journal."""
         return (Kind.STEP, path) not in self._recorded
+
+    @property
+    def starts_anew(self) -> bool:
+        """Nothing is recorded: every step is new."""
+        return not self._recorded
 
     def decided_after(self, path: str) -> int | None:
         """After which release the recorded step at `path` was planned; None: it is not recorded."""
@@ -433,7 +473,4 @@ class BodyJournal:
 
     def mark_started(self, start: Iterable[str]) -> None:
         """Note on new, untaken steps that the host starts their first attempt itself."""
-        for path in start:
-            interval, kind, planned, _ = self._new[Kind.STEP, path]
-            assert isinstance(planned, StepPlanned)
-            self._new[kind, path] = interval, kind, msgspec.structs.replace(planned, started=True), path
+        self._started.update(start)

@@ -18,8 +18,8 @@ from functools import partial
 from typing import Any
 
 from stepwire._runtime.attempt import RunningAttempt, StepCall, stop_failure
-from stepwire._runtime.eager import EagerTasks
-from stepwire._runtime.scope import ATTEMPT, SCOPE
+from stepwire._runtime.eager import Code, EagerTasks
+from stepwire._runtime.scope import PLACE
 from stepwire._runtime.telemetry import HostTelemetry
 from stepwire._runtime.threads import StepThreads
 from stepwire.errors import OutputUnserializable, PayloadTooLarge, StepError, failure_from_exception
@@ -35,6 +35,7 @@ logger = logging.getLogger("stepwire.host")
 
 ABANDONED_ATTEMPTS_MAX = 64
 """Attempts given up that still run, in one process; each may hold a thread. With more, none is given up."""
+_TASK = StepKind.TASK
 _KIND_NAMES = {kind: kind.name.lower() for kind in (StepKind.RUN, StepKind.TASK)}
 _OUTCOMES = {ErrorCode.TIMEOUT: "timeout", ErrorCode.CANCELLED: "cancelled"}
 
@@ -73,9 +74,11 @@ class Attempts:
         self._abandoned = 0
         self._overdue: dict[RunningAttempt, None] = {}
         self._running: dict[tuple[str, str], RunningAttempt] = {}
-        self._fresh: list[tuple[RunningAttempt, Context]] = []
+        self._fresh: list[RunningAttempt] = []
+        self._codes: list[Code] = []
+        self._stopped_fresh = False
         self._tasks = tasks
-        self._succeeded: list[tuple[StepKind, float]] = []
+        self._succeeded: dict[StepKind, list[float]] = {kind: [] for kind in _KIND_NAMES}
         self._ending: set[RunningAttempt] = set()
         self._deadlines: list[tuple[float, int, RunningAttempt]] = []
         self._deadline_count = 0
@@ -108,7 +111,7 @@ class Attempts:
         Args:
             traceparent: The context of the step's span, for those that make spans (`traced.py`).
         """
-        if attempt > 1 or call.kind is StepKind.TASK:
+        if attempt > 1 or call.kind is _TASK:
             context = context.copy()
         since = self._clock()
         running = RunningAttempt(run_id, path, attempt, fence=fence, call=call, timeout=timeout, since=since, flow=flow)
@@ -116,7 +119,8 @@ class Attempts:
         if timeout:
             self._arm(running, since + timeout)
         if call.is_async:
-            self._fresh.append((running, context))
+            self._fresh.append(running)
+            self._codes.append((self._run_async(running), context, path))
         else:
             running.on_thread = True
             self._threads.start(partial(context.run, self._run_sync, running))
@@ -126,20 +130,23 @@ class Attempts:
         if not self._fresh:
             return
         fresh, self._fresh = self._fresh, []
-        for running, _ in fresh:
-            if running.stop is not None:
-                self._never_began(running)
-        going = [(running, context) for running, context in fresh if running.stop is None]
-        if going:
-            codes = [(self._run_async(running), context) for running, context in going]
-            self._tasks.start(codes, partial(_keep_tasks, [running for running, _ in going]))
+        codes, self._codes = self._codes, []
+        if self._stopped_fresh:
+            self._stopped_fresh = False
+            for running, code in zip(fresh, codes, strict=True):
+                if running.stop is not None:
+                    code[0].close()
+                    self._never_began(running)
+            codes = [code for running, code in zip(fresh, codes, strict=True) if running.stop is None]
+            fresh = [running for running in fresh if running.stop is None]
+        if fresh:
+            self._tasks.start(codes, partial(_keep_tasks, fresh))
 
     async def _run_async(self, running: RunningAttempt) -> None:
-        ATTEMPT.set(running)
-        SCOPE.set(None)
+        PLACE.set(running)
         call = running.call
         try:
-            value = await call.fn(*call.args, **call.kwargs)
+            value = await (call.fn(*call.args, **call.kwargs) if call.kwargs else call.fn(*call.args))
         except (Exception, asyncio.CancelledError) as exc:
             self._failed(running, exc)
         except BaseException as exc:
@@ -150,8 +157,7 @@ class Attempts:
 
     def _run_sync(self, running: RunningAttempt) -> bool:
         """On a thread. Returns False if the thread was given up with its attempt."""
-        ATTEMPT.set(running)
-        SCOPE.set(None)
+        PLACE.set(running)
         call = running.call
         try:
             value = call.fn(*call.args, **call.kwargs)
@@ -206,7 +212,10 @@ class Attempts:
         except Exception as exc:
             self._give_unrecordable(running, exc)
         else:
-            self._give(running, payload, None, back)
+            if call.abandon_after is None:
+                self._hand_over(running, payload, None, back)  # as _give does it
+            else:
+                self._give(running, payload, None, back)
 
     def _give_unrecordable(self, running: RunningAttempt, exc: Exception) -> None:
         """Its output cannot be encoded or is too large."""
@@ -261,7 +270,7 @@ class Attempts:
             return
         self._running.pop((running.run_id, running.path), None)
         if failure is None:
-            self._succeeded.append((running.call.kind, elapsed))  # Counted together with others.
+            self._succeeded[running.call.kind].append(elapsed)  # Counted together with others.
         else:
             self._count(running, failure, elapsed)
         self._finish(running, result, value)
@@ -274,9 +283,9 @@ class Attempts:
 
     def count_succeeded(self) -> None:
         """Tell the numbers about attempts on the loop that succeeded since the last time."""
-        succeeded, self._succeeded = self._succeeded, []
         for kind, name in _KIND_NAMES.items():
-            if seconds := [elapsed for of, elapsed in succeeded if of is kind]:
+            if seconds := self._succeeded[kind]:
+                self._succeeded[kind] = []
                 self._telemetry.attempts[name, "ok"] += len(seconds)
                 self._telemetry.attempt_seconds[name].observe_all(seconds)
 
@@ -312,6 +321,8 @@ class Attempts:
         if running.task is not None:
             running.task.cancel()
             running.task.add_done_callback(lambda _: self._never_began(running))
+        else:
+            self._stopped_fresh = bool(self._fresh)
         if running.call.abandon_after is not None:
             running.abandon_at = self._clock() + running.call.abandon_after
             self._arm(running, running.abandon_at)
@@ -385,6 +396,8 @@ class Attempts:
     def close(self) -> None:
         """No more attempts; async ones are cancelled, threads end with what they run."""
         self.stop_all()
+        for code, _, _ in self._codes:
+            code.close()
         if self._sweep is not None:
             self._sweep.cancel()
         self._threads.close()

@@ -14,13 +14,14 @@ from typing import Any, Protocol
 
 from stepwire._replay.decisions import entry_bytes
 from stepwire._replay.journal import BodyJournal, Decision, Divergence, Kind
+from stepwire._runtime.attempt import StepCall
 from stepwire._runtime.durable import DurableFuture, GroupFuture, StepFuture
 from stepwire._runtime.eager import EagerTasks
 from stepwire._runtime.group import GroupRequest, GroupRun
 from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import BODY_BYTES, THREAD_BYTES
 from stepwire._runtime.request import StepRequest
-from stepwire._runtime.scope import SCOPE, Scope
+from stepwire._runtime.scope import PLACE, Scope, scope_here
 from stepwire._runtime.threads import BranchThreads
 from stepwire._runtime.undo import UndoCall
 from stepwire.codec import Codec
@@ -88,6 +89,7 @@ class LiveBody:
         failed: It ended, and not well: its undos may be wanted.
         fresh: Steps planned since the last look, in order.
         over: It ended, failed or was evicted; nothing of it has any right.
+        unawaited: Steps and groups that are done, and that nobody has awaited.
         touched: Its host knows that it is to be looked at.
         size, counted, active: What `keeping` knows of it. Bytes are those of its input, of its journal when it was
             entered, and of the outputs of its steps since then, which its variables may hold.
@@ -112,7 +114,7 @@ class LiveBody:
         self.undos: dict[str, UndoCall] = {}
         self.undoing = advance.purpose is Purpose.UNDO
         self.failed = False
-        self.fresh: list[str] = []
+        self.fresh: list[StepFuture] = []
         self.over = False
         self.touched = False
         self.ended = False
@@ -122,7 +124,7 @@ class LiveBody:
         self.lines_running = 0
         self.stall: asyncio.TimerHandle | None = None
         self.replays_since: float | None = None
-        self.root = Scope(self, paths.ROOT, None, 0, 0)
+        self.root = Scope(paths.ROOT, body=self, group=None, index=0, depth=0)
         self.unawaited: set[DurableFuture] = set()
         self.groups: dict[str, GroupRun] = {}
         self.holding: dict[GroupRun, None] = {}
@@ -136,16 +138,20 @@ class LiveBody:
     def feed(self, advance: Advance) -> bool:
         """Take the entries of an Advance. False: one is missing, the body needs a snapshot."""
         self.hold = advance.hold
-        self.size += sum([entry_bytes(entry) for entry in advance.entries])
+        for entry in advance.entries:
+            self.size += entry_bytes(entry)
         if advance.start is not None or not self.journal.complete:
             self.journal.load(advance.entries, complete=not advance.more)
             return True
-        return all(isinstance(e, Release) and self.journal.add_release(e) for e in advance.entries)
+        for entry in advance.entries:
+            if not (isinstance(entry, Release) and self.journal.add_release(entry)):
+                return False
+        return True
 
     def enter(self, ctx: Any, context: Context) -> None:
         """Run the flow's code from the top, in `context`; `ctx` is its first argument."""
         self.lines_running += 1
-        context.run(SCOPE.set, self.root)
+        context.run(PLACE.set, self.root)
         if self.flow.is_async:
             self._task = self.loop.create_task(self._run(ctx), context=context)
             self.root.line = self._task
@@ -172,11 +178,12 @@ class LiveBody:
 
     def go_on(self) -> None:
         """Hand over every release that may be handed over now."""
+        journal = self.journal
         while True:
             # What one group applies may be what another one waits for.
             while self.holding and any([group.go_on() for group in list(self.holding)]):
                 pass
-            release = None if self.over else self.journal.deliver()
+            release = journal.deliver() if journal.undelivered and not self.over else None
             if release is None:
                 break
             self.now_ms = max(self.now_ms, release.released_at_ms)
@@ -185,8 +192,8 @@ class LiveBody:
                 self._release(outcome)
         if self._own_end is not None:
             self._finish_if_caught_up()
-        if self.lines_running == 0 and not self.over and self.journal.replaying:
-            astray = self.journal.divergence()
+        if journal.replaying and self.lines_running == 0 and not self.over:
+            astray = journal.divergence()
             if astray is not None:
                 self.diverged(astray)
 
@@ -197,14 +204,15 @@ class LiveBody:
             if group is not None:
                 group.expire(outcome)
             return  # Or it was abandoned, and its outcome concerns nobody.
-        step.attempts, step.took_ms = outcome.attempts, outcome.took_ms
+        step.attempts = outcome.attempts
+        step.took_ms = outcome.took_ms
         if outcome.held:
             value = self.outputs.pop(outcome.path, _NOT_HERE)
             if value is _NOT_HERE:
                 self.host.body_gone(self)
                 self._stop_waiting(step)
                 return
-            step.close()
+            step.call = step.context = step.decode = None  # as StepFuture.close does it
             step.resolve(value)
         elif outcome.failure is not None:
             step.close()
@@ -277,7 +285,7 @@ class LiveBody:
         except Divergence as astray:
             self.diverged(astray)
             return False
-        if kind is Kind.BODY_ENDED:
+        if kind is _BODY_ENDED:
             assert isinstance(decision, BodyEnded)
             self.failed = decision.failure is not None or decision.cancelled
         if not self.touched:
@@ -290,8 +298,8 @@ class LiveBody:
         failure = Failure(ErrorCode.NON_DETERMINISTIC_FLOW, "NonDeterministicFlow", message, retryable=Retryable.NO)
         self.host.body_failed(self, failure)
 
-    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> StepFuture:
-        """Plan a step in `scope`, of whatever kind.
+    def plan_step(self, scope: Scope, name: str, request: StepRequest | StepCall) -> StepFuture:
+        """Plan a step in `scope`, of whatever kind; a call alone is a closure without options.
 
         Raises:
             AmbiguousStep, InvalidStepName, PayloadTooLarge, LimitExceeded, BodyEvicted, CancelledError
@@ -299,41 +307,47 @@ class LiveBody:
         if self.over or self.ended or scope.ended:
             self._alive(scope)
         steps = self.steps
-        if steps and scope.last_path(name) in steps:
+        if scope.first is not None and steps and scope.last_path(name) in steps:
             where = f" in {scope.path!r}" if scope.path else ""
             raise AmbiguousStep(f"step {name!r} is still outstanding{where}; give concurrent steps different names")
-        limits = self.host.limits
-        if request.input is not None or request.spec is not None:
+        host, journal = self.host, self.journal
+        limits = host.limits
+        if isinstance(request, StepRequest) and (request.input is not None or request.spec is not None):
             request.check_sizes(name, limits.payload_bytes_max)
         path = _next_path(scope, name)
-        if self.journal.steps >= limits.steps_per_run_max and self.journal.is_new(path):
-            raise LimitExceeded(f"run exceeds {limits.steps_per_run_max} steps")
-        planned = request.planned(path, scope.line is not None and self._is_concurrent(scope))
-        if not self.decide(Kind.STEP, path, planned):
+        most = limits.steps_per_run_max
+        if journal.counted >= most and journal.steps >= most and journal.is_new(path):
+            raise LimitExceeded(f"run exceeds {most} steps")
+        concurrent = scope.line is not None and self._is_concurrent(scope)
+        if isinstance(request, StepCall):
+            planned = StepPlanned(path, concurrent=concurrent)
+        else:
+            planned = request.planned(path, concurrent)
+        if not self.decide(_STEP, path, planned):
             raise BodyEvicted(self.run_id)
-        step = steps[path] = self._step_future(scope, name, request, planned)
-        self.unawaited.add(step)
-        if request.undo_call is not None:
-            self.undos[path] = request.undo_call
-        self.fresh.append(path)
-        if self.host.expected:
-            self.host.reached(self, path)
-        return step
-
-    def _step_future(self, scope: Scope, name: str, request: StepRequest, planned: StepPlanned) -> StepFuture:
-        step = StepFuture(loop=self.loop)
-        step.path = planned.path
+        step = steps[path] = StepFuture(loop=self.loop)
+        step.path = path
         step.scope = scope
         step.awaited = False
         step.blocks = step.branch = None
-        step.made_after = self.journal.delivered
+        step.made_after = journal.delivered
         step.name = name
         step.planned = planned
-        step.call = request.call
-        step.decode = request.decode
         step.context = copy_context()
+        if isinstance(request, StepCall):
+            step.call, step.decode = request, None
+        else:
+            step.call, step.decode = request.call, request.decode
+            if request.undo_call is not None:
+                self.undos[path] = request.undo_call
         if scope.group is not None:
-            scope.note(step)
+            if scope.noted is None:
+                scope.noted = step
+            else:
+                scope.note(step)
+        self.fresh.append(step)
+        if host.expected:
+            host.reached(self, path)
         return step
 
     def open_group(self, scope: Scope, name: str, request: GroupRequest) -> GroupFuture:
@@ -348,9 +362,7 @@ class LiveBody:
         opened = request.opened(path, self._is_concurrent(scope))
         if not self.decide(Kind.GROUP, path, opened):
             raise BodyEvicted(self.run_id)
-        group = GroupRun(self, scope, opened, request)
-        self.unawaited.add(group.future)
-        return group.start()
+        return GroupRun(self, scope, opened, request).start()
 
     def _alive(self, scope: Scope) -> None:
         if self.over or (self.ended and self.journal.all_made):
@@ -370,7 +382,7 @@ class LiveBody:
     def _is_concurrent(self, scope: Scope) -> bool:
         if not self.flow.is_async or scope.line is None:
             return False
-        return asyncio.current_task() is not scope.line
+        return asyncio.current_task(self.loop) is not scope.line
 
     def abandon(self, path: str) -> None:
         """User code gave up on a step: that is a decision as well (DESIGN 4)."""
@@ -424,7 +436,7 @@ class LiveBody:
         Raises:
             BodyEvicted: the body has no right to decide that.
         """
-        scope = SCOPE.get() or self.root
+        scope = scope_here() or self.root
         self._alive(scope)
         if self.journal.replaying and not self.undoing and not self.journal.knows(Kind.BODY_ENDED, "", ended):
             # In the life before, this line was slower: what is recorded comes first, and may end its branch.
@@ -521,17 +533,22 @@ class LiveBody:
 
     def _forgotten(self) -> UnawaitedStep | None:
         """A step or group that the flow never awaited, or did not wait for (MISSION P13, U6)."""
-        for future in self.unawaited:
+        for future in self._unawaited():
             return UnawaitedStep(f"{future.path!r} was never awaited", future.path)
         for path, step in self.steps.items():
             if not step.cancelled():
                 return UnawaitedStep(f"{path!r} was still running when the flow returned", path)
         return None
 
+    def _unawaited(self) -> list[DurableFuture]:
+        """Steps and groups that nobody awaits, or has awaited."""
+        open_ones = (*self.steps.values(), *[group.future for group in self.groups.values()])
+        return [*self.unawaited, *[future for future in open_ones if not future.awaited]]
+
     def _end(self, ended: BodyEnded, output: Any = None) -> None:
         if self.over or self.ended:
             return
-        for future in self.unawaited:
+        for future in self._unawaited():
             future.silence()
         new = self.journal.caught_up
         if self.decide(Kind.BODY_ENDED, "", ended):
@@ -558,5 +575,6 @@ def _next_path(scope: Scope, name: str) -> str:
 
 __all__ = ("BodyHost", "LiveBody", "StepKind")
 
+_STEP, _BODY_ENDED = Kind.STEP, Kind.BODY_ENDED
 _NOT_HERE = object()
 """Stands for an output that this process has not."""

@@ -26,7 +26,7 @@ class DurableFuture(asyncio.Future[Any]):
         scope: Where it was made.
         awaited: Somebody waits, or waited, for it.
         blocks: The line of control that waits for it directly, so that nothing else of it can run.
-        branch: The branch that is nothing but this: it ends with it.
+        branch: The branch that is nothing but this: it ends with it. Nobody else need await it.
         made_after: Number of the last release that user code had been given when it made this.
     """
 
@@ -40,28 +40,26 @@ class DurableFuture(asyncio.Future[Any]):
     made_after: int
 
     def __await__(self) -> Generator[Any, None, Any]:
-        self.mark_awaited()
-        if not self.done() and asyncio.current_task() is self.scope.line:
-            self.scope.body.block(self)
+        if not self.awaited:
+            self.mark_awaited()
+        scope = self.scope
+        if not self.done() and asyncio.current_task(scope.body.loop) is scope.line:
+            scope.body.block(self)
         return (yield from super().__await__())
 
     __iter__ = __await__
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Any = None) -> None:
-        self.mark_awaited()
+        if not self.awaited:
+            self.mark_awaited()
         super().add_done_callback(fn, context=context)
 
     def mark_awaited(self) -> None:
         """Somebody waits for it."""
         if not self.awaited:
             self.awaited = True
-            self.scope.body.unawaited.discard(self)
-
-    def be_branch(self, scope: Scope) -> None:
-        """From now on the branch ends when this does. Called once, before it is done."""
-        if not self.awaited:
-            self.mark_awaited()
-        self.branch = scope
+            if self.done():
+                self.scope.body.unawaited.discard(self)
 
     def cancel(self, msg: Any | None = None) -> bool:
         if not super().cancel(msg):
@@ -94,11 +92,13 @@ class DurableFuture(asyncio.Future[Any]):
         if self.blocks is not None:
             self.scope.body.unblock(self)
         self.set_result(value)
+        if not self.awaited:
+            self.scope.body.unawaited.add(self)
         branch = self.branch
         if branch is not None:
             self.branch = None
             assert branch.group is not None
-            branch.group.line_ended(branch, value, None)
+            branch.group.step_ended(branch, value)
 
     def fail(self, error: BaseException) -> None:
         """Hand over an error, unless user code gave up on it."""
@@ -108,6 +108,8 @@ class DurableFuture(asyncio.Future[Any]):
             error = _carried(error)
         self.scope.body.unblock(self)
         self.set_exception(error)
+        if not self.awaited:
+            self.scope.body.unawaited.add(self)
         branch = self.branch
         if branch is not None:
             self.branch = None

@@ -24,7 +24,7 @@ import msgspec
 from stepwire._replay.journal import Kind
 from stepwire._runtime.durable import DurableFuture, GroupFuture
 from stepwire._runtime.report import branch_result
-from stepwire._runtime.scope import SCOPE, Scope
+from stepwire._runtime.scope import PLACE, Scope
 from stepwire._runtime.tally import Tally
 from stepwire.errors import (
     BodyEvicted,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("stepwire.host")
 
 Branch = Callable[[], Any]
+_BRANCH_ENDED, _OK = Kind.BRANCH_ENDED, BranchOutcome.OK
 
 
 class Shape(enum.Enum):
@@ -147,20 +148,31 @@ class GroupRun:
         depth = outside.depth + 1
         limited = outside.limited or self.opened.limit > 0
         on_loop = self.request.on_loop(self.body)
+        body, scopes, lines, enter = self.body, self.scopes, self._lines, PLACE.set
         inside = paths.branch_paths(self.opened.path, self.opened.branches)
         try:
             for index, branch in enumerate(self.request.branches):
                 if self.over:
                     break  # Those before have decided it already.
-                path = inside[index]
-                scope = Scope(self.body, path, self, index, depth, limited=limited)
-                self.scopes.append(scope)
+                scope = Scope(inside[index], body=body, group=self, index=index, depth=depth, limited=limited)
+                scopes.append(scope)
                 context = copy_context()
-                context.run(SCOPE.set, scope)
-                if on_loop:
-                    self._start_on_loop(branch, scope, context)
-                else:
+                context.run(enter, scope)
+                if not on_loop:
                     self._start_thread(branch, scope, context)
+                    continue
+                try:
+                    made = context.run(branch)
+                except (Exception, asyncio.CancelledError) as exc:
+                    self.line_ended(scope, None, exc)
+                    continue
+                if isinstance(made, DurableFuture) and made.scope is scope and not made.done():
+                    # The branch is one bare step or group: it ends when that does, and runs no code until then.
+                    made.awaited = True
+                    made.branch = scope
+                    lines.append(made)
+                else:
+                    self._on_loop(made, scope, context)
         finally:  # Also when a branch ended the run, or the process.
             if self._codes:
                 self._begin()
@@ -170,17 +182,9 @@ class GroupRun:
 
     # ---- branches on the loop
 
-    def _start_on_loop(self, branch: Branch, scope: Scope, context: Context) -> None:
-        try:
-            made = context.run(branch)
-        except (Exception, asyncio.CancelledError) as exc:
-            self.line_ended(scope, None, exc)
-            return
-        if isinstance(made, DurableFuture) and made.scope is scope and not made.done():
-            # The branch is one bare step or group: it ends when that does, and runs no code until then.
-            made.be_branch(scope)
-            self._lines.append(made)
-        elif inspect.isawaitable(made):
+    def _on_loop(self, made: Any, scope: Scope, context: Context) -> None:
+        """A branch that is no bare step."""
+        if inspect.isawaitable(made):
             self._run_line(scope)
             # Not wrapped if it need not be: a wrapper that is cancelled before it began would never await it.
             self._codes.append((scope, made if inspect.iscoroutine(made) else _drive(made), context))
@@ -204,7 +208,7 @@ class GroupRun:
                 self._lines.append(task)
                 task.add_done_callback(partial(self._line_done, scope))
 
-        self.body.host.tasks.start([(code, context) for _, code, context in going], keep)
+        self.body.host.tasks.start([(code, context, scope.path) for scope, code, context in going], keep)
 
     def _run_line(self, scope: Scope) -> None:
         scope.running = True
@@ -241,6 +245,20 @@ class GroupRun:
         body.threads.start(body, work)
 
     # ---- ends of branches
+
+    def step_ended(self, scope: Scope, value: Any) -> None:
+        """The one step that a branch is has succeeded."""
+        body = self.body
+        if scope.running or self.over or self._replayed or body.over:
+            self.line_ended(scope, value, None)
+            return
+        # As _apply does it.
+        index, path = scope.index, scope.path
+        scope.ended = True
+        self.outcomes[index] = _OK
+        self.results[index] = value
+        if body.decide(_BRANCH_ENDED, path, BranchEnded(path, _OK)) and self._tally.add(index, _OK):
+            self._settle()
 
     def line_ended(self, scope: Scope, value: Any, error: BaseException | None) -> None:
         """A branch's line of control, or the one step that it is, came to its end."""
@@ -346,7 +364,7 @@ class GroupRun:
             self.future.fail(self._failed(timeout))
         # The group, its branches and their steps know each other; without this they would wait for the collector.
         for scope in self.scopes:
-            scope.forget()
+            scope.noted = None
         self.scopes = []
         self.results = []
         self._lines.clear()

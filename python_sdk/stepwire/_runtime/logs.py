@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from stepwire import _tracing
-from stepwire._runtime.scope import ATTEMPT, SCOPE
+from stepwire._runtime.scope import PLACE, AttemptInfo, scope_here
 from stepwire._transport.log_queue import LINE_BYTES, LogQueue, Waiting
 from stepwire.errors import ConfigurationError
 from stepwire.protocol import limits
@@ -41,18 +41,15 @@ SHIPPER: ContextVar[LogShipper | None] = ContextVar("stepwire_shipper", default=
 
 def origin() -> Origin | None:
     """Whose code this is; None: not that of a flow or step."""
-    attempt = ATTEMPT.get()
-    if attempt is not None:
-        return Origin(attempt.run_id, attempt.path, attempt.attempt, getattr(attempt, "flow", ""))
-    scope = SCOPE.get()
-    return None if scope is None else Origin(scope.body.run_id, scope.path, 0, scope.body.flow.name)
+    place = PLACE.get()
+    if isinstance(place, AttemptInfo):
+        return Origin(place.run_id, place.path, place.attempt, getattr(place, "flow", ""))
+    return None if place is None else Origin(place.body.run_id, place.path, 0, place.body.flow.name)
 
 
 def repeating() -> bool:
     """Whether this is code of a flow that does again what it did before, or of a body that was thrown away."""
-    if ATTEMPT.get() is not None:
-        return False
-    scope = SCOPE.get()
+    scope = scope_here()
     if scope is None:
         return False
     body = scope.body

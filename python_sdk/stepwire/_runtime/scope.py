@@ -1,6 +1,6 @@
-"""Where in a flow code runs: context variables that survive tasks, and threads that Stepwire starts.
+"""Where in a flow code runs: a context variable that survives tasks, and threads that Stepwire starts.
 
-They answer three questions for every durable call: is this a flow at all, which scope counts its
+It answers three questions for every durable call: is this a flow at all, which scope counts its
 occurrences, and is it made inside a step (MISSION P13).
 """
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from stepwire._runtime.group import GroupRun
 
 
-class Scope(Occurrences):
-    """The root of a body or one branch of a group.
+class Scope(Occurrences, eq=False, kw_only=True):
+    """The root of a body or one branch of a group. A Struct, because every branch is one.
 
     Attributes:
         line: The task or thread that is the branch's own line of control; None while a branch is one
@@ -35,49 +35,29 @@ class Scope(Occurrences):
         ended: The branch ended, by itself or from outside: nothing is decided here any more.
         limited: A group around it has a `limit`: the engine admits its steps, the host begins none by itself.
         groups: Groups opened here that have not ended, by path; None: there was none yet.
+        noted: What `steps` gives. Most branches of a wide group have one step, so the first needs no list.
     """
 
-    __slots__ = (
-        "_random",
-        "_steps",
-        "body",
-        "depth",
-        "ended",
-        "group",
-        "groups",
-        "index",
-        "limited",
-        "line",
-        "running",
-    )
-
-    def __init__(
-        self, body: LiveBody, path: str, group: GroupRun | None, index: int, depth: int, *, limited: bool = False
-    ) -> None:
-        # As Occurrences does it; one call less for every branch.
-        self.path = path
-        self._first = None
-        self._counts = None
-        self.body = body
-        self.group = group
-        self.index = index
-        self.depth = depth
-        self.limited = limited
-        self.line: Any = None
-        self.running = False
-        self.ended = False
-        self.groups: dict[str, GroupRun] | None = None
-        self._steps: StepFuture | list[StepFuture] | None = None
-        self._random: DeterministicRandom | None = None
+    body: LiveBody
+    group: GroupRun | None
+    index: int
+    depth: int
+    limited: bool = False
+    line: Any = None
+    running: bool = False
+    ended: bool = False
+    groups: dict[str, GroupRun] | None = None
+    noted: StepFuture | list[StepFuture] | None = None
+    _random: DeterministicRandom | None = None
 
     def note(self, step: StepFuture) -> None:
-        """A step was planned in this branch. Most branches of a wide group have one, so the first needs no list."""
-        if self._steps is None:
-            self._steps = step
-        elif type(self._steps) is list:
-            self._steps.append(step)
+        """A step was planned in this branch."""
+        if self.noted is None:
+            self.noted = step
+        elif type(self.noted) is list:
+            self.noted.append(step)
         else:
-            self._steps = [self._steps, step]  # type: ignore[list-item]
+            self.noted = [self.noted, step]  # type: ignore[list-item]
 
     def end(self, value: Any, error: BaseException | None) -> None:
         """What the branch is made of came to its end."""
@@ -99,14 +79,10 @@ class Scope(Occurrences):
         self.body.lines_running += 1
         self.body.loop.call_soon(self.end, None, asyncio.CancelledError())
 
-    def forget(self) -> None:
-        """Nobody asks for its steps any more. They know it: so nobody has to collect them."""
-        self._steps = None
-
     @property
     def steps(self) -> Sequence[StepFuture]:
         """Steps planned in this branch, in order; the root notes none."""
-        match self._steps:
+        match self.noted:
             case None:
                 return ()
             case list() as steps:
@@ -197,8 +173,20 @@ def _on_a_loop() -> bool:
 _MAKING_EVENT = threading.Lock()
 """Threads of one step may ask at the same time."""
 
-SCOPE: ContextVar[Scope | None] = ContextVar("stepwire_scope", default=None)
-ATTEMPT: ContextVar[AttemptInfo | None] = ContextVar("stepwire_attempt", default=None)
+PLACE: ContextVar[Scope | AttemptInfo | None] = ContextVar("stepwire_place", default=None)
+"""The scope of a flow, or the attempt at a step, that this code belongs to; None: it is code of neither."""
+
+
+def scope_here() -> Scope | None:
+    """The scope this code runs in; None: it is no code of a flow."""
+    place = PLACE.get()
+    return place if isinstance(place, Scope) else None
+
+
+def attempt_here() -> AttemptInfo | None:
+    """The attempt this code belongs to; None: it is no code of a step."""
+    place = PLACE.get()
+    return place if isinstance(place, AttemptInfo) else None
 
 
 class DeterministicRandom(random.Random):

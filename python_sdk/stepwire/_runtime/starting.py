@@ -6,7 +6,7 @@ What may be executed is decided by the engine and by `executor`; how an attempt 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
@@ -86,6 +86,18 @@ class Starter:
         if self._hooked:
             self._hooks.fire("step_started", body.run_id, flow, step.path, attempt)
         self._attempts.start(body.run_id, step.path, attempt, fence, call, context, timeout, flow, traceparent)
+
+    def start_closures(self, body: LiveBody, steps: Sequence[StepFuture]) -> None:
+        """First attempts of steps that are functions of this body, which the host begins by itself."""
+        run_id, flow, fence, start = body.run_id, body.flow.name, body.journal.fence, self._attempts.start
+        for step in steps:
+            planned = step.planned
+            if self.stubs or self._hooked:
+                self.start_closure(body, step, 1, fence, planned.timeout, planned.traceparent)
+                continue
+            call, context = step.call, step.context
+            assert call is not None and context is not None
+            start(run_id, step.path, 1, fence, call, context, planned.timeout, flow, planned.traceparent)
 
     def start_undos(self, body: LiveBody) -> None:
         """Undos that waited for the body to be where it was."""

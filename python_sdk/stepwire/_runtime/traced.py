@@ -145,7 +145,7 @@ class TracedBody(LiveBody):
 
     # ---- decisions
 
-    def plan_step(self, scope: Scope, name: str, request: StepRequest) -> StepFuture:
+    def plan_step(self, scope: Scope, name: str, request: StepRequest | StepCall) -> StepFuture:
         future = super().plan_step(scope, name, request)
         span = self._open.get(future.path)
         step = self.steps.get(future.path)

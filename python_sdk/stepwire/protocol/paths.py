@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
+
 from stepwire.protocol.limits import NAME_BYTES_MAX
 
 ROOT = ""
@@ -91,22 +93,22 @@ def undone_path(path: str) -> str | None:
     return path.removesuffix(UNDO_SUFFIX) if path.endswith(UNDO_SUFFIX) else None
 
 
-class Occurrences:
+class Occurrences(msgspec.Struct, eq=False):
     """Counts occurrences of keys within one scope, so that a repeated name gets `#2`, `#3`, ...
 
     Most branches of a wide group plan one step, so the first name needs no dict.
+
+    Attributes:
+        first: The name that came first; None: there was none yet.
     """
 
-    __slots__ = ("_counts", "_first", "path")
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._first: str | None = None
-        self._counts: dict[str, int] | None = None
+    path: str
+    first: str | None = None
+    _counts: dict[str, int] | None = None
 
     def last_path(self, name: str) -> str | None:
         """Path of the latest occurrence of `name`; None if there is none yet."""
-        if self._first is None:
+        if self.first is None:
             return None
         n = self._count(name)
         return self._path(name, n) if n else None
@@ -117,20 +119,20 @@ class Occurrences:
         Raises:
             InvalidName: see `encode_key`.
         """
-        if self._first is None:
+        if self.first is None:
             key = encode_key(name)
-            self._first = name
+            self.first = name
             return f"{self.path}/{key}" if self.path else key
         n = self._count(name) + 1
         path = self._path(name, n)
         if self._counts is None:
-            self._counts = {self._first: 1}
+            self._counts = {self.first: 1}
         self._counts[name] = n
         return path
 
     def _count(self, name: str) -> int:
         if self._counts is None:
-            return 1 if name == self._first else 0
+            return 1 if name == self.first else 0
         return self._counts.get(name, 0)
 
     def _path(self, name: str, n: int) -> str:

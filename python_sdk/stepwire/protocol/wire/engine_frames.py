@@ -60,14 +60,18 @@ def encode_engine_frame(frame: EngineFrame, transfers: Iterator[int] | None = No
         transfers: As for `encode_host_frame`.
     """
     target = host_service_pb2.EngineFrame()
-    out = Outgoing(host_service_pb2.EngineFrame, transfers)
     target.number = frame.number
     target.acked_position = frame.acked_position
     if frame.welcome is not None:
         _welcome_to_pb(frame.welcome, target.welcome)
+    if frame.drain is not None or frame.goodbye is not None or frame.fault is not None:
+        farewell_to_pb(frame, target)
+    if not frame.runs:
+        return [target.SerializeToString()]  # An ack, mostly: far from what a message may have.
+    out = Outgoing(host_service_pb2.EngineFrame, transfers)
+    add: Any = target.runs.add
     for section in frame.runs:
-        _engine_section_to_pb(section, target.runs.add(), out)
-    farewell_to_pb(frame, target)
+        _engine_section_to_pb(section, add(), out)
     return out.finish(target)
 
 
@@ -125,11 +129,10 @@ def _advance_to_pb(advance: Advance, target: Any, out: Outgoing) -> None:
         target.start.traceparent = start.traceparent
     for entry in advance.entries:
         message = target.entries.add()
-        match entry:
-            case Plan():
-                plan_to_pb(entry, message.plan, out)
-            case Release():
-                _release_to_pb(entry, message.release, out)
+        if isinstance(entry, Release):
+            _release_to_pb(entry, message.release, out)
+        else:
+            plan_to_pb(entry, message.plan, out)
 
 
 def _release_to_pb(release: Release, target: host_service_pb2.Release, out: Outgoing) -> None:
