@@ -8,9 +8,9 @@ import msgspec
 import pytest
 
 from stepwire.protocol import limits
-from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import Execute, Hello, RejectReason
-from stepwire.protocol.plan import GroupOpened, StepKind
+from stepwire.protocol.failure import ErrorCode, Failure
+from stepwire.protocol.frames import Execute, Hello, RejectReason, Result
+from stepwire.protocol.plan import Fence, GroupOpened, StepKind
 from stepwire_engine.core.config import CoreConfig
 from tests.session.desk import CONFIG, Desk, Host, task
 
@@ -132,6 +132,47 @@ def test_a_step_that_lost_a_host_waits_for_a_free_slot() -> None:
     lost.cut()
     desk.pass_time(4)
     assert len(leased(worker)) == 2
+
+
+def test_a_step_that_may_kill_its_host_gets_the_next_slot_though_others_of_its_name_could_go_ahead() -> None:
+    desk = Desk(config=msgspec.structs.replace(CONFIG, ahead_pace=1.0))
+    body = desk.host("body", steps=())
+    lost = desk.host("lost", flows=(), slots=1)
+    desk.start()
+    desk.start("r2")
+    desk.settle()
+    body.plan(task("bad"))
+    desk.settle()
+    lost.cut()
+    desk.pass_time(4)
+    again = desk.host("again", flows=(), slots=1)
+    worker = desk.host("worker", flows=(), slots=2, ahead=2)
+    desk.settle()
+    body.plan(*[task(f"before-{index}") for index in range(10)], run_id="r2")
+    desk.settle()
+    again.cut()
+    desk.pass_time(4)
+    body.plan(*[task(f"after-{index}") for index in range(90)], run_id="r2")
+    desk.settle()
+    bad = desk.core.runs["r"].steps["bad"]
+    assert len(bad.lost_on) == 2 and bad.lease is None and worker.engine is not None
+    for _ in range(20):
+        begun(worker)
+        if ("r", "bad") in worker.engine.leases:
+            return
+        worker.ok(next(path for run_id, path in worker.engine.leases if worker.holds(path, run_id)), "r2")
+        desk.settle()
+    pytest.fail("it is never given out while there are others")
+
+
+def test_cancelled_attempts_say_nothing_about_how_long_others_take() -> None:
+    _, body, worker = busy()
+    planned(body, 1)
+    assert worker.engine is not None
+    before = worker.engine.pace
+    cancelled = Failure(ErrorCode.CANCELLED, "Cancelled", "it lost a race")
+    worker.engine.keep_pace([Result("t0", 1, Fence(1, 1), None, cancelled)])
+    assert worker.engine.pace == before
 
 
 def test_steps_of_a_group_with_a_limit_wait_for_a_free_slot_which_nobody_keeps_from_them() -> None:

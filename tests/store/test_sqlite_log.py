@@ -11,10 +11,10 @@ from queue import SimpleQueue
 import pytest
 
 from stepwire_engine.store import sqlite_journal
-from stepwire_engine.store.base import StoreCorrupt, StoreError, StoreFailed
+from stepwire_engine.store.base import StoreCorrupt, StoreError, StoreFailed, Unit
 from stepwire_engine.store.rows import Damaged
 from stepwire_engine.store.sqlite_wal import LogLength, check_log, wal_path
-from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, StoreMaker, ended
+from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, StoreMaker, ended, event
 from tests.store.test_sqlite_faults import opened
 
 FRAME = 24 + 4096
@@ -51,6 +51,14 @@ def test_the_length_of_the_log_is_looked_at_now_and_then(
         desk.commit(desk.row(1, seq, ended(seq, bytes(100))))
     assert 8 < len(looks) < 100, "reading it costs each commit more than it is worth"
     assert Path(wal_path(str(path))).stat().st_size < 300 * FRAME, "and it is recycled at about its length"
+
+
+def test_the_log_is_recycled_in_time_whatever_commits_are_made_of(make: StoreMaker, path: Path) -> None:
+    desk = Desk(make()).open()
+    for number in range(60):
+        desk.commit(Unit(desk.epoch, events=(event(f"event-{number}", data=b"1" * 300_000),), events_since_ms=1))
+    size = Path(wal_path(str(path))).stat().st_size
+    assert size < 2 * sqlite_journal.CHECKPOINT_PAGES * FRAME, "a commit without journal rows can be large as well"
 
 
 def test_an_io_error_while_the_log_is_recycled_ends_the_engine_and_nothing_is_lost(

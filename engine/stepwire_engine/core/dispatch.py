@@ -328,7 +328,7 @@ class Dispatcher:
             session = self._roomiest(queue[0])
             if session is not None:
                 self._execute(session, [queue.popleft()])
-            elif (session := self._soonest(queue[0])) is not None:
+            elif not aside and (session := self._soonest(queue[0])) is not None:
                 self._execute(session, [queue.popleft()], ahead=True)
             elif self._suspect(queue[0]):
                 aside.append(queue.popleft())

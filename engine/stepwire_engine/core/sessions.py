@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import (
     Advance,
     Cancel,
@@ -186,6 +187,9 @@ class Session:
 
     def keep_pace(self, results: Sequence[Result]) -> None:
         """Results of one run have come; one of them tells for all what attempts take at present."""
+        failure = results[-1].failure
+        if failure is not None and failure.code is ErrorCode.CANCELLED:
+            return  # It may not even have begun.
         self.pace += (min(results[-1].elapsed, _PACE_MAX) - self.pace) * _PACE_WEIGHT
 
     @property

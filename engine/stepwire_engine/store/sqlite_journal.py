@@ -200,9 +200,9 @@ class JournalThread:
     # ---- one commit
 
     def _commit(self, batches: list[Batch]) -> None:
+        self._written_pages += sum([batch.size for batch in batches]) >> _PAGE_BITS
         if len(batches) == 1:
-            batch = batches[0]
-            self._tell(partial(batch.done, self._store(batch.units)))
+            self._tell(partial(batches[0].done, self._store(batches[0].units)))
         else:
             receipts = iter(self._store([unit for batch in batches for unit in batch.units]))
             answers = [(batch.done, list(islice(receipts, len(batch.units)))) for batch in batches]
@@ -296,7 +296,7 @@ class JournalThread:
         counters.commits += 1
         counters.rows += len(draft.journal)
         counters.bytes += draft.size
-        self._written_pages += _PAGES_MIN + (len(draft.journal) >> 1) + (draft.size >> _PAGE_BITS)
+        self._written_pages += _PAGES_MIN + (len(draft.journal) >> 1)
         if self._observe_commit is not None:
             self._observe_commit(seconds, draft.units, draft.size)
 
