@@ -171,7 +171,7 @@ def return_type(fn: Callable[..., Any]) -> Any:
         ConfigurationError: the annotation cannot be resolved.
     """
     inner = fn if type(fn) is FunctionType else getattr(fn, "__func__", fn)
-    if isinstance(inner, FunctionType):
+    if type(inner) is FunctionType:
         if "return" not in inner.__annotations__:
             return Any
         if inner.__closure__ is None:  # a cached closure would keep what it closes over alive
@@ -395,6 +395,6 @@ def _pydantic_decoder(tp: Any) -> Callable[[Any], Any]:
 def _type_name(tp: Any) -> str:
     if isinstance(tp, CallTypes):
         return f"the call of {tp.name}"
-    if isinstance(tp, type) and not get_args(tp):
+    if isinstance(tp, type) and tp is not Any and not get_args(tp):
         return tp.__name__
     return "JSON" if tp is Any else str(tp).replace("typing.", "")
