@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -464,6 +465,26 @@ def test_work_is_refused_when_the_system_makes_no_thread_at_all(monkeypatch: pyt
     assert work.ended.acquire(timeout=PATIENCE_SECONDS)
     assert work.ended.acquire(timeout=0.01) is False and pool.count == 1
     pool.close()
+
+
+def test_an_attempt_for_which_there_is_no_thread_has_failed_and_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = StepThreads.start, []
+
+    def once(self: StepThreads, work: Callable[[], bool]) -> None:
+        if not refused:
+            refused.append(work)
+            raise RuntimeError("the system gives this process no thread for a sync step")
+        start(self, work)
+
+    monkeypatch.setattr(StepThreads, "start", once)
+    host = stepwire.Host("threads")
+
+    @host.flow
+    async def flow(ctx: stepwire.Context) -> list[int]:
+        return list(await ctx.group.parallel([lambda i=i: ctx.step.run(f"step-{i}", int, i) for i in range(3)]))
+
+    run = testing.run(host, flow)
+    assert run.output == [0, 1, 2] and sorted(len(step.attempts) for step in run.record.steps) == [1, 1, 2]
 
 
 @pytest.mark.parametrize("queued", [True, False])

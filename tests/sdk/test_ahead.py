@@ -16,6 +16,8 @@ from stepwire._transport.session import HostSession
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import (
+    Advance,
+    BodyStart,
     Cancel,
     CancelReason,
     EngineFrame,
@@ -25,7 +27,7 @@ from stepwire.protocol.frames import (
     RejectReason,
     Welcome,
 )
-from stepwire.protocol.payload import Payload
+from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
 from tests.sdk.gates import Gates, turns, until
 from tests.sdk.host_desk import HostDesk
@@ -174,6 +176,10 @@ def test_what_nobody_else_tells_of_is_sent_at_once_and_in_time() -> None:
     say(cancels=[Cancel("b", Fence(1, 2), CancelReason.RACE_LOST)])
     assert rung == [0.0, 1.0, 2.0], "it is cancelled"
     assert port.take_frame() is not None and port.next_due() == 4000.0
+    now[0] = 3.0
+    advance = EngineSection("other", advance=Advance(Fence(1, 3), (), BodyStart("flow", NULL, 1, 0)))
+    frame = EngineFrame(runs=[advance, EngineSection("r", executes=[given("d")])])
+    assert port.receive(frame) != [] and rung[3:] == [3.0], "it waits, and the runtime's loop may be blocked"
 
 
 @pytest.mark.parametrize(("slots", "ahead"), [(1, 1), (4, 4), (1000, limits.AHEAD_MAX)])

@@ -138,6 +138,35 @@ def test_step_inside_a_step(way: Callable[[Any], Callable[[], Any]], is_async: b
         assert_failed(run, ErrorCode.NESTED_STEP, "'outer'")
 
 
+def step_in_to_thread(ctx: Any) -> Any:
+    return ctx.step.run("lost", lambda: 1)
+
+
+def group_in_to_thread(ctx: Any) -> Any:
+    return ctx.group.parallel((lambda: ctx.step.run("lost", lambda: 1),))
+
+
+def branches_in_to_thread(ctx: Any) -> Any:
+    async def branch() -> Any:
+        return await ctx.step.run("lost", lambda: 1)
+
+    return ctx.group.parallel((branch, branch))
+
+
+@REPLAY
+@pytest.mark.parametrize("call", [step_in_to_thread, group_in_to_thread, branches_in_to_thread])
+def test_an_async_flow_makes_its_calls_on_the_loop(call: Callable[[Any], Any], replay: bool) -> None:
+    """A thread that asyncio starts has the context of the flow, so nothing else tells it from the flow."""
+
+    async def flow(ctx: stepwire.Context) -> None:
+        await ctx.step.run("before", lambda: 1)
+        await asyncio.to_thread(call, ctx)
+
+    run = run_misuse(flow, replay=replay)
+    assert_failed(run, ErrorCode.NESTED_STEP, "misuse", "thread")
+    assert [step.path for step in run.record.steps] == ["before"], "nothing was planned from there"
+
+
 def test_step_on_a_thread_the_flow_started() -> None:
     def flow(ctx: stepwire.ContextSync) -> None:
         caught: list[BaseException] = []

@@ -123,7 +123,11 @@ class Attempts:
             self._codes.append((self._run_async(running), context, path))
         else:
             running.on_thread = True
-            self._threads.start(partial(context.run, self._run_sync, running))
+            try:
+                self._threads.start(partial(context.run, self._run_sync, running))
+            except RuntimeError as none:  # There is no thread, and the system makes none: perhaps at its next attempt.
+                running.on_thread = False
+                self._failed(running, none)
 
     def let_go(self) -> None:
         """Let the code begin that waits for it, each up to its first wait. In a callback of the loop."""

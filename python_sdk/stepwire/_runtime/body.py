@@ -32,6 +32,7 @@ from stepwire.errors import (
     InvalidInput,
     InvalidStepName,
     LimitExceeded,
+    NestedStepError,
     PayloadTooLarge,
     UnawaitedStep,
     UnreadablePayload,
@@ -382,7 +383,13 @@ class LiveBody:
     def _is_concurrent(self, scope: Scope) -> bool:
         if not self.flow.is_async or scope.line is None:
             return False
-        return asyncio.current_task(self.loop) is not scope.line
+        try:
+            return asyncio.current_task() is not scope.line
+        except RuntimeError:  # There is no loop here: `asyncio.to_thread` takes the flow's context along.
+            raise NestedStepError(
+                f"flow {self.flow.name!r} made a durable call on a thread of its own: an async flow makes them on its "
+                "loop, outside `asyncio.to_thread`"
+            ) from None
 
     def abandon(self, path: str) -> None:
         """User code gave up on a step: that is a decision as well (DESIGN 4)."""

@@ -99,8 +99,8 @@ class SessionPort:
         with self.lock:
             waited = bool(self.waiting)
             sections = self.session.receive(frame, self.clock())
-            alone = not sections and (self.session.speaks or (self.waiting and not waited))
-        if alone:  # What was answered at once, or has its time now, is nothing that the runtime hears of.
+            unheard = (self.waiting and not waited) or (not sections and self.session.speaks)
+        if unheard:  # What was answered at once, or has its time now, is nothing that the runtime hears of.
             self.ring()
         return sections
 
