@@ -27,6 +27,15 @@ def busy(*, slots: int = 1, ahead: int = 1, pace: float = 1.0, **more: Any) -> t
     return desk, body, worker
 
 
+def alone() -> tuple[Desk, Host]:
+    """A run on a host with one slot that executes its registered steps as well."""
+    desk = Desk(config=msgspec.structs.replace(CONFIG, ahead_pace=1.0))
+    host = desk.host(slots=1, ahead=1)
+    desk.start()
+    desk.settle()
+    return desk, host
+
+
 def planned(body: Host, count: int, **how: Any) -> None:
     body.plan(*[task(f"t{index}", **how) for index in range(count)])
     body.desk.settle()
@@ -94,10 +103,7 @@ def test_what_waits_begins_in_its_order_and_nothing_overtakes_it() -> None:
 
 
 def test_a_host_does_not_start_itself_what_its_body_plans_before_what_waits() -> None:
-    desk = Desk(config=msgspec.structs.replace(CONFIG, ahead_pace=1.0))
-    host = desk.host(slots=1, ahead=1)
-    desk.start()
-    desk.settle()
+    desk, host = alone()
     planned(host, 2)
     host.ok("t0")
     assert host.session.start_all("r", ("c",), host.seqs["r"][0], desk.mono) == []
@@ -205,10 +211,7 @@ def test_a_limited_step_of_another_name_is_not_kept_away() -> None:
 
 
 def test_closures_wait_for_a_free_slot_which_nobody_keeps_from_them() -> None:
-    desk = Desk(config=msgspec.structs.replace(CONFIG, ahead_pace=1.0))
-    host = desk.host(slots=1, ahead=1)
-    desk.start()
-    desk.settle()
+    desk, host = alone()
     planned(host, 6)
     host.plan("c1", "c2")
     desk.settle()

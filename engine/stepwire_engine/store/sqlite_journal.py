@@ -303,7 +303,7 @@ class JournalThread:
     def _checkpoint(self) -> None:
         """Recycle the log when it has become long. After the answers: whoever waits need not wait for this.
 
-        To see how long it is, the file is read, each read gives the GIL away, to the loop that just got its answers.
+        To see how long it is, the file is read, and that gives the GIL away to the loop that just got its answers.
         So it looks again when as much may have been written as is a small part of it.
 
         What is in the log is durable whether this works or not, so a full disk only lets it grow on. An error of the
