@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import linux, page, plots, tables
-from benchmarks.checkout import other, own
+from benchmarks.checkout import other, own, pinned
 from benchmarks.lines import Line, Measurement, Skipped, encode, read
 from benchmarks.medians import Results, results
 from benchmarks.peers import choice
@@ -61,6 +61,8 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
     subjects: list[Measured] = [Tree(own(options.event_loop), options.slots)]
     skipped: list[Skipped] = []
     names = options.workload or [*DEFAULT, *(["peers"] if options.peers is not None else [])]
+    if options.pinned:
+        subjects.append(Tree(pinned(options.event_loop), options.slots))
     if options.against:
         subjects.append(Tree(other(options.against, options.event_loop), options.slots))
     if options.peers is not None:
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="write every measurement as a JSON line")
     add("--baseline", type=Path, metavar="FILE", help="print ratios to the JSON lines of an earlier session")
     add("--against", type=Path, metavar="DIR", help="measure another checkout of Stepwire in turns with this one")
+    add("--pinned", action="store_true", help="measure in turns with engine and hosts each on a core of its own")
     add(
         "--peers", nargs="?", const="all", metavar="NAME,...",
         help=f"measure other engines in turns: {', '.join(choice.NAMES)} (default: all that are installed)",

@@ -18,6 +18,8 @@ from benchmarks.lines import Subject
 ROOT = Path(__file__).resolve().parents[1]
 OWN = "stepwire"
 """Subject of the tree that holds these benchmarks."""
+PINNED = "pinned"
+"""The same with its engine on the first core and its hosts on the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +28,23 @@ class Checkout:
 
     Attributes:
         event_loop: What STEPWIRE_EVENT_LOOP says to its engine and hosts; empty: nothing.
+        cores: Of its engine, and of its hosts; None: the system puts them where it likes.
     """
 
     name: str
     root: Path
     event_loop: str = ""
+    cores: tuple[int, int] | None = None
+
+    @property
+    def engine_core(self) -> int | None:
+        """Where its engine runs; None: anywhere."""
+        return self.cores[0] if self.cores else None
+
+    @property
+    def host_core(self) -> int | None:
+        """The same of its hosts."""
+        return self.cores[1] if self.cores else None
 
     @property
     def python(self) -> str:
@@ -54,7 +68,8 @@ class Checkout:
         return Subject(
             name=self.name,
             version=_commit(self.root),
-            topology="engine process, host process over one gRPC stream, client process over gRPC",
+            topology="engine process, host process over one gRPC stream, client process over gRPC"
+            + (", engine and host each on a core of its own" if self.cores else ""),
             durability="SQLite WAL, synchronous=FULL, group commit: committed before anything is released",
         )
 
@@ -62,6 +77,18 @@ class Checkout:
 def own(event_loop: str = "") -> Checkout:
     """This tree."""
     return Checkout(OWN, ROOT, event_loop)
+
+
+def pinned(event_loop: str = "") -> Checkout:
+    """This tree, its engine and its hosts each on a core of its own, as with `taskset` or systemd's CPUAffinity.
+
+    Raises:
+        ValueError: there are not two cores.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        raise ValueError("--pinned needs two cores")
+    return Checkout(PINNED, ROOT, event_loop, (cores[0], cores[1]))
 
 
 def other(root: Path, event_loop: str = "") -> Checkout:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.checkout import OWN
+from benchmarks.checkout import OWN, PINNED
 from benchmarks.figures import FIGURES
 from benchmarks.goals import Verdict, verdicts
 from benchmarks.lines import read
@@ -98,8 +98,17 @@ def _disturbed(measured: Results) -> str:
 
 
 def _goals(measured: Results) -> str:
-    rows = [(title(v.goal.workload), v.goal.text, _value(v), "met" if v.met else "missed") for v in verdicts(measured)]
-    return _section("Goals", _table(("work", "goal", "measured", ""), rows))
+    rows = [[title(v.goal.workload), v.goal.text, *_said(v)] for v in verdicts(measured)]
+    head = ["work", "goal", "measured", ""]
+    if own_cores := {v.goal: v for v in verdicts(measured, PINNED)}:
+        head += ["own cores", ""]
+        for row, verdict in zip(rows, verdicts(measured), strict=True):
+            row += _said(own_cores.get(verdict.goal))
+    return _section("Goals", _table(head, rows))
+
+
+def _said(verdict: Verdict | None) -> tuple[str, str]:
+    return ("", "") if verdict is None else (_value(verdict), "met" if verdict.met else "missed")
 
 
 def _value(verdict: Verdict) -> str:
@@ -121,9 +130,10 @@ def _heads(columns: Sequence[str]) -> list[str]:
 def _speed(measured: Results) -> str:
     rows = []
     for workload in WORKLOADS:
-        figures = measured.medians(Key(workload.name, OWN))
-        if workload.set != "peers" and "steps_per_s" in figures:
-            rows.append((workload.title, *_cells(figures, SPEED)))
+        for subject, mark in ((OWN, ""), (PINNED, ", own cores")):
+            figures = measured.medians(Key(workload.name, subject))
+            if workload.set != "peers" and "steps_per_s" in figures:
+                rows.append((workload.title + mark, *_cells(figures, SPEED)))
     return _section("Speed and cost", _table(("work", *_heads(SPEED)), rows))
 
 
@@ -135,7 +145,7 @@ def _curves(measured: Results) -> Iterator[str]:
 
 
 def _peers(measured: Results) -> Iterator[str]:
-    peers = {key.subject for key in measured.rounds} - {OWN, "against"}
+    peers = {key.subject for key in measured.rounds} - {OWN, PINNED, "against"}
     if not peers:
         return
     rows = []

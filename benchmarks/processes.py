@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -65,7 +66,7 @@ def engine(checkout: Checkout, database: Path, *settings: str) -> Iterator[Engin
         "stepwire_engine", "engine", "--db", str(database), "--port=0", "--http-port=0", "--log-format=json", *settings
     )
     began = time.perf_counter()
-    with process(command, log, checkout.environment()) as running:
+    with process(command, log, checkout.environment(), core=checkout.engine_core) as running:
         words = _ready_message(running, log).split()
         ready = time.perf_counter() - began
         yield Engine(running.pid, words[words.index("grpc") + 1], words[words.index("http") + 1], database, ready)
@@ -76,7 +77,8 @@ def step_host(checkout: Checkout, folder: Path, address: str, *options: str) -> 
     """The host of the workloads (`benchmarks.step_host`); gives its process id."""
     number = len(list(folder.glob("host-*.log")))
     command = checkout.command("benchmarks.step_host", address, *options)
-    with process(command, folder / f"host-{number}.log", checkout.environment()) as running:
+    log = folder / f"host-{number}.log"
+    with process(command, log, checkout.environment(), core=checkout.host_core) as running:
         yield running.pid
 
 
@@ -88,12 +90,14 @@ def process(
     *,
     stop: signal.Signals = signal.SIGTERM,
     codes: Sequence[int] = (0,),
+    core: int | None = None,
     piped: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process in the folder of its log, stopped with `stop`.
 
     Args:
         codes: That it may end with.
+        core: The only one it runs on; None: any.
         piped: Its standard input and output are pipes; otherwise nothing, and the log.
 
     Raises:
@@ -105,6 +109,8 @@ def process(
             command, cwd=log.parent, env=environment, stdin=ends[0], stdout=ends[1], stderr=output
         )
     try:
+        if core is not None:
+            os.sched_setaffinity(running.pid, {core})  # Its threads, which are still to come, inherit it.
         yield running
         running.send_signal(stop)
         running.wait(STOP_SECONDS)

@@ -19,6 +19,7 @@ from benchmarks.checkout import Checkout
 from benchmarks.floor import Floor, floor
 from benchmarks.lines import Line, Measurement, Session, Skipped, Subject
 from benchmarks.processes import BenchmarkError
+from benchmarks.runs import Pair, Runs
 from benchmarks.sleeping import Sleeping
 from benchmarks.stage import Point, Stage
 from benchmarks.turn import Turn, turns_of
@@ -71,8 +72,8 @@ class Tree:
         return self.checkout.subject()
 
     def does(self, workload: Workload) -> bool:
-        """Everything."""
-        return True
+        """Everything; on cores of their own, what is about speed."""
+        return self.checkout.cores is None or (workload.set != "peers" and isinstance(workload.scenario, Runs | Pair))
 
     def prepare(self, workload: Workload, kept: Path) -> None:
         """The database of sleeping runs."""

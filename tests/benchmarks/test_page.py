@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import page, plots
+from benchmarks.checkout import PINNED
 from benchmarks.lines import encode, read
 from benchmarks.medians import Results, results
 from benchmarks.workloads import named
 from tests.architecture.source import ROOT
-from tests.benchmarks.made import measured, session, some
+from tests.benchmarks.made import measured, session, some, subject
 
 ROUNDS_MIN = 3
 PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "benchmarks" / "figures.jsonl"
@@ -41,6 +42,16 @@ def test_sections_are_of_what_was_measured() -> None:
     assert "W3: groups of 100, 4 runs at once: **restate** | 167 | 6,000 |  | 400 |  |  | 12.0x | 0.05x |" in made
     assert "| restate | 1.0 | a process | durable as restate is |" in made
     assert "- Not measured: inngest: no server binary" in made
+
+
+def test_what_had_cores_of_its_own_stands_beside_it_and_is_no_peer() -> None:
+    lines = [session(), measured("group_100", steps_per_s=30_000), measured("startup", import_s=0.1)]
+    pinned = measured("group_100", PINNED, steps_per_s=45_000)
+    made = page.markdown(results([*lines, subject(PINNED), pinned]))
+    assert "| work | goal | measured |  | own cores |  |" in made
+    assert "| groups of 100, 10 runs at once | ≥ 40,000 steps/s | 30,000 | missed | 45,000 | met |" in made
+    assert "| import, command, engine | ≤ 0.35 import s | 0.10 | met |  |  |" in made
+    assert "| groups of 100, 10 runs at once, own cores | 45,000 |" in made and "Beside other engines" not in made
 
 
 def test_without_peers_there_is_no_comparison() -> None:
