@@ -65,6 +65,7 @@ METHODS = (
     "Watch",
     "Await",
     "AwaitOne",
+    "StartAndAwait",
     "Resume",
     "Cancel",
     "SendEvent",

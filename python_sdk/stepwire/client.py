@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol, Self, TypeVar, overload
 from stepwire._transport.explanation import Explanation, Holder, OpenStep, ServiceStatus
 from stepwire._transport.run_calls import RunCalls, StartOutcome
 from stepwire._transport.run_ends import RunEnds
-from stepwire._transport.run_handle import RunHandle, RunHandleSync, outcomes, started
+from stepwire._transport.run_handle import RunHandle, RunHandleSync, outcome, outcomes, started
 from stepwire._transport.run_logs import LoggedLine, LogLines, LogLinesSync
+from stepwire._transport.run_once import RunOnce
 from stepwire._transport.run_record import (
     AttemptRecord,
     GroupRecord,
@@ -159,6 +160,35 @@ class ClientSync(_ClientBase):
         name, payload = self._request(flow, args, kwargs)
         run_id, existing = self._calls.start(name, payload, id).result()
         return RunHandleSync(self._calls, run_id, self._decoder(flow), existing=existing)
+
+    @overload
+    def run(
+        self, flow: TypedFlow[T], /, *args: Any, id: str = "", timeout: float | None = None, **kwargs: Any
+    ) -> T: ...
+    @overload
+    def run(
+        self, flow: str | NamedFlow, /, *args: Any, id: str = "", timeout: float | None = None, **kwargs: Any
+    ) -> Any: ...
+    def run(self, flow: Any, /, *args: Any, id: str = "", timeout: float | None = None, **kwargs: Any) -> Any:
+        """Start a run and wait for what it returns, with one call instead of two.
+
+        The run is durable before anything waits for it. An engine that restarts meanwhile is waited for, and nothing
+        is started twice, also without `id`. Whoever stops waiting, by Ctrl-C too, does not stop the run.
+
+        Args:
+            flow, args, kwargs, id: As of `start`.
+            timeout: Seconds for start and result; None waits as long as it takes.
+
+        Returns:
+            What the run returned; of one that ended with `ctx.restart_with`, its last successor.
+
+        Raises:
+            UnknownFlow, KeyConflict, InvalidInput, PayloadTooLarge, EngineUnavailable: as `start`.
+            RunFailed, RunCancelled: as `result` of a handle.
+            TimeoutError: it has not ended, and goes on. The text names the run, or the id with which to ask again.
+        """
+        name, payload = self._request(flow, args, kwargs)
+        return outcome(RunOnce(self._calls, name, payload, id, timeout=timeout).run(), self._decoder(flow))
 
     @overload
     def start_many(
@@ -407,6 +437,23 @@ class Client(_ClientBase):
         name, payload = self._request(flow, args, kwargs)
         run_id, existing = await self._calls.start(name, payload, id).wait()
         return RunHandle(self._calls, run_id, self._decoder(flow), existing=existing)
+
+    @overload
+    async def run(
+        self, flow: TypedFlow[T], /, *args: Any, id: str = "", timeout: float | None = None, **kwargs: Any
+    ) -> T: ...
+    @overload
+    async def run(
+        self, flow: str | NamedFlow, /, *args: Any, id: str = "", timeout: float | None = None, **kwargs: Any
+    ) -> Any: ...
+    async def run(self, flow: Any, /, *args: Any, id: str = "", timeout: float | None = None, **kwargs: Any) -> Any:
+        """Start a run and wait for what it returns, with one call; everything as of ClientSync.run.
+
+        Cancelling this does not cancel the run.
+        """
+        name, payload = self._request(flow, args, kwargs)
+        ended = await RunOnce(self._calls, name, payload, id, timeout=timeout).wait_run()
+        return outcome(ended, self._decoder(flow))
 
     @overload
     async def start_many(

@@ -17,6 +17,7 @@ PAGES = {page.path.stem: page for page in guide()}
 GIVES: dict[tuple[str, str], Any] = {
     ("cancellation", "stop_all"): lambda ids: len(ids) == 1,
     ("clients", "greet_one"): lambda result: result == "hello Ada",
+    ("clients", "greet_later"): lambda told: told == ("hello Grace", True, "hello Grace"),
     ("clients", "greet_all"): lambda results: results == ["hello Ada", "hello Grace", "hello Edsger"],
     ("clients", "some_refused"): lambda told: told == ([False], ["key_conflict"]),
     ("clients", "how_each_went"): lambda told: told[0] == "hello Ada" and told[1].endswith("nobody to greet"),

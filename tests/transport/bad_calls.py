@@ -112,6 +112,10 @@ async def one_of_two(engine: WholeEngine) -> Answer:
     return Answer(S.ALREADY_EXISTS, ErrorCode(refused.code).slug, refused.message)
 
 
+def once(flow: str, **start: Any) -> pb.StartAndAwaitRequest:
+    return pb.StartAndAwaitRequest(start=pb.StartRequest(flow=flow, **start))
+
+
 START = pb.StartRequest(flow="checkout")
 LARGE = payload(bytes(CONFIG.payload_bytes_max + 1))
 
@@ -355,6 +359,42 @@ CLIENT_ROWS = [
         S.NOT_FOUND,
         "run_not_found",
         "there is no run r",
+    ),
+    Row(
+        "unknown flow: start and wait",
+        asked("StartAndAwait", once("f")),
+        S.NOT_FOUND,
+        "unknown_flow",
+        "no host has registered",
+    ),
+    Row(
+        "nothing to start and wait for",
+        asked("StartAndAwait", pb.StartAndAwaitRequest()),
+        S.INVALID_ARGUMENT,
+        "invalid_argument",
+        "start is not set",
+    ),
+    Row(
+        "key in use: start and wait",
+        known("StartAndAwait", lambda run_id: once("checkout", id="order-17", input=payload(b"2")), key="order-17"),
+        S.ALREADY_EXISTS,
+        "key_conflict",
+        "id 'order-17' is in use by run",
+    ),
+    Row(
+        "full store: start and wait",
+        while_full("StartAndAwait", once("checkout")),
+        S.RESOURCE_EXHAUSTED,
+        "store_full",
+        "the store is full; nothing was accepted",
+    ),
+    Row(
+        "draining engine: start and wait",
+        while_draining("StartAndAwait", once("checkout")),
+        S.UNAVAILABLE,
+        "draining",
+        "is draining",
+        serves_on=False,
     ),
     Row(
         "run absent beside one that ended: Await",

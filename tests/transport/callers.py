@@ -17,6 +17,7 @@ class Caller(Protocol):
     """What the tests ask of a client, plain or async."""
 
     def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any: ...
+    def run(self, flow: Any, *args: Any, **kwargs: Any) -> Any: ...
     def start_many(self, flow: Any, inputs: Any, **options: Any) -> list[Any]: ...
     def result(self, run_id: str, timeout: float | None = None, flow: Any = None) -> Any: ...
     def results(self, run_ids: Sequence[str], flow: Any = None, **options: Any) -> list[Any]: ...
@@ -38,6 +39,9 @@ class SyncCaller:
 
     def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
         return self._client.start(flow, *args, **kwargs)
+
+    def run(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._client.run(flow, *args, **kwargs)
 
     def start_many(self, flow: Any, inputs: Any, **options: Any) -> list[Any]:
         return self._client.start_many(flow, inputs, **options)
@@ -89,6 +93,9 @@ class AsyncCaller:
 
     def start(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
         return asyncio.run(self._client.start(flow, *args, **kwargs))
+
+    def run(self, flow: Any, *args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(self._client.run(flow, *args, **kwargs))
 
     def start_many(self, flow: Any, inputs: Any, **options: Any) -> list[Any]:
         return asyncio.run(self._client.start_many(flow, inputs, **options))

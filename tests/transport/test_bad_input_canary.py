@@ -17,6 +17,7 @@ from stepwire.protocol.frames import HostFrame, Report
 from stepwire.protocol.wire import HostFrameDecoder
 from stepwire.v1 import plan_pb2
 from stepwire.v1 import run_service_pb2 as pb
+from stepwire_engine import telemetry
 from stepwire_engine.transport import host_service, run_service
 from tests.transport.bench import REF
 from tests.transport.whole_engine import Answer, WholeEngine, payload, whole_engine, with_instance
@@ -64,13 +65,14 @@ CALLS: dict[str, tuple[str, Message]] = {
     "Watch": ("view", pb.WatchRequest(run_id="r")),
     "Await": ("view", pb.AwaitRequest(run_ids=["r"])),
     "AwaitOne": ("view", pb.AwaitOneRequest(run_id="r")),
+    "StartAndAwait": ("start", pb.StartAndAwaitRequest(start=pb.StartRequest(flow="checkout"))),
 }
 """Every call, and what it asks of the engine."""
 
 
 def test_every_call_is_in_the_table() -> None:
     service = pb.DESCRIPTOR.services_by_name["RunService"]
-    assert CALLS.keys() == {method.name for method in service.methods}
+    assert CALLS.keys() == {method.name for method in service.methods} == set(telemetry.METHODS)
 
 
 @pytest.mark.parametrize("method", CALLS)
@@ -87,19 +89,21 @@ def test_an_exception_behind_a_call_stays_inside(
 
 
 @pytest.mark.parametrize("function", ["_parsed", "_serialized"])
-@pytest.mark.parametrize("method", ["List", "Watch", "Await", "AwaitOne"])
+@pytest.mark.parametrize("method", ["List", "Watch", "Await", "AwaitOne", "StartAndAwait"])
 def test_an_exception_in_the_mapping_of_a_call_stays_inside(
     method: str, function: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario(engine: WholeEngine) -> None:
         host = engine.host()
         await host.greet()
-        run_id = await engine.finished_run(host)
+        run_id = await engine.finished_run(host, key="k")
+        known = pb.StartRequest(flow="checkout", id="k", input=payload(b"1"))
         requests: dict[str, Message] = {
             "List": pb.ListRequest(),
             "Watch": pb.WatchRequest(run_id=run_id),
             "Await": pb.AwaitRequest(run_ids=[run_id]),
             "AwaitOne": pb.AwaitOneRequest(run_id=run_id),
+            "StartAndAwait": pb.StartAndAwaitRequest(start=known),
         }
         with monkeypatch.context() as patch:
             patch.setattr(run_service, function, explode)

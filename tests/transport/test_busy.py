@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stepwire._transport import run_calls
+from stepwire._transport import run_answers
 from stepwire.errors import EngineBusy, EngineUnavailable, RunError
 from stepwire.protocol.failure import ErrorCode
 from stepwire_engine.core.refusal import CallRefused
@@ -25,16 +25,16 @@ def refuse(port: TablePort, times: int, *, retry_after: float | None = 0.01) -> 
 
 
 def test_a_start_without_a_key_is_made_again_until_there_is_room(port: TablePort, caller: Caller) -> None:
-    refuse(port, run_calls.BUSY_TRIES - 1)
+    refuse(port, run_answers.BUSY_TRIES - 1)
     caller.start("orders", 17)
-    assert len(port.asked) == run_calls.BUSY_TRIES and len(port.runs) == 1
+    assert len(port.asked) == run_answers.BUSY_TRIES and len(port.runs) == 1
 
 
 def test_after_some_tries_the_error_is_typed_and_says_when_to_try_again(port: TablePort, caller: Caller) -> None:
     refuse(port, 1000)
     with pytest.raises(EngineBusy, match="7 runs are in progress") as busy:
         caller.start("orders", 17)
-    assert len(port.asked) == run_calls.BUSY_TRIES
+    assert len(port.asked) == run_answers.BUSY_TRIES
     assert (busy.value.code, busy.value.retry_after) == (ErrorCode.LIMIT_EXCEEDED, 0.01)
     assert isinstance(busy.value, EngineUnavailable), "whoever catches that is told as well"
 
@@ -49,7 +49,7 @@ def test_a_limit_that_time_does_not_change_is_told_at_once(port: TablePort, call
 def test_an_engine_that_asks_for_a_long_pause_does_not_get_it(
     port: TablePort, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_calls, "BUSY_SECONDS_MAX", 0.01)
+    monkeypatch.setattr(run_answers, "BUSY_SECONDS_MAX", 0.01)
     refuse(port, 1, retry_after=3600.0)
     caller.start("orders", 17)
     assert len(port.asked) == 2

@@ -457,7 +457,7 @@ def test_an_unreachable_engine_says_what_why_and_next(caller: Caller, engine: Lo
 def test_a_call_that_is_not_answered_in_time_says_so(
     caller: Caller, port: TablePort, engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("run_calls", "run_errors"):
+    for module in ("run_answers", "run_errors"):
         monkeypatch.setattr(f"stepwire._transport.{module}.CALL_SECONDS", 0.2)
 
     async def never(run_id: str, *, include_steps: bool) -> RunView:

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -136,6 +136,29 @@ def streaming(server: Options, client: Options) -> Iterator[tuple[Peer, Proxy, S
             stream.close()
 
 
+# ---- watched at the same time: nearly all of the time nothing happens
+
+Watch = Callable[[str], Any]
+"""Makes its connections without one option of the tables ("": with all), or as one of IDLE; says what happened."""
+
+
+class Watching:
+    """All watches of this module, with everything that is left out in turn."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._seen = {(watch, without): pool.submit(watch, without) for watch in WATCHES for without in WATCHES[watch]}
+
+    def __call__(self, watch: Watch, without: str) -> Any:
+        """What it saw."""
+        return self._seen[watch, without].result()
+
+
+@pytest.fixture(scope="module")
+def watching() -> Iterator[Watching]:
+    with ThreadPoolExecutor(sum(map(len, WATCHES.values()))) as pool:
+        yield Watching(pool)
+
+
 # ---- dead peers
 
 QUICK_SERVER = {
@@ -150,27 +173,43 @@ PATIENT: Options = (NO_PROBES,)
 QUIET_SERVER = {"grpc.keepalive_time_ms": 60_000}
 
 
-@pytest.mark.parametrize("without", ["", "grpc.keepalive_time_ms", "grpc.http2.ping_timeout_ms"])
-def test_the_engine_drops_a_peer_that_answers_nothing(without: str) -> None:
+PINGS = ("", "grpc.keepalive_time_ms", "grpc.http2.ping_timeout_ms")
+WITHOUT_CALLS = ("", "grpc.keepalive_permit_without_calls")
+
+
+def a_dead_peer(without: str) -> bool:
     with streaming(shortened(SERVER, QUICK_SERVER, without=without), PATIENT) as (peer, proxy, _):
         proxy.hold()
-        assert peer.ended.wait(SLOW if without else PROMPT) is (not without)
+        return peer.ended.wait(SLOW if without else PROMPT)
 
 
-@pytest.mark.parametrize("without", ["", "grpc.keepalive_time_ms", "grpc.http2.ping_timeout_ms"])
-def test_a_host_drops_an_engine_that_answers_nothing(without: str) -> None:
+@pytest.mark.parametrize("without", PINGS)
+def test_the_engine_drops_a_peer_that_answers_nothing(without: str, watching: Watching) -> None:
+    assert watching(a_dead_peer, without) is (not without)
+
+
+def a_dead_engine(without: str) -> bool:
     server = shortened(SERVER, QUIET_SERVER)
     with streaming(server, shortened(CLIENT, QUICK_CLIENT, without=without)) as (_, proxy, stream):
         proxy.hold()
-        assert stream.ended.wait(SLOW if without else PROMPT) is (not without)
+        return stream.ended.wait(SLOW if without else PROMPT)
 
 
-@pytest.mark.parametrize("without", ["", "grpc.keepalive_permit_without_calls"])
-def test_the_engine_drops_a_dead_connection_without_calls(without: str) -> None:
+@pytest.mark.parametrize("without", PINGS)
+def test_a_host_drops_an_engine_that_answers_nothing(without: str, watching: Watching) -> None:
+    assert watching(a_dead_engine, without) is (not without)
+
+
+def a_dead_connection(without: str) -> bool:
     with linked(shortened(SERVER, QUICK_SERVER, without=without), PATIENT) as (_, proxy, channel):
         assert channel.unary_unary("/test.Peer/Echo")(b"1") == bytes(1)
         proxy.forget()
-        assert proxy.left.wait(SLOW if without else PROMPT) is (not without)
+        return proxy.left.wait(SLOW if without else PROMPT)
+
+
+@pytest.mark.parametrize("without", WITHOUT_CALLS)
+def test_the_engine_drops_a_dead_connection_without_calls(without: str, watching: Watching) -> None:
+    assert watching(a_dead_connection, without) is (not without)
 
 
 # ---- healthy peers
@@ -199,39 +238,29 @@ IDLE: dict[str, tuple[Options, Options]] = {
 """Idle streams: how the engine serves, and how the host dials."""
 
 
-def idle(sides: tuple[Options, Options]) -> tuple[bool, float]:
+def idle(how: str) -> tuple[bool, float]:
     """Whether an idle stream is still there after some seconds, and how many pings the host sent."""
-    with streaming(*sides) as (_, proxy, stream):
+    with streaming(*IDLE[how]) as (_, proxy, stream):
         before = proxy.passed[Way.UP]
         alive = not stream.ended.wait(IDLE_SECONDS)
         return alive, (proxy.passed[Way.UP] - before) / PING_BYTES
 
 
-@pytest.fixture(scope="module")
-def idled() -> dict[str, tuple[bool, float]]:
-    """All of them at the same time."""
-    with ThreadPoolExecutor(len(IDLE)) as pool:
-        return dict(zip(IDLE, pool.map(idle, IDLE.values()), strict=True))
+def test_a_healthy_idle_stream_outlives_its_pings(watching: Watching) -> None:
+    assert watching(idle, "healthy")[0]
 
 
-Idled = dict[str, tuple[bool, float]]
+def test_by_default_grpc_would_cut_it(watching: Watching) -> None:
+    assert not watching(idle, "by default")[0]
 
 
-def test_a_healthy_idle_stream_outlives_its_pings(idled: Idled) -> None:
-    assert idled["healthy"][0]
+def test_strikes_are_counted_as_the_table_says(watching: Watching) -> None:
+    assert not watching(idle, "too often")[0]
+    assert watching(idle, "never strikes")[0], "0 is: never"
 
 
-def test_by_default_grpc_would_cut_it(idled: Idled) -> None:
-    assert not idled["by default"][0]
-
-
-def test_strikes_are_counted_as_the_table_says(idled: Idled) -> None:
-    assert not idled["too often"][0]
-    assert idled["never strikes"][0], "0 is: never"
-
-
-def test_a_host_goes_on_pinging_though_it_has_nothing_to_say(idled: Idled) -> None:
-    assert idled["two pings"][1] < 4.5 < idled["healthy"][1]
+def test_a_host_goes_on_pinging_though_it_has_nothing_to_say(watching: Watching) -> None:
+    assert watching(idle, "two pings")[1] < 4.5 < watching(idle, "healthy")[1]
 
 
 def test_the_host_pings_more_slowly_than_the_engine_allows() -> None:
@@ -307,8 +336,12 @@ def test_two_servers_share_a_port_only_where_nobody_forbids_it(without: str) -> 
         second.stop(0)
 
 
-@pytest.mark.parametrize("without", ["", "grpc.min_reconnect_backoff_ms"])
-def test_a_dial_that_nobody_answers_is_given_up(without: str) -> None:
+BACKOFF = ("", "grpc.min_reconnect_backoff_ms")
+POOL = ("", "grpc.use_local_subchannel_pool")
+RETRIES = ("", "grpc.enable_retries")
+
+
+def an_unanswered_dial(without: str) -> bool:
     """A listener that accepts nothing: the connection stands, and HTTP/2 never begins."""
     client = shortened(CLIENT, {"grpc.min_reconnect_backoff_ms": 300}, without=without)
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -316,12 +349,17 @@ def test_a_dial_that_nobody_answers_is_given_up(without: str) -> None:
             call = channel.unary_unary("/test.Peer/Echo").future(b"1")
             given_up = threading.Event()
             call.add_done_callback(lambda _: given_up.set())
-            assert given_up.wait(SLOW if without else PROMPT) is (not without)
+            ended = given_up.wait(SLOW if without else PROMPT)
             call.cancel()
+            return ended
 
 
-@pytest.mark.parametrize("without", ["", "grpc.use_local_subchannel_pool"])
-def test_every_dial_is_one(without: str) -> None:
+@pytest.mark.parametrize("without", BACKOFF)
+def test_a_dial_that_nobody_answers_is_given_up(without: str, watching: Watching) -> None:
+    assert watching(an_unanswered_dial, without) is (not without)
+
+
+def three_dials(without: str) -> int:
     """To an address that refuses: with a shared subchannel the second dial only waits for the backoff of the first."""
     client = shortened(CLIENT, {}, without=without)
     dials = 0
@@ -342,16 +380,21 @@ def test_every_dial_is_one(without: str) -> None:
                 connection.close()
                 with pytest.raises(grpc.RpcError):
                     call.result(timeout=10)
-    assert (dials == 3) is (not without)
+    return dials
 
 
-def test_a_stream_that_an_ending_engine_never_took_is_given_up() -> None:
+@pytest.mark.parametrize("without", POOL)
+def test_every_dial_is_one(without: str, watching: Watching) -> None:
+    assert (watching(three_dials, without) == 3) is (not without)
+
+
+def test_a_stream_that_an_ending_engine_never_took_is_given_up(watching: Watching) -> None:
     """Otherwise gRPC tries it again itself, and waits for as long as the connection stays."""
-    assert never_taken(shortened(CLIENT, {})) is grpc.StatusCode.UNAVAILABLE
-    assert never_taken(shortened(CLIENT, {}, without="grpc.enable_retries")) is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert watching(never_taken, "") is grpc.StatusCode.UNAVAILABLE
+    assert watching(never_taken, "grpc.enable_retries") is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-def never_taken(client: Options) -> grpc.StatusCode:
+def never_taken(without: str) -> grpc.StatusCode:
     """How a stream ends whose server says that it is going away and took no stream (RFC 9113 6.8), and stays."""
 
     def serve(listener: socket.socket) -> None:
@@ -367,11 +410,23 @@ def never_taken(client: Options) -> grpc.StatusCode:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=serve, args=(listener,))
         thread.start()
+        client = shortened(CLIENT, {}, without=without)
         with grpc.insecure_channel(f"127.0.0.1:{listener.getsockname()[1]}", options=client) as channel:
             with pytest.raises(grpc.RpcError) as ended:
                 list(channel.stream_stream("/test.Peer/Stay")(iter([HELLO]), timeout=1.0))
         thread.join(10)
     return ended.value.code()
+
+
+WATCHES: dict[Watch, Sequence[str]] = {
+    a_dead_peer: PINGS,
+    a_dead_engine: PINGS,
+    a_dead_connection: WITHOUT_CALLS,
+    idle: tuple(IDLE),
+    an_unanswered_dial: BACKOFF,
+    three_dials: POOL,
+    never_taken: RETRIES,
+}
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:

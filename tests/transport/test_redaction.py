@@ -18,6 +18,7 @@ from stepwire_engine.core.history import RunView, StepStateView, StepView
 from stepwire_engine.scheduler.starts import StartCall
 from stepwire_engine.transport import run_messages
 from stepwire_engine.transport.run_messages import run_to_pb
+from tests.transport.callers import Caller
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run
 
 CANARY = b'"canary-4711"'
@@ -66,6 +67,12 @@ def test_a_handle_awaits_the_value_and_shows_none(engine: LoopbackEngine, port: 
         assert handle.get().output == Redacted(len(CANARY))
     finally:
         calls.close()
+
+
+def test_who_runs_a_flow_gets_the_value(caller: Caller, port: TablePort) -> None:
+    port.keys["k"] = "r1"
+    port.runs["r1"] = redacted_run(output=HIDDEN)
+    assert caller.run("orders", id="k") == "canary-4711"
 
 
 def test_a_mark_travels_with_a_start_and_an_event(engine: LoopbackEngine, port: TablePort) -> None:

@@ -27,7 +27,10 @@ from stepwire_engine.transport.status import EXIT_CODES, STATUS, stream_status
 from tests.transport.run_engine import PAYLOAD_BYTES_MAX, LoopbackEngine, TablePort, ended_run, open_run, passed
 
 FAILURE = Failure(ErrorCode.USER_ERROR, "ValueError", "no", "Traceback ...")
-METHODS = ["Start", "StartMany", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch", "Await", "AwaitOne"]
+METHODS = [
+    "Start", "StartMany", "Get", "List", "Resume", "Cancel", "SendEvent", "Logs", "Watch", "Await", "AwaitOne",
+    "StartAndAwait",
+]  # fmt: skip
 STREAMS = ("Watch", "Await")
 NOT_A_MESSAGE = b"\x0a\xff"
 
@@ -76,6 +79,10 @@ class Peer:
         error: Any = caught.value
         trailers = dict(error.trailing_metadata())
         return Refused(error.code(), trailers["stepwire-code"], error.details(), trailers["stepwire-ref"])
+
+
+def once(**start: Any) -> pb.StartAndAwaitRequest:
+    return pb.StartAndAwaitRequest(start=pb.StartRequest(**start))
 
 
 def many(*flows: str) -> pb.StartManyRequest:
@@ -229,6 +236,11 @@ def _event_of(data: bytes) -> pb.SendEventRequest:
         ("Start", pb.StartRequest(flow="é" * 129), "flow"),
         ("Start", pb.StartRequest(flow="f", id="k" * 257), "id"),
         ("Start", pb.StartRequest(flow="f", input=payload_pb2.Payload(encoding="e" * 257)), "input.encoding"),
+        ("StartAndAwait", pb.StartAndAwaitRequest(), "start"),
+        ("StartAndAwait", once(), "start.flow"),
+        ("StartAndAwait", once(flow="f" * 257), "start.flow"),
+        ("StartAndAwait", once(flow="f", id="k" * 257), "start.id"),
+        ("StartAndAwait", once(flow="f", input=payload_pb2.Payload(encoding="e" * 257)), "start.input.encoding"),
         ("Get", pb.GetRequest(), "run_id"),
         ("StartMany", pb.StartManyRequest(), "runs"),
         ("StartMany", many(*["f"] * 1001), "runs"),
@@ -289,9 +301,13 @@ def test_event_data_over_the_limit_are_refused(peer: Peer, port: TablePort) -> N
 
 def test_a_payload_over_the_limit_is_refused(peer: Peer, port: TablePort) -> None:
     payload = payload_pb2.Payload(data=bytes(PAYLOAD_BYTES_MAX + 1))
-    refused = peer.refusal("Start", pb.StartRequest(flow="f", input=payload))
-    assert (refused.status, refused.code) == (grpc.StatusCode.INVALID_ARGUMENT, "payload_too_large")
-    assert str(PAYLOAD_BYTES_MAX) in refused.message
+    for method, request in (
+        ("Start", pb.StartRequest(flow="f", input=payload)),
+        ("StartAndAwait", once(flow="f", input=payload)),
+    ):
+        refused = peer.refusal(method, request)
+        assert (refused.status, refused.code) == (grpc.StatusCode.INVALID_ARGUMENT, "payload_too_large")
+        assert str(PAYLOAD_BYTES_MAX) in refused.message
     fits = payload_pb2.Payload(data=bytes(PAYLOAD_BYTES_MAX))
     peer.send("Start", pb.StartRequest(flow="f", input=fits).SerializeToString())
 
@@ -310,6 +326,7 @@ def test_every_code_reaches_the_peer_with_its_status(peer: Peer, port: TablePort
         "StartMany": many("f"),
         "Await": pb.AwaitRequest(run_ids=["r1"]),
         "AwaitOne": pb.AwaitOneRequest(run_id="r1"),
+        "StartAndAwait": once(flow="f"),
     }
     for method, request in calls.items():
         refused = peer.refusal(method, request)
@@ -325,6 +342,7 @@ def test_an_error_of_the_engine_stays_inside(
     requests: dict[str, Message] = {
         "Start": pb.StartRequest(flow="f"),
         "StartMany": many("f"),
+        "StartAndAwait": once(flow="f"),
         "Await": pb.AwaitRequest(run_ids=["r1"]),
         "List": pb.ListRequest(),
         "Resume": pb.ResumeRequest(run_id="r"),

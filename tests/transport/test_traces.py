@@ -8,7 +8,7 @@ from stepwire.protocol.plan import Event
 from stepwire.v1 import run_service_pb2 as pb
 from tests.sdk.spans import recorded, traceparent
 from tests.transport.callers import Caller
-from tests.transport.run_engine import LoopbackEngine, TablePort
+from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run
 from tests.transport.test_run_service import Peer
 
 
@@ -19,6 +19,14 @@ def test_a_start_carries_the_context_of_the_current_span(caller: Caller, port: T
     inside, outside = port.asked
     assert inside[:2] == outside[:2] and len(outside) == 4
     assert inside[4:] == (traceparent(spans.one("request")),)
+
+
+def test_a_run_with_one_call_carries_it(caller: Caller, port: TablePort) -> None:
+    port.keys["k"] = "r1"
+    port.runs["r1"] = ended_run()
+    with recorded() as spans, trace.get_tracer("test").start_as_current_span("request"):
+        caller.run("orders", id="k")
+    assert port.asked[0][4:] == (traceparent(spans.one("request")),)
 
 
 def test_starts_of_many_carry_it_each(caller: Caller, port: TablePort) -> None:

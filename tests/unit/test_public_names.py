@@ -88,3 +88,21 @@ def test_the_other_errors_have_their_own_module(name: str) -> None:
 def test_what_is_needed_more_rarely_has_a_place(module: str, names: list[str]) -> None:
     found = importlib.import_module(module)
     assert [name for name in names if not hasattr(found, name)] == []
+
+
+def methods(client: type) -> dict[str, list[str]]:
+    """Public methods of a client with their parameters."""
+    return {
+        name: [str(parameter).partition(":")[0] for parameter in inspect.signature(member).parameters.values()]
+        for name, member in inspect.getmembers(client, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def test_both_clients_have_these_methods_with_the_same_parameters() -> None:
+    assert methods(stepwire.Client) == methods(stepwire.ClientSync)
+    assert sorted(methods(stepwire.Client)) == [
+        "cancel", "cancel_all", "close", "explain", "get", "handle", "list", "logs", "results", "resume", "run", "send",
+        "start", "start_many", "watch",
+    ]  # fmt: skip
+    assert methods(stepwire.Client)["run"] == ["self", "flow", "*args", "id", "timeout", "**kwargs"]

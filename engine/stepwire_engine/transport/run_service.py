@@ -12,13 +12,12 @@ from contextlib import AbstractContextManager
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
-import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from stepwire.protocol import limits
 from stepwire.protocol.bounds import RESERVED_EVENTS, has_control_characters
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.payload import JSON, NULL, Payload
+from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Event
 from stepwire.protocol.wire import WireError, cut_text, payload_from_pb, timestamp_from_pb, traceparent_from_pb
 from stepwire.v1 import payload_pb2
@@ -33,6 +32,8 @@ from stepwire_engine.scheduler.starts import StartCall, Started
 from stepwire_engine.store.base import LogPage, RunPage
 from stepwire_engine.store.paging import LIMIT_MAX, run_before
 from stepwire_engine.store.rows import INTEGER_MAX
+from stepwire_engine.transport.named_run import RUN_KEY, NamedRun
+from stepwire_engine.transport.run_checks import check_count, check_json, check_text, refuse, wanted_states
 from stepwire_engine.transport.run_messages import (
     ANSWER_BYTES_MAX,
     ends_to_pb,
@@ -136,6 +137,7 @@ class RunService:
             "SendEvent": self._unary("SendEvent", pb.SendEventRequest, self._send_event),
             "Logs": self._unary("Logs", pb.LogsRequest, self._logs),
             "AwaitOne": self._unary("AwaitOne", pb.AwaitOneRequest, self._await_one),
+            "StartAndAwait": grpc.unary_unary_rpc_method_handler(self._start_and_await),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
             "Await": grpc.unary_stream_rpc_method_handler(self._await),
         }
@@ -149,7 +151,7 @@ class RunService:
         return pb.StartResponse(run_id=run_id, existing=existing)
 
     async def _start_many(self, request: pb.StartManyRequest) -> pb.StartManyResponse:
-        _check_count("runs", len(request.runs))
+        check_count("runs", len(request.runs))
         calls = [self._start_call(run, f"runs[{index}].") for index, run in enumerate(request.runs)]
         answer = pb.StartManyResponse()
         for outcome in await self._port.start_many(calls):
@@ -161,37 +163,37 @@ class RunService:
         return answer
 
     def _start_call(self, request: pb.StartRequest, where: str = "") -> StartCall:
-        _check_text(f"{where}flow", request.flow)
+        check_text(f"{where}flow", request.flow)
         if request.id:
-            _check_text(f"{where}id", request.id)
+            check_text(f"{where}id", request.id)
         payload = self._payload(f"{where}input", request.input) if request.HasField("input") else NULL
         return StartCall(request.flow, payload, request.id, traceparent_from_pb(request.traceparent))
 
     async def _get(self, request: pb.GetRequest) -> pb.GetResponse:
-        _check_text("run_id", request.run_id)
+        check_text("run_id", request.run_id)
         view = await self._port.view(request.run_id, include_steps=request.include_steps)
         answer = pb.GetResponse()
         run_to_pb(view, answer.run, reveal_output=request.include_redacted_output)
         return answer
 
     async def _explain(self, request: pb.ExplainRequest) -> pb.ExplainResponse:
-        _check_text("run_id", request.run_id)
+        check_text("run_id", request.run_id)
         answer = pb.ExplainResponse()
         explanation_to_pb(await self._port.explain(request.run_id), answer)
         return answer
 
     async def _list(self, request: pb.ListRequest) -> pb.ListResponse:
         if request.flow:
-            _check_text("flow", request.flow)
+            check_text("flow", request.flow)
         if request.page_size > LIMIT_MAX:
-            _refuse(f"page_size is {request.page_size}; 1..{LIMIT_MAX} are allowed")
+            refuse(f"page_size is {request.page_size}; 1..{LIMIT_MAX} are allowed")
         try:
             run_before(request.page_token)
         except ValueError:
-            _refuse("page_token was not made by this service")
+            refuse("page_token was not made by this service")
         page = await self._port.list_runs(
             flow=request.flow,
-            states=_states(request.states),
+            states=wanted_states(request.states),
             limit=request.page_size or PAGE_SIZE_DEFAULT,
             page_token=request.page_token,
         )
@@ -202,39 +204,39 @@ class RunService:
         return answer
 
     async def _resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
-        _check_text("run_id", request.run_id)
+        check_text("run_id", request.run_id)
         await self._port.resume(request.run_id)
         return pb.ResumeResponse()
 
     async def _cancel(self, request: pb.CancelRequest) -> pb.CancelResponse:
-        _check_text("run_id", request.run_id)
+        check_text("run_id", request.run_id)
         await self._port.cancel(request.run_id, request.undo if request.HasField("undo") else None)
         return pb.CancelResponse()
 
     async def _send_event(self, request: pb.SendEventRequest) -> pb.SendEventResponse:
         if not request.HasField("event"):
-            _refuse("event is not set")
+            refuse("event is not set")
         event = request.event
-        _check_text("event.name", event.name)
+        check_text("event.name", event.name)
         if event.name.startswith(RESERVED_EVENTS):
-            _refuse(f"events named {RESERVED_EVENTS}... are the engine's own")
+            refuse(f"events named {RESERVED_EVENTS}... are the engine's own")
         if event.id:
-            _check_text("event.id", event.id)
+            check_text("event.id", event.id)
         data = self._payload("event.data", event.data) if event.HasField("data") else NULL
-        _check_json("event.data", data)
+        check_json("event.data", data)
         at_ms = timestamp_from_pb(event.at) if event.HasField("at") else None
         sent = Event(event.name, data, event.id, at_ms, traceparent_from_pb(event.traceparent))
         event_id, existing = await self._port.send_event(sent)
         return pb.SendEventResponse(event_id=event_id, existing=existing)
 
     async def _logs(self, request: pb.LogsRequest) -> pb.LogsResponse:
-        _check_text("run_id", request.run_id)
+        check_text("run_id", request.run_id)
         if len(request.path) > limits.PATH_BYTES_MAX or has_control_characters(request.path):
-            _refuse(f"path is longer than {limits.PATH_BYTES_MAX} characters, or has control characters")
+            refuse(f"path is longer than {limits.PATH_BYTES_MAX} characters, or has control characters")
         if request.limit > LIMIT_MAX:
-            _refuse(f"limit is {request.limit}; 1..{LIMIT_MAX} are allowed")
+            refuse(f"limit is {request.limit}; 1..{LIMIT_MAX} are allowed")
         if request.after > INTEGER_MAX:
-            _refuse(f"after is {request.after}; 0..{INTEGER_MAX} are allowed")
+            refuse(f"after is {request.after}; 0..{INTEGER_MAX} are allowed")
         page = await self._port.logs(
             request.run_id,
             path=request.path,
@@ -249,22 +251,43 @@ class RunService:
         return answer
 
     async def _await_one(self, request: pb.AwaitOneRequest) -> pb.AwaitOneResponse:
-        _check_text("run_id", request.run_id)
+        check_text("run_id", request.run_id)
         with self._port.ends((request.run_id,)) as ended:
             [view] = await ended()
         answer = pb.AwaitOneResponse()
         run_to_pb(view, answer.run, reveal_output=request.include_redacted_output, with_input=False)
         return answer
 
+    async def _start_and_await(self, data: bytes, context: Context) -> bytes:
+        named = NamedRun(context)
+        try:
+            answer = _serialized(await self._started_and_ended(_parsed(pb.StartAndAwaitRequest, data), named))
+        except Exception as problem:
+            await self._abort("StartAndAwait", problem, context, named.run_id)
+        self._count("StartAndAwait", OK)
+        return answer
+
+    async def _started_and_ended(self, request: pb.StartAndAwaitRequest, named: NamedRun) -> Message:
+        if not request.HasField("start"):
+            refuse("start is not set")
+        call = self._start_call(request.start, "start.")
+        named.run_id, existing = await self._port.start(call.flow, call.payload, call.key, call.traceparent)
+        with self._port.ends((named.run_id,)) as ended:
+            async with named:
+                [view] = await ended()
+        answer = pb.StartAndAwaitResponse(run_id=named.run_id, existing=existing)
+        run_to_pb(view, answer.run, reveal_output=request.include_redacted_output, with_input=False)
+        return answer
+
     def _payload(self, field: str, value: payload_pb2.Payload) -> Payload:
         payload = payload_from_pb(value, self._payload_bytes_max)
-        _check_text(f"{field}.encoding", payload.encoding)
+        check_text(f"{field}.encoding", payload.encoding)
         return payload
 
     async def _watch(self, data: bytes, context: Context) -> None:
         try:
             request = _parsed(pb.WatchRequest, data)
-            _check_text("run_id", request.run_id)
+            check_text("run_id", request.run_id)
             with self._port.changes(request.run_id) as changed:
                 await self._send_changes(request, changed, context)
         except Exception as problem:
@@ -288,11 +311,11 @@ class RunService:
     async def _await(self, data: bytes, context: Context) -> None:
         try:
             request = _parsed(pb.AwaitRequest, data)
-            _check_count("run_ids", len(request.run_ids))
+            check_count("run_ids", len(request.run_ids))
             for index, run_id in enumerate(request.run_ids):
-                _check_text(f"run_ids[{index}]", run_id)
+                check_text(f"run_ids[{index}]", run_id)
             if len(set(request.run_ids)) != len(request.run_ids):
-                _refuse("run_ids names a run twice")
+                refuse("run_ids names a run twice")
             await self._send_ends(request, context)
         except Exception as problem:
             await self._abort("Await", problem, context)
@@ -328,7 +351,7 @@ class RunService:
         except Exception:
             _log.exception("a call of %s was not counted", name)
 
-    async def _abort(self, name: str, problem: Exception, context: Context) -> NoReturn:
+    async def _abort(self, name: str, problem: Exception, context: Context, run_id: str = "") -> NoReturn:
         ref = self._new_ref()
         match problem:
             case CallRefused():
@@ -343,6 +366,8 @@ class RunService:
         trailers = [(CODE_KEY, code.slug), (REF_KEY, ref)]
         if isinstance(problem, CallRefused) and problem.retry_after is not None:
             trailers.append((RETRY_KEY, f"{problem.retry_after * 1000:.0f}"))
+        if run_id:
+            trailers.append((RUN_KEY, run_id))
         self._count(name, code.slug)
         await context.abort(STATUS[code].grpc, cut_text(message, _MESSAGE_BYTES_MAX), tuple(trailers))
 
@@ -364,37 +389,3 @@ def _serialized(answer: Message) -> bytes:
         message = f"the answer has {size} bytes, the limit is {ANSWER_BYTES_MAX}; ask without include_steps"
         raise CallRefused(ErrorCode.LIMIT_EXCEEDED, message)
     return answer.SerializeToString()
-
-
-def _refuse(message: str) -> NoReturn:
-    raise CallRefused(ErrorCode.INVALID_ARGUMENT, message)
-
-
-def _check_count(field: str, count: int) -> None:
-    if not 1 <= count <= LIMIT_MAX:
-        _refuse(f"{field} has {count} entries; 1..{LIMIT_MAX} are allowed")
-
-
-def _check_text(field: str, value: str) -> None:
-    size = len(value.encode())
-    if not 1 <= size <= limits.NAME_BYTES_MAX:
-        _refuse(f"{field} has {size} bytes; 1..{limits.NAME_BYTES_MAX} are allowed")
-    if has_control_characters(value):
-        _refuse(f"{field} has control characters")
-
-
-def _check_json(field: str, payload: Payload) -> None:
-    """Event data becomes a part of other JSON and is matched on, so that it must be what it says."""
-    if payload.encoding == JSON:
-        try:
-            payload.data.decode()
-            msgspec.json.decode(payload.data, type=msgspec.Raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as problem:
-            _refuse(f"{field} is not JSON: {problem}")
-
-
-def _states(numbers: Sequence[int]) -> tuple[RunState, ...]:
-    try:
-        return tuple(RunState(number) for number in numbers)
-    except ValueError:
-        _refuse("states has a value this engine does not know")

@@ -6,19 +6,19 @@ no grpc.aio here: its loop would compete with that of the user's process (DESIGN
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from stepwire._tracing import current_traceparent
 from stepwire._transport.explanation import Explanation, explanation_from_pb
-from stepwire._transport.run_errors import CALL_SECONDS, code_of, error_from_rpc, refused, retry_after_of
+from stepwire._transport.run_answers import OneAnswer, Pending, readable
+from stepwire._transport.run_errors import refused
 from stepwire._transport.run_logs import PAGE_LINES, LogFilter, LogPage, page_from_pb
 from stepwire._transport.run_record import RECEIVE_BYTES_MAX, Run, RunState, run_from_pb, state_number
 from stepwire.codec import Codec
@@ -26,15 +26,9 @@ from stepwire.errors import EngineBusy, ProtocolError, RunError, StepwireError
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import Event
-from stepwire.protocol.wire import WireError, payload_to_pb, timestamp_to_pb
+from stepwire.protocol.wire import payload_to_pb, timestamp_to_pb
 from stepwire.v1 import run_service_pb2 as pb
 
-RECONNECT_SECONDS = 1.0
-"""How long a call that may be repeated waits for an engine whose connection turned out to be dead."""
-BUSY_TRIES = 5
-"""How often a call is made that an engine refuses because too much is in progress; nothing of it was done."""
-BUSY_SECONDS_MAX = 5.0
-"""Longest pause before the next try, without jitter, whatever the engine asks for."""
 _SERVICE = "/stepwire.v1.RunService/"
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", RECEIVE_BYTES_MAX),
@@ -48,137 +42,6 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=Message)
-
-
-class Pending(Generic[T]):
-    """A call to be made, or on its way. Either `result` or `wait` gives its answer.
-
-    Args:
-        method: Opens the connection, if there is none.
-        repeatable: A connection whose engine was restarted shows only at the next call that it is dead; a call that
-            may be repeated does not let anybody see that.
-    """
-
-    def __init__(
-        self,
-        method: Callable[[], Any],
-        data: bytes,
-        read: Callable[[bytes], T],
-        address: str,
-        repeatable: bool,
-        jitter: random.Random,
-    ) -> None:
-        self._method = method
-        self._data = data
-        self._read = read
-        self._address = address
-        self._repeatable = repeatable
-        self._random = jitter
-        self._options: dict[str, Any] = {"timeout": CALL_SECONDS}
-        self._tries = 1
-        self._future: Any = None
-        self._first: grpc.RpcError | None = None
-
-    def begun(self) -> Self:
-        """Make the call, and let it be on its way while others are made."""
-        if self._future is None:
-            self._future = self._method().future(self._data, **self._options)
-        return self
-
-    def result(self) -> T:
-        """Block until the answer is here. Raises StepwireError."""
-        while True:
-            try:
-                data = self._answer()
-            except grpc.RpcError as error:
-                threading.Event().wait(self._again(error))
-            else:
-                return readable(self._read, data)
-
-    def _answer(self) -> bytes:
-        if self._future is None:
-            # Read by this thread itself: a future needs another one, which would be made for this call.
-            answer: bytes = self._method()(self._data, **self._options)
-            return answer
-        future, self._future = self._future, None
-        answer = future.result()
-        return answer
-
-    def _again(self, error: grpc.RpcError) -> float:
-        """How long to pause before the call is made again. Raises StepwireError if it is not."""
-        repeatable, self._repeatable = self._repeatable, False
-        code = code_of(error)
-        if repeatable and error.code() is grpc.StatusCode.UNAVAILABLE and code is None:
-            self._first = error  # The engine never had it.
-            self._options = {"timeout": RECONNECT_SECONDS, "wait_for_ready": True}
-            return 0.0
-        wanted = retry_after_of(error)
-        if code is ErrorCode.LIMIT_EXCEEDED and wanted is not None and self._tries < BUSY_TRIES:
-            self._tries += 1
-            self._options = {"timeout": CALL_SECONDS}
-            return min(wanted, BUSY_SECONDS_MAX) * self._random.uniform(1.0, 2.0)
-        if self._first is not None and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            error = self._first  # Nobody came back; that is what there is to say.
-        raise error_from_rpc(error, self._address) from None
-
-    async def wait(self) -> T:
-        """The same for a coroutine; cancelling it cancels the call. Raises StepwireError."""
-        while True:
-            future = self.begun()._future
-            await over(future)
-            failed = future.exception() if not future.cancelled() else None
-            if not isinstance(failed, grpc.RpcError):
-                return self.result()
-            self._future = None
-            await asyncio.sleep(self._again(failed))
-
-
-async def over(future: Any) -> None:
-    """Wait until a call of gRPC is over; cancelling that cancels the call."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def notify(_: object) -> None:
-        try:
-            loop.call_soon_threadsafe(done.set)
-        except RuntimeError:
-            pass  # the loop was closed; nobody waits any more
-
-    future.add_done_callback(notify)
-    try:
-        await done.wait()
-    finally:
-        future.cancel()  # of no effect once it is done
-
-
-class OneAnswer:
-    """A call with a single answer, read as a stream of that answer; it raises what a stream would.
-
-    Args:
-        cancellable: `cancel` may be called, by another thread. Otherwise the thread that reads needs no help.
-
-    Attributes:
-        future: The call itself, if it is cancellable.
-    """
-
-    def __init__(self, method: Any, data: bytes, options: dict[str, Any], cancellable: bool) -> None:
-        self._method = method
-        self._data = data
-        self._options = options
-        self.future: Any = method.future(data, **options) if cancellable else None
-
-    def __iter__(self) -> Iterator[bytes]:
-        try:
-            if self.future is None:
-                yield self._method(self._data, **self._options)
-            else:
-                yield self.future.result()
-        except grpc.FutureCancelledError:
-            pass  # Whoever did that knows.
-
-    def cancel(self) -> None:
-        if self.future is not None:
-            self.future.cancel()
 
 
 class StartOutcome(NamedTuple):
@@ -195,6 +58,9 @@ class RunCalls:
     Args:
         address: "host:port" of the engine.
         codec: What reads payloads of records.
+
+    Attributes:
+        starts_and_awaits: The engine is not known to be one without StartAndAwait.
     """
 
     def __init__(self, address: str, codec: Codec) -> None:
@@ -205,12 +71,13 @@ class RunCalls:
         self._pid = 0
         self._closed = False
         self._random = random.Random()
+        self.starts_and_awaits = True
 
     @property
     def closed(self) -> bool:
         return self._closed
 
-    def start(self, flow: str, payload: Payload, id: str) -> Pending[tuple[str, bool]]:
+    def start(self, flow: str, payload: Payload, id: str, *, until: float | None = None) -> Pending[tuple[str, bool]]:
         """(run_id, existing)."""
         request = pb.StartRequest(flow=flow, id=id, traceparent=current_traceparent())
         _input_to_pb(payload, request)
@@ -219,7 +86,7 @@ class RunCalls:
             answer = pb.StartResponse.FromString(data)
             return answer.run_id, answer.existing
 
-        return self._call("Start", request, read, repeatable=bool(id))
+        return self._call("Start", request, read, repeatable=bool(id), until=until)
 
     def start_many(self, flow: str, payloads: Sequence[Payload], ids: Sequence[str]) -> Pending[list[StartOutcome]]:
         """What became of each."""
@@ -319,13 +186,24 @@ class RunCalls:
     def end(self, run_id: str, timeout: float | None, wait_for_ready: bool, cancellable: bool) -> OneAnswer:
         """As `ends`, for one run; the answer is for `ended_one`."""
         request = pb.AwaitOneRequest(run_id=run_id, include_redacted_output=True)
-        method: Any = self._open("watches").unary_unary(_SERVICE + "AwaitOne")
-        options = {"timeout": timeout, "wait_for_ready": wait_for_ready}
-        return OneAnswer(method, request.SerializeToString(), options, cancellable)
+        return self._wait("AwaitOne", request, timeout, wait_for_ready, cancellable)
 
     def ended_one(self, data: bytes) -> tuple[Run, ...]:
         """The record in the answer of `end`. Raises ProtocolError."""
         return (readable(lambda d: run_from_pb(pb.AwaitOneResponse.FromString(d).run, self._codec), data),)
+
+    def start_and_end(
+        self, flow: str, payload: Payload, id: str, timeout: float | None, cancellable: bool
+    ) -> OneAnswer:
+        """Start a run and wait for its end with one call; the answer is for `started_and_ended`."""
+        request = pb.StartAndAwaitRequest(include_redacted_output=True)
+        request.start.flow, request.start.id, request.start.traceparent = flow, id, current_traceparent()
+        _input_to_pb(payload, request.start)
+        return self._wait("StartAndAwait", request, timeout, False, cancellable)
+
+    def started_and_ended(self, data: bytes) -> Run:
+        """The record in the answer of `start_and_end`. Raises ProtocolError."""
+        return readable(lambda d: run_from_pb(pb.StartAndAwaitResponse.FromString(d).run, self._codec), data)
 
     def close(self) -> None:
         """Close the channels, for good; what is on its way fails. Idempotent."""
@@ -335,11 +213,26 @@ class RunCalls:
             for channel in channels.values():
                 channel.close()
 
-    def _call(self, name: str, request: Message, read: Callable[[bytes], T], *, repeatable: bool = True) -> Pending[T]:
+    def _call(
+        self,
+        name: str,
+        request: Message,
+        read: Callable[[bytes], T],
+        *,
+        repeatable: bool = True,
+        until: float | None = None,
+    ) -> Pending[T]:
         def method() -> Any:
             return self._open("calls").unary_unary(_SERVICE + name)
 
-        return Pending(method, request.SerializeToString(), read, self.address, repeatable, self._random)
+        return Pending(method, request.SerializeToString(), read, self.address, repeatable, self._random, until)
+
+    def _wait(
+        self, name: str, request: Message, timeout: float | None, wait_for_ready: bool, cancellable: bool
+    ) -> OneAnswer:
+        method: Any = self._open("watches").unary_unary(_SERVICE + name)
+        options = {"timeout": timeout, "wait_for_ready": wait_for_ready}
+        return OneAnswer(method, request.SerializeToString(), options, cancellable)
 
     def _stream(self, name: str, request: Message, timeout: float | None, wait_for_ready: bool) -> Any:
         stream: Any = self._open("watches").unary_stream(_SERVICE + name)
@@ -356,14 +249,6 @@ class RunCalls:
             if channel is None:
                 channel = self._channels[use] = grpc.insecure_channel(self.address, options=_OPTIONS)
             return channel
-
-
-def readable(read: Callable[[bytes], T], data: bytes) -> T:
-    """What `read` makes of an answer. Raises ProtocolError if it cannot."""
-    try:
-        return read(data)
-    except (DecodeError, WireError) as problem:
-        raise ProtocolError("the engine's answer cannot be read", why=str(problem)) from None
 
 
 def _input_to_pb(payload: Payload, request: pb.StartRequest) -> None:

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 import grpc
 
-from stepwire._transport.run_calls import RunCalls, over
+from stepwire._transport.run_answers import over
+from stepwire._transport.run_calls import RunCalls
 from stepwire._transport.run_record import Run
 from stepwire._transport.run_watch import RunStream
 

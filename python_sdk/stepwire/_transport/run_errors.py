@@ -24,6 +24,7 @@ CALL_SECONDS = 30.0
 """How long a call may take, a watch apart."""
 _CODE_KEY = "stepwire-code"
 _RETRY_KEY = "stepwire-retry-after-ms"
+_RUN_KEY = "stepwire-run-id"
 _CLASSES: dict[ErrorCode, type[StepwireError]] = {
     ErrorCode.UNKNOWN_FLOW: UnknownFlow,
     ErrorCode.RUN_NOT_FOUND: RunNotFound,
@@ -85,6 +86,15 @@ def refused(
     error.code = code
     error.retry_after = retry_after
     return error
+
+
+def run_id_of(error: grpc.RpcError) -> str:
+    """The run that a failed call had started; empty: the engine has not said."""
+    failed: Any = error  # a grpc.Call, too
+    for key, value in (*(failed.initial_metadata() or ()), *(failed.trailing_metadata() or ())):
+        if key == _RUN_KEY:
+            return str(value)
+    return ""
 
 
 def retry_after_of(error: grpc.RpcError) -> float | None:

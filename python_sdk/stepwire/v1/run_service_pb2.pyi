@@ -159,6 +159,24 @@ class AwaitOneResponse(_message.Message):
     run: _run_pb2.Run
     def __init__(self, run: _Optional[_Union[_run_pb2.Run, _Mapping]] = ...) -> None: ...
 
+class StartAndAwaitRequest(_message.Message):
+    __slots__ = ("start", "include_redacted_output")
+    START_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REDACTED_OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    start: StartRequest
+    include_redacted_output: bool
+    def __init__(self, start: _Optional[_Union[StartRequest, _Mapping]] = ..., include_redacted_output: bool = ...) -> None: ...
+
+class StartAndAwaitResponse(_message.Message):
+    __slots__ = ("run_id", "existing", "run")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    existing: bool
+    run: _run_pb2.Run
+    def __init__(self, run_id: _Optional[str] = ..., existing: bool = ..., run: _Optional[_Union[_run_pb2.Run, _Mapping]] = ...) -> None: ...
+
 class ResumeRequest(_message.Message):
     __slots__ = ("run_id",)
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
