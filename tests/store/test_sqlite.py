@@ -23,9 +23,11 @@ from stepwire_engine.store.base import (
     StoreLocked,
     Unit,
     UnitOutcome,
+    WaitRow,
 )
 from stepwire_engine.store.draft import Draft
 from stepwire_engine.store.rows import pack_unit
+from stepwire_engine.store.sqlite import SqliteStore
 from stepwire_engine.store.sqlite_tables import SqliteTables
 from tests.store.processes import environment
 from tests.store.samples import (
@@ -269,6 +271,101 @@ def test_readers_do_not_wait_for_a_commit(make: StoreMaker) -> None:
     assert gate.reached.wait(WAIT_SECONDS)
     assert store.find_run("run-1") == record(1)
     gate.opened.set()
+
+
+# ---- what a commit is made of
+
+
+def statements(store: SqliteStore, desk: Desk, *units: Unit) -> list[str]:
+    """First words of the statements that a commit of `units` executed."""
+    writer = store._writer
+    assert writer is not None
+    asked: list[str] = []
+    writer.set_trace_callback(asked.append)
+    assert desk.outcomes(*units) == [COMMITTED] * len(units)
+    writer.set_trace_callback(None)
+    return [" ".join(sql.replace("OR ROLLBACK ", "").split()[:3]) for sql in asked]
+
+
+def test_rows_alone_are_one_statement(make: StoreMaker) -> None:
+    """Around each the thread gives the GIL away, and a busy loop gives it back when it likes."""
+    store = make()
+    desk = Desk(store).open()
+    runs = range(1, 151)
+    desk.commit(*[desk.created(run) for run in runs])
+    rows = "INSERT INTO journal"
+    assert statements(store, desk, desk.row(1, 1)) == [rows]
+    assert statements(store, desk, desk.row(1, 2, ended(1, b"x" * 60_000))) == [rows]
+    assert statements(store, desk, *[desk.row(run, 1) for run in range(2, 102)]) == [rows]
+    assert statements(store, desk, *[desk.row(run, 2) for run in range(2, 103) if run != 102]) == [rows]
+    assert statements(store, desk, *[desk.row(run, 3) for run in range(1, 102)]) == [
+        "BEGIN IMMEDIATE",
+        rows,
+        rows,
+        "COMMIT",
+    ]
+    large = [desk.row(run, 4, *[ended(n, b"x" * 60_000) for n in range(9)]) for run in (1, 2)]
+    assert statements(store, desk, *large) == ["BEGIN IMMEDIATE", rows, rows, "COMMIT"], "copied one by one"
+    blob = desk.row(1, 5, ended(1, b"x" * 100_000))
+    assert statements(store, desk, blob) == ["BEGIN IMMEDIATE", rows, "INSERT INTO blobs", "COMMIT"]
+    assert [len(store.journal(run)) for run in (1, 2, 101, 102)] == [6, 5, 4, 1]
+
+
+@pytest.mark.parametrize("runs", [1, 25])
+def test_the_commits_of_a_short_run(make: StoreMaker, runs: int) -> None:
+    store = make()
+    desk = Desk(store).open()
+    numbers = range(1, runs + 1)
+    started = [desk.created(run, state=RunState.RUNNING) for run in numbers]
+    went_on = [desk.row(run, 1, record=record(run, state=RunState.RUNNING)) for run in numbers]
+    over = [desk.row(run, 2, record=record(run, state=RunState.SUCCEEDED)) for run in numbers]
+    change = "UPDATE runs SET" if runs == 1 else "INSERT INTO runs"
+    begin = ["BEGIN IMMEDIATE", "INSERT INTO journal"]
+    assert statements(store, desk, *started) == [*begin, "INSERT INTO runs", "COMMIT"]
+    assert statements(store, desk, *went_on) == [*begin, change, "COMMIT"]
+    assert statements(store, desk, *over) == [*begin, change, "COMMIT"]
+
+
+def test_an_id_of_another_run_is_refused_by_name_and_costs_nobody_else(make: StoreMaker) -> None:
+    """The id of a new run is not looked up: the constraint of the table sees it."""
+    store = make()
+    desk = Desk(store).open()
+    desk.commit(desk.created(1))
+    twin = desk.row(9, 0, record=record(9, run_id="run-1"))
+    receipts = desk.commit(desk.created(3), twin, desk.created(4))
+    assert [receipt.outcome for receipt in receipts] == [COMMITTED, UnitOutcome.REFUSED, COMMITTED]
+    assert receipts[1].reason == "run id 'run-1' belongs to run 1"
+    (alone,) = desk.commit(twin)
+    assert alone == receipts[1]
+    assert [len(store.journal(run)) for run in (1, 3, 4, 9)] == [1, 1, 1, 0]
+    assert store.find_run("run-1") == record(1)
+
+
+def test_waits_of_a_run_are_gone_when_it_ends_however_old_they_are(make: StoreMaker) -> None:
+    """Those of a run that never had one since it is known are not looked for."""
+    ends = [record(run, state=RunState.SUCCEEDED) for run in range(1, 7)]
+
+    def waits(store: SqliteStore) -> list[int]:
+        return [wait.run for wait in store.waits("paid", (0, ""), 10)]
+
+    first = make()
+    desk = Desk(first).open()
+    desk.commit(*[desk.created(run) for run in (1, 2)])
+    desk.commit(desk.row(1, 1, waits=(WaitRow(1, "a", "paid"),)), desk.row(2, 1, waits=(WaitRow(2, "a", "paid"),)))
+    desk.commit(desk.row(1, 2, record=ends[0]))
+    assert waits(first) == [2]
+    desk.commit(
+        desk.created(3, waits=(WaitRow(3, "a", "paid"),)), Unit(desk.epoch, 5, 0, waits=(WaitRow(5, "a", "paid"),))
+    )
+    first.close()
+    second = make()
+    desk = Desk(second).open()
+    desk.commit(Unit(desk.epoch, 6, 0, waits=(WaitRow(6, "a", "paid"),)))
+    desk.commit(desk.created(4), desk.created(5), desk.created(6))
+    assert waits(second) == [2, 3, 5, 6]
+    seqs = {2: 2, 3: 1, 4: 1, 5: 1, 6: 1}
+    desk.commit(*[desk.row(run, seq, record=ends[run - 1]) for run, seq in seqs.items()])
+    assert waits(second) == []
 
 
 # ---- one engine per file

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from stepwire_engine.store.base import Receipt, StoreError, StoreFailed, Unit, UnitOutcome, WaitRow
+from stepwire_engine.store.base import Receipt, StoreCorrupt, StoreError, StoreFailed, Unit, UnitOutcome, WaitRow
 from stepwire_engine.store.sqlite import SqliteStore
 from tests.store.processes import environment
-from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, at_once, ended, event, matched, never_fails, record
+from tests.store.samples import COMMITTED, WAIT_SECONDS, Desk, at_once, edit, ended, event, matched, never_fails, record
 
 NO_SPACE = UnitOutcome.NO_SPACE
 FULL = sqlite3.SQLITE_FULL
@@ -54,20 +54,31 @@ def test_damage_is_never_served(tmp_path: Path, seed: int) -> None:
 
 
 class FailingConnection:
-    """Stands in front of the journal thread's connection and lets COMMIT fail, before or after it took effect."""
+    """Stands in front of the journal thread's connection and lets what commits fail, before or after it took effect.
+
+    That is COMMIT, or a statement outside of a transaction.
+    """
 
     def __init__(self, db: sqlite3.Connection, code: int, *, takes_effect: bool) -> None:
         self._db = db
         self._code = code
         self._takes_effect = takes_effect
+        self.failed: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._db, name)
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        if statement != "COMMIT":
+        at_once = statement.startswith("INSERT") and not self._db.in_transaction
+        if statement != "COMMIT" and not at_once:
             return self._db.execute(statement, *values)
-        self._db.execute("COMMIT" if self._takes_effect else "ROLLBACK")
+        self.failed.append(statement)
+        if self._takes_effect:
+            self._db.execute(statement, *values)
+        elif not at_once:
+            self._db.execute("ROLLBACK")
+        if self._code == sqlite3.SQLITE_NOMEM:
+            raise MemoryError
         error = sqlite3.OperationalError("injected")
         error.sqlite_errorcode = self._code
         raise error
@@ -83,10 +94,13 @@ def opened(path: Path, failures: SimpleQueue[StoreError] | None = None) -> Itera
         store.close()
 
 
-def fail_next_commit(store: SqliteStore, code: int, *, takes_effect: bool) -> None:
+def fail_next_commit(store: SqliteStore, code: int, *, takes_effect: bool) -> FailingConnection:
+    """Until the connection is closed."""
     thread = store._journal_thread
     assert thread is not None
-    thread._db = FailingConnection(thread._db, code, takes_effect=takes_effect)  # type: ignore[assignment]
+    failing = FailingConnection(thread._db, code, takes_effect=takes_effect)
+    thread._db = thread._tables._db = failing  # type: ignore[assignment]
+    return failing
 
 
 @pytest.mark.parametrize("takes_effect", [True, False])
@@ -114,23 +128,104 @@ def test_after_a_full_commit_the_file_is_the_truth(tmp_path: Path, takes_effect:
         assert store.accepting
 
 
-def test_an_unknown_outcome_is_never_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("takes_effect", [True, False])
+@pytest.mark.parametrize("runs", [1, 3])
+def test_after_a_full_disk_the_file_says_whether_the_one_statement_of_a_commit_is_stored(
+    tmp_path: Path, takes_effect: bool, runs: int
+) -> None:
+    """That it was full before the commit and in it are one error there."""
+    with opened(tmp_path / "engine.db") as (desk, store):
+        desk.commit(*[desk.created(run) for run in range(1, runs + 1)])
+        failing = fail_next_commit(store, FULL, takes_effect=takes_effect)
+        assert desk.outcomes(*[desk.row(run, 1) for run in range(1, runs + 1)]) == (
+            [COMMITTED if takes_effect else NO_SPACE] * runs
+        )
+        assert len(failing.failed) == 1 and failing.failed != ["COMMIT"]
+        desk.commit(Unit(desk.epoch))  # The probe finds space.
+        assert [len(store.journal(run)) for run in range(1, runs + 1)] == [1 + takes_effect] * runs
+        assert desk.outcomes(desk.row(1, 1 + takes_effect)) == [COMMITTED]
+        assert store.accepting
+
+
+UNKNOWN = (EIO_ON_SYNC, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_ERROR)
+"""What need not come before the last page of a transaction is in the log, or what nobody can tell."""
+
+
+@pytest.mark.parametrize(
+    ("code", "at_once"),
+    [*[(code, at_once) for code in UNKNOWN for at_once in (False, True)], (sqlite3.SQLITE_BUSY, False)],
+)
+def test_an_unknown_outcome_is_never_answered(tmp_path: Path, code: int, at_once: bool) -> None:
     failures: SimpleQueue[StoreError] = SimpleQueue()
     with opened(tmp_path / "engine.db", failures) as (desk, store):
         answers: SimpleQueue[Sequence[Receipt]] = SimpleQueue()
-        fail_next_commit(store, EIO_ON_SYNC, takes_effect=True)
-        store.submit([desk.created(1)], answers.put)
+        if at_once:
+            desk.commit(desk.created(1))
+        failing = fail_next_commit(store, code, takes_effect=True)
+        store.submit([desk.row(1, 1) if at_once else desk.created(1)], answers.put)
         error = failures.get(timeout=WAIT_SECONDS)
         assert isinstance(error, StoreFailed) and error.exit_code == 74
         assert "unknown outcome" in str(error)
+        assert len(failing.failed) == 1 and (failing.failed != ["COMMIT"]) == at_once
         store.submit([desk.created(2)], answers.put)
         with pytest.raises(StoreFailed):
             store.claim()
         assert not store.accepting
     assert answers.empty() and failures.empty()
     with opened(tmp_path / "engine.db") as (_, store):
-        assert store.find_run("run-1") == record(1), "restart decides: this time it was stored"
+        assert store.find_run("run-1") == record(1)
+        assert len(store.journal(1)) == 1 + at_once, "restart decides: this time it was stored"
         assert store.find_run("run-2") is None
+
+
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_BUSY])
+def test_one_statement_that_surely_left_nothing_is_refused(tmp_path: Path, code: int) -> None:
+    with opened(tmp_path / "engine.db") as (desk, store):
+        desk.commit(desk.created(1))
+        failing = fail_next_commit(store, code, takes_effect=False)
+        (receipt,) = desk.commit(desk.row(1, 1))
+        assert (receipt.outcome, receipt.reason) == (UnitOutcome.REFUSED, "not stored: injected")
+        assert "COMMIT" not in failing.failed
+        assert len(store.journal(1)) == 1
+        assert store.accepting
+
+
+def test_a_damaged_database_ends_a_commit_of_one_statement(tmp_path: Path) -> None:
+    failures: SimpleQueue[StoreError] = SimpleQueue()
+    with opened(tmp_path / "engine.db", failures) as (desk, store):
+        desk.commit(desk.created(1))
+        fail_next_commit(store, sqlite3.SQLITE_CORRUPT, takes_effect=False)
+        store.submit([desk.row(1, 1)], never_answered)
+        assert isinstance(failures.get(timeout=WAIT_SECONDS), StoreCorrupt)
+
+
+def never_answered(receipts: Sequence[Receipt]) -> None:
+    raise AssertionError(f"answered: {receipts}")
+
+
+def test_a_row_that_is_there_refuses_only_its_own_unit(tmp_path: Path) -> None:
+    """Somebody else has written to the file, and the constraint sees it: each unit gets its own fate."""
+    with opened(tmp_path / "engine.db") as (desk, store):
+        desk.commit(desk.created(1), desk.created(2))
+        edit(tmp_path / "engine.db", "INSERT INTO journal SELECT run, 2, crc, chain, body FROM journal WHERE run = 1")
+        receipts = desk.commit(desk.row(1, 1), desk.row(2, 1))
+        assert [receipt.outcome for receipt in receipts] == [UnitOutcome.REFUSED, COMMITTED]
+        assert "UNIQUE constraint failed" in receipts[0].reason
+        assert len(store.journal(2)) == 2
+
+
+def test_one_statement_waits_for_a_foreign_program_and_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepwire_engine.store.sqlite_connection.BUSY_SECONDS", 0.05)
+    with opened(tmp_path / "engine.db") as (desk, _):
+        desk.commit(desk.created(1))
+        other = sqlite3.connect(tmp_path / "engine.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        (receipt,) = desk.commit(desk.row(1, 1))
+        assert receipt.outcome is UnitOutcome.REFUSED and "locked" in receipt.reason
+        other.close()
+        assert desk.outcomes(desk.row(1, 1)) == [COMMITTED]
 
 
 def test_a_disk_that_is_full_before_commit_refuses_and_recovers(tmp_path: Path) -> None:

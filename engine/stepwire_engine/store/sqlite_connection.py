@@ -32,6 +32,7 @@ LOOKED_UP = ("partitions", "bookkeeping", "keys", "waits", "inbox", "flows", "se
 """Tables with the rows that a damaged index could hide, the most important and smallest first."""
 
 _log = logging.getLogger(__name__)
+_PROBE_BYTES = 64 * 1024
 _INTERRUPT_SECONDS = 0.05
 _FULL_SYNC = 2
 _INCREMENTAL = 2
@@ -108,6 +109,15 @@ def damaged(path: str, what: str) -> StoreCorrupt:
 def checkpoint(db: sqlite3.Connection) -> None:
     """Copy the log into the database as far as readers let it, and sync that. Raises sqlite3.Error."""
     db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+
+def probe(db: sqlite3.Connection) -> None:
+    """Write something of a useful size and remove it. Raises sqlite3.Error if there is no space for it."""
+    for statement in (
+        f"INSERT OR REPLACE INTO bookkeeping VALUES ('probe', zeroblob({_PROBE_BYTES}))",
+        "DELETE FROM bookkeeping WHERE name = 'probe'",
+    ):
+        db.execute(statement)  # Each is its own transaction.
 
 
 def check_place(path: str) -> None:

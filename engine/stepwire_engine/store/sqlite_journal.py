@@ -1,14 +1,13 @@
 """The journal thread: the only writer of the database, and its group commit.
 
 Whatever is queued when the previous commit ends becomes the next transaction; there is no delay timer. One
-callback per commit goes back to the engine. Nothing is answered before COMMIT returned, and a COMMIT whose
-effect is unknown is never answered at all.
+callback per commit goes back to the engine. Nothing is answered before the statement that commits returned, and a
+commit whose effect is unknown is never answered at all.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
@@ -24,15 +23,17 @@ from stepwire_engine.store import rows
 from stepwire_engine.store.base import Notify, Receipt, Receipts, StoreError, StoreFailed, Unit
 from stepwire_engine.store.damage import DamageLog
 from stepwire_engine.store.draft import NO_SPACE, Draft, refused
-from stepwire_engine.store.rows import Damaged, PackedUnit
+from stepwire_engine.store.rows import PackedUnit
 from stepwire_engine.store.sqlite_connection import (
     CHECKPOINT_PAGES,
     Trouble,
     checkpoint,
     damaged,
     explained,
+    probe,
     trouble_of,
 )
+from stepwire_engine.store.sqlite_outcome import LeftNothing, left_nothing, read_back
 from stepwire_engine.store.sqlite_tables import SqliteTables
 from stepwire_engine.store.sqlite_wal import LogLength
 
@@ -40,7 +41,6 @@ COMMIT_BYTES_TARGET = 1024 * 1024
 """A commit takes no further batch once it has this much: everything behind it would wait for the disk."""
 PROBE_SECONDS = 1.0
 """How often the thread asks for space while the disk is full."""
-_PROBE_BYTES = 64 * 1024
 _LOOKS = 8
 """How often the length of the log is looked at until it is recycled."""
 _PAGES_MIN, _PAGE_BITS = 3, 12
@@ -209,29 +209,39 @@ class JournalThread:
             self._tell(partial(_call_all, answers))
         self._settle()
 
-    def _store(self, units: list[PackedUnit]) -> list[Receipt]:
-        """Judge units and commit those that fit in one transaction. Raises StoreError if the outcome is unknown."""
+    def _store(self, units: list[PackedUnit], *, warily: bool = False) -> list[Receipt]:
+        """Judge units and commit those that fit in one transaction. Raises StoreError if the outcome is unknown.
+
+        Args:
+            units: Packed.
+            warily: Look up what the constraints of the tables would find as well, so that a refusal says what it is.
+        """
         if not self.accepting:
             return [NO_SPACE] * len(units)
         if self._unsettled is not None:
             self._settle()
         started = perf_counter()
         tables = self._tables
+        tables.wary = warily
         draft = Draft(tables)
         try:
             receipts = draft.add_all(units)
             for row in draft.damaged:
                 self._damage.note(row)
-            if draft.units:
+            if not draft.units:
+                return receipts
+            if not (at_once := tables.writes_at_once(draft)):
                 self._db.execute("BEGIN IMMEDIATE")
                 tables.write(draft)
         except Exception as error:
             self._rollback()
-            return self._refuse(units, error)
-        if draft.units:
-            if not self._is_committed(draft):
+            return self._refuse(units, error, warily)
+        try:
+            if not self._is_committed(draft, at_once):
                 return [NO_SPACE] * len(units)
-            self._unsettled = (tables, draft, perf_counter() - started)
+        except LeftNothing as nothing:
+            return self._refuse(units, nothing.error, warily)
+        self._unsettled = (tables, draft, perf_counter() - started)
         return receipts
 
     def _settle(self) -> None:
@@ -243,45 +253,48 @@ class JournalThread:
         tables.adopt(draft)
         self._count(draft, seconds)
 
-    def _is_committed(self, draft: Draft) -> bool:
-        """COMMIT, and whether it happened. Raises StoreError if that cannot be known."""
+    def _is_committed(self, draft: Draft, at_once: bool) -> bool:
+        """Commit, and whether that happened.
+
+        Args:
+            draft: What is written, or if `at_once` is to be written by a statement that is its own transaction.
+
+        Raises:
+            StoreError: it cannot be known.
+            LeftNothing: that statement stored nothing, for another reason than a full disk.
+        """
         try:
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if trouble_of(error) is not Trouble.NO_SPACE:
-                raise StoreFailed(
-                    f"{self._path}: a commit has an unknown outcome ({error}): restart decides"
-                ) from error
-            return self._read_back(draft)
+            if at_once:
+                self._tables.write(draft)
+            else:
+                self._db.execute("COMMIT")
+        except Exception as error:
+            if at_once and left_nothing(error):
+                raise LeftNothing(error) from error
+            if isinstance(error, sqlite3.Error) and trouble_of(error) is Trouble.NO_SPACE:
+                return self._read_back(draft)
+            raise StoreFailed(f"{self._path}: a commit has an unknown outcome ({error}): restart decides") from error
         return True
 
     def _read_back(self, draft: Draft) -> bool:
-        """After a COMMIT that reported a full disk: what the file says is the truth."""
-        rowless_before = self._tables.rowless_commits
+        """After a commit that reported a full disk: what the file says is the truth."""
         self.accepting = False
-        try:
-            self._db = self._reopen()
-            self._tables = SqliteTables(self._db)
-            stored = self._tables.has_committed(draft, rowless_before)
-            if stored:
-                _sync(self._path + "-wal")
-        except (sqlite3.Error, Damaged, OSError) as error:
-            raise StoreFailed(f"{self._path}: full disk, and the last commit cannot be read back ({error})") from error
+        self._db, self._tables, stored = read_back(self._path, self._reopen, draft, self._tables.rowless_commits)
         _log.warning(
             "%s: the disk is full; nothing is taken until a write succeeds, tried every %g s", self._path, PROBE_SECONDS
         )
         return stored
 
-    def _refuse(self, units: list[PackedUnit], error: Exception) -> list[Receipt]:
-        """What to answer to a transaction that failed before COMMIT: nothing of it is stored."""
+    def _refuse(self, units: list[PackedUnit], error: Exception, warily: bool) -> list[Receipt]:
+        """What to answer to a transaction of which nothing is stored."""
         match trouble_of(error) if isinstance(error, sqlite3.Error) else Trouble.CONTENT:
             case Trouble.DEVICE:
                 raise StoreFailed(f"{self._path} cannot be written ({error}): restart decides") from error
             case Trouble.DAMAGED:
                 raise damaged(self._path, str(error)) from error
-            case Trouble.CONTENT if len(units) > 1:
+            case Trouble.CONTENT if not warily:
                 # One of them does not fit the tables: alone, each gets its own fate.
-                return [receipt for unit in units for receipt in self._store([unit])]
+                return [receipt for unit in units for receipt in self._store([unit], warily=True)]
             case Trouble.NO_SPACE:
                 return [NO_SPACE] * len(units)
             case _:
@@ -349,13 +362,9 @@ class JournalThread:
             claim.epoch.set_exception(why)
 
     def _probe(self) -> None:
-        """Write something of a useful size; take units again if that worked."""
+        """Take units again if there is space."""
         try:
-            for statement in (
-                f"INSERT OR REPLACE INTO bookkeeping VALUES ('probe', zeroblob({_PROBE_BYTES}))",
-                "DELETE FROM bookkeeping WHERE name = 'probe'",
-            ):
-                self._db.execute(statement)  # each is its own transaction
+            probe(self._db)
         except sqlite3.Error as error:
             self._rollback()
             if trouble_of(error) not in (Trouble.NO_SPACE, Trouble.UNAVAILABLE):
@@ -389,12 +398,3 @@ def _call_all(answers: list[tuple[Receipts, list[Receipt]]]) -> None:
             errors.append(error)
     if errors:
         raise errors[0]
-
-
-def _sync(path: str) -> None:
-    if os.path.exists(path):
-        fd = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

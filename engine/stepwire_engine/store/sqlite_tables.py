@@ -21,6 +21,8 @@ Place = tuple[str, str, str, int, str]
 """(run_id, flow, namespace, partition, build_id) of a record."""
 _BYTES_AT_ONCE = 1024 * 1024
 """sqlite3 copies what it binds to one statement."""
+_JOURNAL_ROWS_AT_ONCE, _RECORDS_AT_ONCE = 100, 25
+"""A statement of each size is kept prepared once it was needed: some 400 bytes per row and 1 KB per record."""
 T = TypeVar("T")
 _OPEN_STATES = frozenset(map(int, OPEN_STATES))
 
@@ -32,8 +34,15 @@ class SqliteTables:
         self._db = db
         self._heads: dict[int, Head] = {}
         self._heads_kept = heads_kept
-        self._highest_run: int = db.execute("SELECT coalesce(max(run), 0) FROM journal").fetchone()[0]
+        self.wary = False
+        """Whether ids of new runs are looked up as well; otherwise the constraint of the table refuses a second one."""
+        self._highest_run: int = max(
+            [db.execute(f"SELECT coalesce(max(run), 0) FROM {table}").fetchone()[0] for table in ("journal", "waits")]
+        )
+        """No run with a higher number has a row of the journal or a wait."""
         self._places: dict[int, Place] = {}
+        self._waitless: set[int] = set()
+        """Those of them that are new since the start and never had a wait: at their end none need be deleted."""
         self._rowless: int = self._rowless_commits()
         self._last_inbox_number: int = self._last_number("inbox")
         self._last_event_number: int = self._last_number("events")
@@ -69,6 +78,8 @@ class SqliteTables:
     def number_of(self, run_id: str, guess: int = 0) -> int | None:
         if (place := self._places.get(guess)) is not None and place[0] == run_id:
             return guess
+        if guess > self._highest_run and not self.wary:
+            return None
         found = self._db.execute("SELECT run FROM runs WHERE run_id = ?", (run_id,)).fetchone()
         return None if found is None else found[0]
 
@@ -108,12 +119,15 @@ class SqliteTables:
         rows.check_row(run, seq, crc, body)
         return Head(seq, chain)
 
-    def _remember_place(self, record: StoredRecord) -> None:
+    def _remember(self, record: StoredRecord, is_new: bool) -> None:
         """Of an open run: its next record is coming, and to look the id up costs more than all else of a unit."""
         if record.state in _OPEN_STATES:
             self._places[record.run] = _place(record)
+            if is_new:
+                self._waitless.add(record.run)
         else:
             self._places.pop(record.run, None)
+            self._waitless.discard(record.run)
 
     # ---- writing
 
@@ -128,8 +142,12 @@ class SqliteTables:
         self._epochs[partition] = epoch
         return epoch
 
+    def writes_at_once(self, draft: Draft) -> bool:
+        """Whether a draft is one statement: most are, and that needs no BEGIN and COMMIT around it."""
+        return draft.side is None and not draft.blobs and _JOURNAL.is_one(draft.journal, draft.size)
+
     def write(self, draft: Draft) -> None:
-        """Write a draft inside the open transaction."""
+        """Write a draft inside the open transaction; without one, each statement is its own."""
         if draft.journal:
             _JOURNAL.insert(self._db, draft.journal, draft.size)
         else:
@@ -161,25 +179,27 @@ class SqliteTables:
 
     def _write_records(self, side: SideChanges) -> None:
         """Where only the state and what is served have changed, only they are written, and two of four indexes."""
-        changed = []
-        others = []
+        changed: list[StoredRecord] = []
+        others: list[StoredRecord] = []
         for record in side.records.values():
-            place = _place(record)
             # No run that is in `_places` is dormant in the table.
-            if record.wake_ms is None and self._places.get(record.run) == place:
-                written = (record.state, record.head_seq, record.head_chain, record.record, record.crc)
-                changed.append((*written, record.run, *place))
-            else:
-                others.append(record)
-        if changed and self._db.executemany(_CHANGE_RECORD, changed).rowcount != len(changed):
+            known = record.wake_ms is None and self._places.get(record.run) == _place(record)
+            (changed if known else others).append(record)
+        if changed and self._change_records(changed) != len(changed):
             others = list(side.records.values())  # One is not in the table any more, or is damaged there.
         _RECORDS.insert(self._db, others)
 
+    def _change_records(self, changed: list[StoredRecord]) -> int:
+        """How many of them were written; not those that the table has in another place."""
+        if len(changed) == 1:
+            return self._db.execute(_CHANGE_RECORD, changed[0]).rowcount
+        return _CHANGE_RECORDS.insert(self._db, changed)
+
     def _write_keys(self, side: SideChanges) -> None:
-        self._db.executemany("DELETE FROM keys WHERE key = ?", [(key,) for key in side.keys])
+        freed = [(key,) for key, owner in side.keys.items() if owner is None]
+        self._db.executemany("DELETE FROM keys WHERE key = ?", freed)
         owners = [(key, owner.run) for key, owner in side.keys.items() if owner is not None]
-        claimed = [(key, run, rows.seal(key, run)) for key, run in owners]
-        self._db.executemany("INSERT INTO keys VALUES (?, ?, ?)", claimed)
+        _KEYS.insert(self._db, [(key, run, rows.seal(key, run)) for key, run in owners])
 
     def _write_sessions(self, side: SideChanges) -> None:
         self._db.executemany("DELETE FROM sessions WHERE instance_id = ?", [(key,) for key in side.sessions])
@@ -189,7 +209,8 @@ class SqliteTables:
         self._db.executemany("INSERT OR REPLACE INTO flows VALUES (?, ?, ?)", side.flows.values())
 
     def _write_waits(self, side: SideChanges) -> None:
-        self._db.executemany("DELETE FROM waits WHERE run = ?", [(run,) for run in side.waits_over])
+        ended = [(run,) for run in side.waits_over if run not in self._waitless]
+        self._db.executemany("DELETE FROM waits WHERE run = ?", ended)
         changed = [(run, path, wait) for run, waits in side.waits.items() for path, wait in waits.items()]
         over = [(run, path) for run, path, wait in changed if wait is None]
         self._db.executemany("DELETE FROM waits WHERE run = ? AND path = ?", over)
@@ -208,17 +229,23 @@ class SqliteTables:
 
     def adopt(self, draft: Draft) -> None:
         """Take in that `draft` is committed."""
+        highest_before = self._highest_run
         if draft.heads:
             self._heads.update(draft.heads)
             if len(self._heads) > self._heads_kept:
                 _forget_oldest(self._heads, self._heads_kept)
-            self._highest_run = max(self._highest_run, *draft.heads)
+            self._highest_run = max(highest_before, *draft.heads)
         else:
             self._rowless += 1
         if (side := draft.side) is not None:
             for record in side.records.values():
-                self._remember_place(record)
-            _forget_oldest(self._places, self._heads_kept)
+                self._remember(record, record.run > highest_before)
+            for run in side.waits:
+                self._waitless.discard(run)
+                self._highest_run = max(self._highest_run, run)
+            if len(self._places) > self._heads_kept:
+                _forget_oldest(self._places, self._heads_kept)
+                self._waitless.intersection_update(self._places)
             self._last_inbox_number = side.last_inbox_number
             self._last_event_number = side.last_event_number
 
@@ -261,45 +288,70 @@ class Insert:
     Args:
         into: The table and its columns.
         width: How many columns.
+        rows_max: How many rows one statement inserts.
         otherwise: What to do with a row that is there already.
     """
 
-    def __init__(self, into: str, width: int, otherwise: str = "") -> None:
-        row = f"({', '.join('?' * width)})"
+    def __init__(self, into: str, width: int, rows_max: int, otherwise: str = "") -> None:
         # Whatever fails costs the transaction, so SQLite need not be able to undo one statement of it.
-        insert = f"INSERT OR ROLLBACK INTO {into} VALUES "
-        self._one = f"{insert}{row} {otherwise}"
-        self._several = [(count, f"{insert}{', '.join([row] * count)} {otherwise}") for count in (25, 5)]
+        self._insert = f"INSERT OR ROLLBACK INTO {into} VALUES "
+        self._row = f"({', '.join('?' * width)})"
+        self._otherwise = otherwise
+        self._rows_max = rows_max
+        self._one = f"{self._insert}{self._row} {otherwise}"
+        self._several: dict[int, str] = {}
 
-    def insert(self, db: sqlite3.Connection, rows: Sequence[tuple[object, ...]], size: int = 0) -> None:
-        """Insert `rows`; `size`: their bytes together, where they may be large."""
+    def is_one(self, rows: Sequence[tuple[object, ...]], size: int) -> bool:
+        """Whether `insert` of these is one statement."""
+        count = len(rows)
+        return count == 1 or (0 < count <= self._rows_max and size <= _BYTES_AT_ONCE)
+
+    def insert(self, db: sqlite3.Connection, rows: Sequence[tuple[object, ...]], size: int = 0) -> int:
+        """Insert `rows` and return how many have been inserted or changed.
+
+        Args:
+            size: Their bytes together, where they may be large.
+        """
         if len(rows) == 1:
-            db.execute(self._one, rows[0])
-            return
+            return db.execute(self._one, rows[0]).rowcount
+        if size > _BYTES_AT_ONCE:
+            return db.executemany(self._one, rows).rowcount
         done = 0
-        if size <= _BYTES_AT_ONCE:
-            for count, statement in self._several:
-                while len(rows) - done >= count:
-                    db.execute(statement, list(concatenated.from_iterable(rows[done : done + count])))
-                    done += count
-        if done < len(rows):
-            db.executemany(self._one, rows[done:])
+        for first in range(0, len(rows), self._rows_max):
+            part = rows[first : first + self._rows_max]
+            count = len(part)
+            if count not in self._several:
+                self._several[count] = f"{self._insert}{', '.join([self._row] * count)} {self._otherwise}"
+            done += db.execute(self._several[count], list(concatenated.from_iterable(part))).rowcount
+        return done
 
 
-_JOURNAL = Insert("journal (run, seq, crc, chain, body)", 5)
-_RECORD_COLUMNS = (
-    *("run", "run_id", "flow", "state", "namespace", "partition", "build_id"),
-    *("head_seq", "head_chain", "record", "wake_ms", "crc"),
-)
+def _updated(names: Sequence[str]) -> str:
+    return f"DO UPDATE SET {', '.join([f'{name} = excluded.{name}' for name in names])}"
+
+
+_JOURNAL = Insert("journal (run, seq, crc, chain, body)", 5, _JOURNAL_ROWS_AT_ONCE)
+_KEYS = Insert("keys (key, run, crc)", 3, _RECORDS_AT_ONCE, f"ON CONFLICT (key) {_updated(('run', 'crc'))}")
+_PLACE = ("run_id", "flow", "namespace", "partition", "build_id")
+_SERVED = ("state", "head_seq", "head_chain", "record", "crc")
 _RECORDS = Insert(
-    f"runs ({', '.join(_RECORD_COLUMNS)})",
-    len(_RECORD_COLUMNS),
-    f"ON CONFLICT (run) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in _RECORD_COLUMNS[1:])}",
+    f"runs ({', '.join(StoredRecord._fields)})",
+    len(StoredRecord._fields),
+    _RECORDS_AT_ONCE,
+    f"ON CONFLICT (run) {_updated(StoredRecord._fields[1:])}",
+)
+_CHANGE_RECORDS = Insert(
+    f"runs ({', '.join(StoredRecord._fields)})",
+    len(StoredRecord._fields),
+    _RECORDS_AT_ONCE,
+    f"ON CONFLICT (run) {_updated(_SERVED)} "
+    f"WHERE {' AND '.join([f'{name} = excluded.{name}' for name in _PLACE])} AND wake_ms IS NULL",
 )
 _CHANGE_RECORD = """
-UPDATE runs SET state = ?, head_seq = ?, head_chain = ?, record = ?, crc = ?
-WHERE run = ? AND run_id = ? AND flow = ? AND namespace = ? AND partition = ? AND build_id = ? AND wake_ms IS NULL
+UPDATE runs SET state = ?4, head_seq = ?8, head_chain = ?9, record = ?10, crc = ?12
+WHERE run = ?1 AND run_id = ?2 AND flow = ?3 AND namespace = ?5 AND partition = ?6 AND build_id = ?7 AND wake_ms IS ?11
 """
+"""Of one record, whose `wake_ms` is NULL: half as dear as the same by `_CHANGE_RECORDS`."""
 _PRUNE_EVENTS = """
 DELETE FROM events WHERE number IN (
     SELECT number FROM events WHERE delivered = 1 AND max(due_ms, sent_ms) < ?

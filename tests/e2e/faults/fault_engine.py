@@ -31,9 +31,9 @@ class Point(enum.StrEnum):
 
     BEFORE_WRITE = "before_write"
     BEFORE_SYNC = "before_sync"
-    """All statements were executed; COMMIT, which writes and syncs the WAL, was not."""
+    """All statements were executed but the one that writes and syncs the WAL: COMMIT, or the only one."""
     AFTER_SYNC = "after_sync"
-    """COMMIT has returned; nobody was told."""
+    """That one has returned; nobody was told."""
     IN_SYNC = "in_sync"
     """Not by this module but by strace: the process ends as it enters fdatasync, its writes are with the kernel."""
     LIES = "lies"
@@ -122,23 +122,24 @@ def plant_in_store(planted: Planted) -> None:
     from stepwire_engine.store.sqlite_journal import JournalThread
     from stepwire_engine.store.sqlite_tables import SqliteTables
 
-    write, commit = SqliteTables.write, JournalThread._is_committed
+    is_one, commit = SqliteTables.writes_at_once, JournalThread._is_committed
 
-    def writing(self: SqliteTables, draft: Any) -> None:
+    def asking(self: SqliteTables, draft: Any) -> bool:  # Before the first statement of each commit.
         planted.reached(Point.BEFORE_WRITE, draft)
-        write(self, draft)
+        return is_one(self, draft)
 
-    def committing(self: JournalThread, draft: Any) -> bool:
+    def committing(self: JournalThread, draft: Any, at_once: bool) -> bool:
         planted.reached(Point.BEFORE_SYNC, draft)
         if planted.lies():
-            self._db.execute("ROLLBACK")
+            if not at_once:
+                self._db.execute("ROLLBACK")
             self._tables.adopt(draft)
             return True
-        stored = commit(self, draft)
+        stored = commit(self, draft, at_once)
         planted.reached(Point.AFTER_SYNC, draft)
         return stored
 
-    SqliteTables.write = writing  # type: ignore[method-assign]
+    SqliteTables.writes_at_once = asking  # type: ignore[method-assign]
     JournalThread._is_committed = committing  # type: ignore[method-assign]
 
 
