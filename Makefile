@@ -4,8 +4,9 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
-# Test processes at once. A file's tests stay in one process, because they share engines and hosts. `make test JOBS=0` uses none.
-JOBS ?= 2
+# Test processes at once: one more than the two cores this is meant for, because tests of real processes wait half of the time.
+# A file's tests stay in one process, because they share engines and hosts. `make test JOBS=0` uses none.
+JOBS ?= 3
 # The stamp names this directory: a copied checkout has an environment that still points at the original.
 STAMP := $(VENV)/.ready-$(shell printf '%s' '$(CURDIR)' | cksum | cut -d' ' -f1)
 DOCS := $(wildcard scripts/docs.py)

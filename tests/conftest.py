@@ -1,13 +1,16 @@
-"""Settings of every test: reproducible randomness. Fixtures of one area stand in that area's own conftest.
+"""Settings of every test: reproducible randomness, and compiled code that is kept.
 
+Fixtures of one area stand in that area's own conftest.
 The default timeout (20 s) and "warnings are errors" are in pyproject.toml.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
+import sys
 import zlib
 from collections.abc import Generator, Iterator
 from typing import Any
@@ -18,6 +21,11 @@ import pytest
 from tests import evicting
 
 CI = bool(os.environ.get("CI"))
+
+# Hundreds of engines and hosts are started. Where nothing that was compiled is kept, each one compiles the project
+# again, which is a third of its start, and each test process rewrites the assertions of all tests.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # How long it takes to make examples says something of the machine, not of the code.
 PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -48,6 +56,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if evicting.always():
         evicting.skip_marked(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded stays for the whole session: tests that collect garbage need not walk through it every time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

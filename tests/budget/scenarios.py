@@ -138,6 +138,10 @@ def count(scenario: str) -> Counted:
     host = stepwire.Host("budget", slots=10_000, bodies=10_000)
     for flow in FLOWS:
         host.flow(flow)
+    if work.held:
+        # Measuring collects at every turn, and need not walk through what was there before.
+        gc.collect()
+        gc.freeze()
     with tempfile.TemporaryDirectory() as folder, pair(Path(folder), host) as made, _no_collections():
         if work.held:
             return _hold(made, work)

@@ -83,6 +83,11 @@ async def by_version(ctx: stepwire.Context, path: str) -> list[int]:
 """
 
 
+def at_version(text: str, version: int) -> str:
+    """The app at another version, and of another size: a file of the same second and size is not compiled again."""
+    return text.replace("VERSION = 1", f"VERSION = {' + '.join('1' * version)}")
+
+
 @dataclass
 class Dev:
     terminal: Terminal
@@ -321,13 +326,13 @@ def test_reload_then_a_mistake_then_its_correction(tmp_path: Path) -> None:
     with terminal:
         terminal.until("connected to engine")
         assert stepwire("run", "version", cwd=tmp_path, env=engine).stdout == "1\n"
-        app.write_text(APP.replace("VERSION = 1", "VERSION = 2"), encoding="utf-8")
+        app.write_text(at_version(APP, 2), encoding="utf-8")
         terminal.until(r"app\.py changed")
         terminal.until("connected to engine")
         assert stepwire("run", "version", cwd=tmp_path, env=engine).stdout == "2\n"
         app.write_text("import nonesuch\n", encoding="utf-8")
         terminal.until("ended with exit code 2; it starts again when a file changes")
-        app.write_text(APP.replace("VERSION = 1", "VERSION = 3"), encoding="utf-8")
+        app.write_text(at_version(APP, 3), encoding="utf-8")
         terminal.until("connected to engine")
         assert stepwire("run", "version", cwd=tmp_path, env=engine).stdout == "3\n"
         assert terminal.interrupt() == 0
@@ -347,7 +352,7 @@ def test_reload_lets_the_step_in_progress_end_and_the_new_code_goes_on(tmp_path:
         arguments = ("run", "by_version", "-i", json.dumps(str(gate)), "--id", "one")
         stepwire(*arguments, "--detach", cwd=tmp_path, env=engine)
         terminal.until("at the gate")
-        app.write_text(text.replace("VERSION = 1", "VERSION = 2"), encoding="utf-8")
+        app.write_text(at_version(text, 2), encoding="utf-8")
         terminal.until("drains for at most 15 s")
         gate.open("w").close()
         terminal.until("connected to engine")

@@ -66,6 +66,8 @@ def served(shared: Served) -> Iterator[Served]:
 
 def test_running_steps_are_told_at_once(served: Served, figure: Callable[[str], None]) -> None:
     run = served.underway()
+    # They began on their host, perhaps before its plan reached the engine: what was never planned is on no record.
+    wait_for(lambda: {ASYNC, SYNC} <= {step.path for step in run.get(steps=True).steps}, "the plan to be committed")
     began = time.monotonic()
     served.client.cancel(run.run_id)
     seconds = served.told_after(run, began, ASYNC, SYNC)

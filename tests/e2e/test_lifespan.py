@@ -131,7 +131,8 @@ def test_reload_drains_the_old_worker_and_the_new_one_goes_on(stage: Stage, tmp_
         old = web.about()
         run = stage.client(engine).start("patient", 1)
         stage.gates.arrived(run.run_id, "gated")
-        (tmp_path / "reloaded.py").write_text(RELOADED.format(version=2))
+        # Of another size: a file of the same second and size is not compiled again.
+        (tmp_path / "reloaded.py").write_text(RELOADED.format(version="1 + 1"))
         wait_for(lambda: "draining" in events(stage), "the old worker to drain")
         stage.gates.open(run.run_id, "gated")
         assert run.result(timeout=15) == [1, 2], "the old code ended its step, the new one made the next"

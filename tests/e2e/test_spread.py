@@ -48,7 +48,7 @@ def test_one_slot_is_never_exceeded(stage: Stage) -> None:
 
 def test_a_waiting_run_has_a_reason(stage: Stage) -> None:
     """`waiting_runs` counts open runs by their first reason (DESIGN 7)."""
-    engine = stage.engine()
+    engine = stage.engine(reconnect_grace=0.5)
     one = stage.host(engine, "one", slots=1)
     run = stage.client(engine).start("spread", 1)
     stage.gates.arrived(run.run_id, member(0))

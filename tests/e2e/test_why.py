@@ -11,7 +11,7 @@ MEMBER = "parallel/[0]/member"
 
 
 def test_it_says_who_executes_then_that_nobody_serves_and_then_how_it_ended(stage: Stage) -> None:
-    engine = stage.engine()
+    engine = stage.engine(reconnect_grace=0.5)
     one = stage.host(engine, "one", slots=1)
     client = stage.client(engine)
     run = client.start("spread", 1)

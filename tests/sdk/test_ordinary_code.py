@@ -13,6 +13,7 @@ import stepwire
 from stepwire import testing
 from stepwire.protocol.failure import ErrorCode
 from stepwire.testing import TestRun
+from stepwire_engine.core.config import CoreConfig
 from stepwire_engine.core.entries import Planned, RunState
 from stepwire_engine.core.history import StepStateView
 from tests.evicting import Entries
@@ -490,7 +491,8 @@ def test_a_time_limit_longer_than_the_stall_timeout_passes_again(known: bool) ->
             after = await ctx.step.run("after", gates.wait, "after")
             return [found, after, await ctx.step.run("held", gates.wait, "held")]
 
-        async with testing.environment(host, virtual_clock=False) as env:
+        config = CoreConfig(reconnect_grace=0.2)
+        async with testing.environment(host, virtual_clock=False, config=config) as env:
             run_id = await env.start(flow)
             if known:
                 gates.open("after")
