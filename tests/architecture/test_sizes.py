@@ -14,7 +14,6 @@ PRODUCT = tuple(folder for folder in ALL_CODE if folder != "tests")
 REASONS: dict[str, str] = {
     "engine/stepwire_engine/config.py": "the table of every setting, and the one loader that checks values against it",
     "engine/stepwire_engine/core/engine.py": "the face of the core: every input, and everything the shell takes",
-    "engine/stepwire_engine/core/dispatch.py": "who gets what: bodies, steps and closures wait for the same sessions",
     "engine/stepwire_engine/core/fold.py": "the only code that changes what a run durably is, an entry per function",
     "engine/stepwire_engine/core/model.py": "one run as a value: what folds, and what hosts hold of it",
     "engine/stepwire_engine/core/history.py": "the record people read, its value types and its one fold, side by side",

@@ -303,12 +303,12 @@ def test_steps_that_nobody_wants_any_more_do_not_wait_for_a_host_for_ever() -> N
         desk.settle()
         host.plan(StepPlanned("s", StepKind.TASK, "nobody"), run_id=run_id)
         desk.settle()
-    queue = desk.core._dispatcher._tasks
-    assert len(queue["nobody"]) == 20
+    queues = desk.core._dispatcher.slots._tasks.queues
+    assert len(queues["nobody", False]) == 20
     for number in range(1, 20):
         desk.core.cancel_run(number, f"r{number}", None, desk.now)
         desk.settle()
-    assert len(queue["nobody"]) <= 2
+    assert len(queues["nobody", False]) <= 2
     desk.core.cancel_run(0, "r0", None, desk.now)
     desk.settle()
-    assert queue == {}
+    assert not queues

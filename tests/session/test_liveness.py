@@ -285,7 +285,7 @@ def test_losing_a_host_whose_right_was_given_on_counts_for_nothing() -> None:
     step = desk.core.runs["r"].steps["t"]
     assert step.lease is not None
     # The engine concludes that the Execute never arrived, and gives the step to another host.
-    desk.core._dispatcher.cancel(step.lease, CancelReason.LEASE_LOST)
+    desk.core._dispatcher.slots.cancel(step.lease, CancelReason.LEASE_LOST)
     assert other.engine is not None
     other.engine.hold(Lease(step, other.engine.id, desk.core._books.next_fence(), desk.mono, step.attempt))
     first.cut()

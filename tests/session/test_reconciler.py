@@ -71,7 +71,7 @@ def repaired(desk: Desk, kind: str) -> None:
 
 def test_a_lost_entry_of_the_queue_is_found_when_a_host_has_room() -> None:
     desk, host, run = begin(task("a"), task("b"), slots=1)
-    desk.core._dispatcher._tasks.clear()
+    desk.core._dispatcher.slots._tasks.queues.clear()
     desk.pass_time(BOUND)
     assert kinds(desk) == [], "nobody has room: the entry makes no difference"
     host.ok("a")
@@ -94,7 +94,7 @@ def test_a_closure_that_the_session_forgot_is_executed() -> None:
 def test_a_step_that_is_in_no_queue_is_executed() -> None:
     desk, host, run = begin(task("a"), task("b"), slots=1)
     run.steps["b"].queued = False
-    desk.core._dispatcher._tasks.clear()
+    desk.core._dispatcher.slots._tasks.queues.clear()
     repaired(desk, "step")
     host.ok("a")
     desk.settle()
@@ -231,7 +231,7 @@ def test_a_run_whose_wish_for_a_body_was_lost_is_entered() -> None:
     desk.settle()
     run = desk.core.runs["r"]
     run.body_wanted = False
-    desk.core._dispatcher._bodies.clear()
+    desk.core._dispatcher.bodies._wanted.queues.clear()
     repaired(desk, "body")
     host = desk.host()
     assert "r" in host.seqs
@@ -241,7 +241,7 @@ def test_a_run_that_its_queue_forgot_is_entered_once_a_host_takes_bodies() -> No
     desk = tampered_desk()
     desk.start()
     desk.settle()
-    desk.core._dispatcher._bodies.clear()
+    desk.core._dispatcher.bodies._wanted.queues.clear()
     host = desk.host()
     assert "r" not in host.seqs
     repaired(desk, "queue")
@@ -329,7 +329,7 @@ def test_a_portion_is_as_small_as_configured_and_everything_has_its_turn() -> No
     for number in range(100):
         desk.start(f"r{number}")
     desk.settle()
-    desk.core._dispatcher._bodies.clear()
+    desk.core._dispatcher.bodies._wanted.queues.clear()
     for run in desk.core.runs.values():
         run.body_wanted = False
     desk.pass_time(2.0)

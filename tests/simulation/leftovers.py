@@ -29,11 +29,11 @@ def engine_leftovers(world: World) -> dict[str, object]:
     books.timers._sweep()
     performed = core._performed
     inbox, delivery, dormancy = performed._inbox, performed._delivery, performed._dormancy
-    dispatcher = core._dispatcher
-    for name in list(dispatcher._tasks):
-        dispatcher.pump_tasks(name)
-    for flow in list(dispatcher._bodies):
-        dispatcher.pump_bodies(flow)
+    tasks, wanted = core._dispatcher.slots._tasks, core._dispatcher.bodies._wanted
+    for lane in list(tasks.queues):
+        tasks.head(lane)
+    for flow in list(wanted.queues):
+        wanted.head(flow)
     left: dict[str, object] = {
         "runs": books.runs,
         "by_number": books.by_number,
@@ -44,8 +44,8 @@ def engine_leftovers(world: World) -> dict[str, object]:
         "freed": books.freed,
         "loads": books.loads,
         "reads": books.reads,
-        "tasks": dispatcher._tasks,
-        "wanted bodies": {flow: queue for flow, queue in dispatcher._bodies.items() if queue},
+        "tasks": tasks.queues,
+        "wanted bodies": wanted.queues,
         "reclaimed": core._liveness._reclaimed,
         "facts": inbox._rows,
         "starts": inbox._starts,

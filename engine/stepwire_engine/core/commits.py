@@ -202,17 +202,17 @@ class Commits:
         run.broken = True
         self._books.broken.pop(run.run_id, None)
         self._books.remove(run)
-        self._dispatcher.forget(run)
+        self._dispatcher.bodies.forget(run)
         for session in list(self._books.sessions.values()):
             for lease in [lease for lease in session.leases.values() if lease.step.run is run]:
-                self._dispatcher.cancel(lease, CancelReason.LEASE_LOST)
+                self._dispatcher.slots.cancel(lease, CancelReason.LEASE_LOST)
                 session.drop(lease)
             body = run.body
             if body is not None and body.session_id == session.id:
                 session.evict(run.run_id, body.fence)
                 session.drop_body(run)
                 self._books.speak(session)
-            self._dispatcher.pump(session)
+            self._dispatcher.slots.pump(session)
 
     def _break(self, run: Run) -> None:
         run.broken = True
@@ -262,7 +262,7 @@ class Commits:
         self._liveness.instance_spoke(session.instance_id)
         self._books.speak(session)
         self._liveness.end_adoption()
-        self._dispatcher.pump(session)
+        self._dispatcher.slots.pump(session)
 
     def _perform(self, turn: Turn) -> None:
         run = turn.run
@@ -283,11 +283,11 @@ class Commits:
             self._turn_aside(turn)
         if turn.released is not None:
             run.asleep = False
-            self._dispatcher.release(run, turn.released)
+            self._dispatcher.bodies.release(run, turn.released)
         if turn.planned or turn.retries:
             self._dispatcher.enqueue_all(run, (*turn.planned, *turn.retries))
         if run.body is None and not turn.paused:
-            self._dispatcher.want_body(run)
+            self._dispatcher.bodies.want(run)
         if turn.resumed:
             self._dispatcher.enqueue_open(run)
 
@@ -333,10 +333,10 @@ class Commits:
                     holder.evict(run.run_id, run.body.fence)  # It may be kept for its closures.
                     self._books.speak(holder)
                 holder.drop_body(run)
-                self._dispatcher.pump(holder)
+                self._dispatcher.bodies.pump(holder)
         for step in machine.open_leases(run):
             assert step.lease is not None
-            self._dispatcher.cancel(step.lease, CancelReason.RUN_CANCELLED)
+            self._dispatcher.slots.cancel(step.lease, CancelReason.RUN_CANCELLED)
         self._books.remove(run)
         self._books.ended.append((run, turn.ended.at_ms))
         self._performed.gone(run)

@@ -132,10 +132,10 @@ class Dormancy:
             self._books.counters.body_evictions["engine"] += 1
             session.drop_body(run)
             self._books.speak(session)
-            self._dispatcher.pump(session)
+            self._dispatcher.bodies.pump(session)
         self._books.remove(run)
         run.broken = run.gone = True
-        self._dispatcher.forget(run)
+        self._dispatcher.bodies.forget(run)
         self._books.timers.forget(sum([1 for _ in run.open_steps()]))
         if turn.wake_ms is not None and (self._wake_ms is None or turn.wake_ms < self._wake_ms):
             self._wake_ms = turn.wake_ms

@@ -182,7 +182,7 @@ class EngineCore:
         self._books.now = now
         if session.stream == stream:
             session.congested = congested
-            self._dispatcher.pump(session)
+            self._dispatcher.slots.pump(session)
 
     def receive(self, session: Session, stream: int, frame: HostFrame, now: Now) -> None:
         """A frame of a session's stream; frames of replaced streams are ignored."""
@@ -217,7 +217,7 @@ class EngineCore:
             books.speak(session)
         if books.freed:
             self._dispatcher.retire_freed()
-        self._dispatcher.pump(session)
+        self._dispatcher.slots.pump(session)
 
     def _decide(self, session: Session, sections: Iterable[HostSection], ticket: AckTicket | None) -> None:
         runs, decide, queue = self._books.runs, self._intake.section, self._commits.queue
@@ -317,7 +317,7 @@ class EngineCore:
         match due:
             case Lease():
                 if due.step.lease is due:
-                    self._dispatcher.cancel(due, CancelReason.TIMEOUT)
+                    self._dispatcher.slots.cancel(due, CancelReason.TIMEOUT)
             case Step():
                 due.timer_ms = None
                 if due.kind in PERFORMED:

@@ -138,7 +138,7 @@ class Intake:
         body = run.body
         if body is not None and body.session_id == session.id and body.fence == fence:
             session.drop_body(run)
-            self._dispatcher.want_body(run)
+            self._dispatcher.bodies.want(run)
 
     # ---- results
 
@@ -208,7 +208,7 @@ class Intake:
                     pass  # It has ended, and executes nothing but its undos; it may be kept for them.
                 elif body is not None and body.session_id == session.id and body.fence < reject.fence:
                     session.drop_body(run)
-                    self._dispatcher.want_body(run)
+                    self._dispatcher.bodies.want(run)
         turn.planned.append(lease.step)
 
     def _need_snapshot(self, session: Session, run: Run, needed: NeedSnapshot) -> None:
@@ -220,7 +220,7 @@ class Intake:
         if run.stopping is None and needed.waits_after == run.release_seq:
             run.asleep = not self._dispatcher.has_closure_due(run)
         self._books.counters.body_evictions["host"] += 1
-        self._dispatcher.want_body(run)
+        self._dispatcher.bodies.want(run)
 
     def _body_failed(self, turn: Turn, session: Session, failed: BodyFailed) -> None:
         run = turn.run

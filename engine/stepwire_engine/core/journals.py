@@ -75,9 +75,10 @@ class Journals:
         session = self._books.sessions[body.session_id]
         resumed = session.resumed_bodies.pop(run.number, None)
         if resumed is None:
-            self._dispatcher.enter_body(run, body, body_entries(rows), hold=True)
+            self._dispatcher.bodies.enter(run, body, body_entries(rows), hold=True)
         else:
-            self._dispatcher.catch_up(run, body, body_entries(rows, after_release=resumed))
+            self._dispatcher.bodies.catch_up(run, body, body_entries(rows, after_release=resumed))
+        self._dispatcher.enqueue_closures(run)
 
     def _read_again(self, run: Run, rows: Rows) -> None:
         if run.gone or len(rows) < run.committed_seq:

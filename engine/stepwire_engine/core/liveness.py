@@ -101,7 +101,7 @@ class Liveness:
             step.uncertain = False
         if run.phase is RunPhase.CANCELLING:
             self._decisions.alone(run, ending.stop_again)
-        self._dispatcher.want_body(run)
+        self._dispatcher.bodies.want(run)
         self._dispatcher.enqueue_open(run)
 
     def end_adoption(self) -> list[Run]:
@@ -144,7 +144,7 @@ class Liveness:
             if run.body is None or held.get(run.run_id) != run.body.fence:
                 # The Advance that gave it this body never arrived, whatever older one it still names.
                 session.drop_body(run)
-                self._dispatcher.want_body(run)
+                self._dispatcher.bodies.want(run)
         undoing = {a.run_id for a in state.attempts if self._is_undo_of_body(a)}
         for body in state.bodies:
             if self._books.never_given(body.fence):
@@ -223,7 +223,7 @@ class Liveness:
             session.cancel(run.run_id, Cancel(offered.path, offered.fence, CancelReason.LEASE_LOST))
             return
         if lease is not None:
-            self._dispatcher.cancel(lease, CancelReason.LEASE_LOST)
+            self._dispatcher.slots.cancel(lease, CancelReason.LEASE_LOST)
         adopted = Lease(step, session.id, offered.fence, self._books.now.mono - offered.elapsed, step.attempt)
         run.steps[offered.path].queued = False
         session.hold(adopted)
@@ -234,7 +234,7 @@ class Liveness:
             self._books.timers.arm(due, adopted)
         if stops:
             reason = CancelReason.LEASE_LOST if run.stopping is None else CancelReason.RUN_CANCELLED
-            self._dispatcher.cancel(adopted, reason)
+            self._dispatcher.slots.cancel(adopted, reason)
 
     # ---- reports
 
@@ -336,7 +336,7 @@ class Liveness:
                 turn = turns.setdefault(run.number, Turn(run, books.now.unix_ms))
                 machine.lose_body(turn, books.config)
             else:
-                self._dispatcher.want_body(run)
+                self._dispatcher.bodies.want(run)
         for lease in requeue:
             self._dispatcher.enqueue(lease.step)
         books.commits.append(Commit(Unit(books.claim_epoch, sessions_gone=(session.instance_id,))))

@@ -13,9 +13,10 @@ from typing import Protocol
 
 from stepwire.protocol.plan import StepKind, WaitEvent
 from stepwire_engine.core import ending
+from stepwire_engine.core.bodies import needs_body
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.deadlines import goes_on_ms, group_due_ms, step_due_ms
-from stepwire_engine.core.dispatch import Dispatcher, needs_body
+from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.entries import RunState
 from stepwire_engine.core.model import PERFORMED, Group, Lease, Run, RunPhase, Step, StepState
 from stepwire_engine.core.performed import NOT_COMMITTED
@@ -178,7 +179,7 @@ class Owners:
                 return Owner.BODY
             return Owner.READ if self._is_read(run) else Missing.READ
         if run.body_wanted:
-            return Missing.QUEUE if self._dispatcher.taker_of(run.flow) is not None else Owner.BODY_QUEUE
+            return Missing.QUEUE if self._dispatcher.bodies.taker_of(run.flow) is not None else Owner.BODY_QUEUE
         if needs_body(run):
             return Missing.BODY
         return Owner.STEPS if run.open else Missing.BODY
@@ -255,7 +256,7 @@ class Owners:
             full = any([group.executing >= group.opened.limit for group in step.scope.limits])
             return Missing.TWO if step.queued else Owner.GROUP_LIMIT if full else Missing.PLACE
         if step.queued:
-            return Missing.QUEUE if self._dispatcher.has_room_for(step) else Owner.QUEUE
+            return Missing.QUEUE if self._dispatcher.slots.has_room_for(step) else Owner.QUEUE
         if step.kind is StepKind.RUN and (run.body is None or not run.body.ready):
             return Owner.RUN
         if step.undo_of is not None and step.particulars is not None and step.particulars.output is None:

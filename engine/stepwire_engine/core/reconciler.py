@@ -13,7 +13,6 @@ from itertools import islice
 from typing import Any
 
 from stepwire.protocol.frames import CancelReason
-from stepwire.protocol.plan import StepKind
 from stepwire_engine.core import deadlines, ending
 from stepwire_engine.core.books import Books, Repair
 from stepwire_engine.core.deadlines import step_due_ms
@@ -157,7 +156,7 @@ class Reconciler:
             for lease in leases[start : start + _CHUNK]:
                 if _is_stray(session, lease):
                     self._note(lease.step.run, lease.step.path, Missing.SLOT)
-                    self._dispatcher.cancel(lease, CancelReason.LEASE_LOST)
+                    self._dispatcher.slots.cancel(lease, CancelReason.LEASE_LOST)
             yield _CHUNK // 4
         bodies = list(session.bodies.values())
         for start in range(0, len(bodies), _CHUNK):
@@ -170,7 +169,7 @@ class Reconciler:
         if forgotten and session.bodies.get(run.number) is run:
             self._note(run, "", Missing.SLOT)
             session.drop_body(run)
-            self._dispatcher.pump(session)
+            self._dispatcher.bodies.pump(session)
 
     def _note(self, run: Run, path: str, missing: Missing) -> None:
         self._books.counters.reconciled[missing.value] += 1
@@ -200,8 +199,8 @@ class Reconciler:
             case Missing.TWO:
                 run.body_wanted = False  # Whatever queue it is in passes it over.
             case Missing.QUEUE:
-                self._dispatcher.pump_bodies(run.flow)
-                if self._dispatcher.taker_of(run.flow) is not None:
+                self._dispatcher.bodies.place(run.flow)
+                if self._dispatcher.bodies.taker_of(run.flow) is not None:
                     self._want_again(run)  # It was not in the queue.
             case Missing.BODY_HOLDER:
                 self._let_body_go(run)
@@ -212,7 +211,7 @@ class Reconciler:
     def _want_again(self, run: Run) -> None:
         if run.body is None:
             run.body_wanted = run.asleep = False
-            self._dispatcher.want_body(run)
+            self._dispatcher.bodies.want(run)
 
     def _let_body_go(self, run: Run) -> None:
         assert run.body is not None
@@ -233,8 +232,8 @@ class Reconciler:
             case Missing.LEASE:
                 self._let_lease_go(step)
             case Missing.QUEUE:
-                self._pump(step)
-                if self._dispatcher.has_room_for(step):
+                self._dispatcher.slots.look_again(step)
+                if self._dispatcher.slots.has_room_for(step):
                     step.queued = False  # It was not in the queue.
             case Missing.TWO if step.lease is None:
                 step.waits_for_group = False
@@ -247,13 +246,6 @@ class Reconciler:
             case _:
                 pass
         self._dispatcher.enqueue(step)
-
-    def _pump(self, step: Step) -> None:
-        body = step.run.body
-        if step.kind is not StepKind.RUN:
-            self._dispatcher.pump_tasks(step.name)
-        elif body is not None:
-            self._dispatcher.pump_closures(self._books.sessions[body.session_id])
 
     def _let_lease_go(self, step: Step) -> None:
         assert step.lease is not None
@@ -269,7 +261,7 @@ class Reconciler:
         if run.stopping is None and deadline_ms is not None and deadline_ms + LATE_MS < now_ms:
             self._decisions.alone(run, partial(deadlines.expire_steps, steps=[step]))
         elif step.lease is not None:
-            self._dispatcher.cancel(step.lease, CancelReason.TIMEOUT)
+            self._dispatcher.slots.cancel(step.lease, CancelReason.TIMEOUT)
         else:
             step.timer_ms = None
             self._dispatcher.enqueue(step)

@@ -1,7 +1,7 @@
 """One host's session as the engine sees it: what it serves, what it holds, what will be sent to it.
 
 A session belongs to an instance (a process) and survives its streams. This module keeps the books; what to
-dispatch is decided in `dispatch.py`, when a session is lost in `liveness.py`.
+dispatch is decided in `slots.py` and `bodies.py`, when a session is lost in `liveness.py`.
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class Session:
         bodies: Runs whose live body the host holds, by run number.
         resumed_bodies: Last release of bodies whose missed releases are being read, by run number.
         closures: Ready closures of those bodies that wait for a slot.
+        closure_last: Of the slots that registered steps waited for as well, the last went to a closure.
         suspects: Steps that have lost several hosts and were given to this one; those that are over may be among them.
         freed: Shared by all sessions: steps that hold a place within a group's limit and execute no more.
         saturated: The host refused an Execute for want of a slot; cleared by its next result or report.
@@ -121,6 +122,7 @@ class Session:
         self.leases: dict[tuple[str, str], Lease] = {}
         self.bodies: dict[int, Run] = {}
         self.closures: deque[Step] = deque()
+        self.closure_last = False
         self.suspects: set[Step] = set()
         self.resumed_bodies: dict[int, int] = {}
         self.acks = AckLedger(0)

@@ -15,12 +15,13 @@ from stepwire_engine.core import deadlines, delivery, ending, fold, machine, ret
 from stepwire_engine.core.admission import Admission
 from stepwire_engine.core.books import Books
 from stepwire_engine.core.commits import Commits
-from stepwire_engine.core.dispatch import Dispatcher, _still_ready
+from stepwire_engine.core.dispatch import Dispatcher
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.inbox import Inbox
 from stepwire_engine.core.intake import Intake
 from stepwire_engine.core.performed import Performed
 from stepwire_engine.core.requests import Requests
+from stepwire_engine.core.slots import _still_ready
 from stepwire_engine.store.draft import SideChanges
 from stepwire_engine.store.memory import MemoryStore
 from tests.simulation.mutants.planting import Edit
@@ -89,7 +90,7 @@ MUTANTS = (
             Commits.queue,
             "    self._books.commits.append(commit)",
             "    self._books.commits.append(commit)\n"
-            "    if turn.released is not None:\n        self._dispatcher.release(run, turn.released)",
+            "    if turn.released is not None:\n        self._dispatcher.bodies.release(run, turn.released)",
         ),
         world=CALM,
     ),
@@ -135,6 +136,7 @@ MUTANTS = (
         ("I3", "I8"),
         Edit(_still_ready, " and not step.state.final", ""),
         Edit(Dispatcher.let_go, "if step.queued:", "if False:"),
+        world=FAILURES,  # No limits of groups, which it exceeds as well.
     ),
     mutant(
         "the retries of steps that are over are given out",
