@@ -148,12 +148,13 @@ class HostDesk:
         *,
         purpose: Purpose = Purpose.RUN,
         more: bool = False,
+        run_id: str = RUN,
     ) -> Fence:
         """Enter a body, anew or with a journal to replay."""
         self.fence = self.next_fence()
         start = BodyStart(flow.name, NULL, 7, 1_700_000_000_000)
         hold = purpose is Purpose.UNDO
-        self.say(advance=Advance(self.fence, tuple(entries), start, hold, more, purpose))
+        self.say(run_id, advance=Advance(self.fence, tuple(entries), start, hold, more, purpose))
         return self.fence
 
     def release(self, *outcomes: StepOutcome) -> None:

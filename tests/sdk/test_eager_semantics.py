@@ -464,10 +464,10 @@ def test_an_attempt_that_is_stopped_before_it_begins_runs_no_code() -> None:
         for name in ("a", "b", "c"):
             start(name)
         attempts.cancel("run", "b", CancelReason.RACE_LOST)
-        attempts.let_go()
+        attempts.let_go(4)
         start("d")
         attempts.close()
-        attempts.let_go()
+        attempts.let_go(4)
         assert attempts.count == 0
 
     asyncio.run(main())

@@ -13,12 +13,13 @@ import grpc
 import pytest
 
 import stepwire
-from stepwire._transport import redial
+from stepwire._transport import grpc_link, redial
 from stepwire._transport.grpc_link import METHOD, GrpcLink
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import EngineFrame, Fault, Hello, Welcome
+from stepwire.protocol.frames import EngineFrame, Execute, Fault, Hello, RejectReason, Welcome
+from stepwire.protocol.plan import Fence, StepKind
 from stepwire.protocol.wire import HostFrameDecoder, encode_engine_frame
 
 WELCOME = EngineFrame(number=1, welcome=Welcome(session_id="s", protocol=1))
@@ -122,3 +123,22 @@ def test_whatever_ends_the_thread_says_that_this_host_serves_nothing(caplog: pyt
     with linked(lambda number: iter([WELCOME]), fatal) as (_, link):
         assert link.refused.wait(10)
     assert "it serves nothing any more" in caplog.text
+
+
+def test_what_is_handed_over_is_taken_before_the_caller_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_link, "_TAKEN_SECONDS", 10.0)
+    welcomed, ended = threading.Event(), threading.Event()
+
+    def answer(number: int) -> Iterator[EngineFrame]:
+        yield WELCOME
+        ended.wait(10)
+
+    with linked(answer, lambda *_: welcomed.set()) as (_, link):
+        try:
+            assert welcomed.wait(10)
+            link._port.reject("r", Execute("s", 1, Fence(1, 1), StepKind.TASK, "s"), RejectReason.NO_SLOT)
+            assert link._port.session.speaks
+            link._port.hand_over()
+            assert not link._port.session.speaks
+        finally:
+            ended.set()

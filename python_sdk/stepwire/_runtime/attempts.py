@@ -53,6 +53,9 @@ class Attempts:
         slots: Threads for sync steps.
         clock: Seconds, monotonic.
         finish: Takes outcomes; called on the loop for async and on the pool's thread for sync steps.
+
+    Attributes:
+        fresh: Those whose code waits for `let_go`.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Attempts:
         self._abandoned = 0
         self._overdue: dict[RunningAttempt, None] = {}
         self._running: dict[tuple[str, str], RunningAttempt] = {}
-        self._fresh: list[RunningAttempt] = []
+        self.fresh: list[RunningAttempt] = []
         self._codes: list[Code] = []
         self._stopped_fresh = False
         self._tasks = tasks
@@ -119,7 +122,7 @@ class Attempts:
         if timeout:
             self._arm(running, since + timeout)
         if call.is_async:
-            self._fresh.append(running)
+            self.fresh.append(running)
             self._codes.append((self._run_async(running), context, path))
         else:
             running.on_thread = True
@@ -129,14 +132,18 @@ class Attempts:
                 running.on_thread = False
                 self._failed(running, none)
 
-    def let_go(self) -> None:
-        """Let the code begin that waits for it, each up to its first wait. In a callback of the loop."""
-        if not self._fresh:
-            return
-        fresh, self._fresh = self._fresh, []
-        codes, self._codes = self._codes, []
+    def let_go(self, most: int) -> int:
+        """Let the code of so many begin, in their order, each up to its first wait. In a callback of the loop.
+
+        Returns:
+            How many there were.
+        """
+        if not self.fresh:
+            return 0
+        fresh, self.fresh = self.fresh[:most], self.fresh[most:]
+        codes, self._codes = self._codes[:most], self._codes[most:]
         if self._stopped_fresh:
-            self._stopped_fresh = False
+            self._stopped_fresh = bool(self.fresh)
             for running, code in zip(fresh, codes, strict=True):
                 if running.stop is not None:
                     code[0].close()
@@ -145,6 +152,7 @@ class Attempts:
             fresh = [running for running in fresh if running.stop is None]
         if fresh:
             self._tasks.start(codes, partial(_keep_tasks, fresh))
+        return len(fresh)
 
     async def _run_async(self, running: RunningAttempt) -> None:
         PLACE.set(running)
@@ -326,7 +334,7 @@ class Attempts:
             running.task.cancel()
             running.task.add_done_callback(lambda _: self._never_began(running))
         else:
-            self._stopped_fresh = bool(self._fresh)
+            self._stopped_fresh = bool(self.fresh)
         if running.call.abandon_after is not None:
             running.abandon_at = self._clock() + running.call.abandon_after
             self._arm(running, running.abandon_at)

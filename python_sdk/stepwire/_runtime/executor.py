@@ -16,8 +16,8 @@ from typing import Any
 
 from stepwire._runtime.attempt import RunningAttempt
 from stepwire._runtime.body import LiveBody
-from stepwire._runtime.durable import StepFuture
 from stepwire._runtime.eager import EagerTasks
+from stepwire._runtime.first_attempts import FirstAttempts
 from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import Keeping, Leaving
 from stepwire._runtime.logs import SHIPPER, LogShipper
@@ -45,13 +45,15 @@ from stepwire.protocol.frames import (
     Result,
     Welcome,
 )
-from stepwire.protocol.plan import ParallelMode, StepKind, StepPlanned
+from stepwire.protocol.plan import ParallelMode, StepKind
 
 logger = logging.getLogger("stepwire.host")
 
-_RUN = StepKind.RUN
 QUIET_TICKS_MAX = 12
 """Ticks of the loop that a frame waits for more, while every tick brings something."""
+SLICE_STEPS = 512
+"""Attempts that begin in one tick. While the next ones run, the engine has the outcomes of these; what a further frame
+and commit cost is little beside so many."""
 
 
 class HostRuntime:
@@ -119,6 +121,7 @@ class HostRuntime:
         self._hooked = bool(self.hooks)
         self._starter = Starter(port, steps, self._attempts, self.hooks, self.context, self._refused)
         self.expected: Mapping[str, object] = self._starter.waiting
+        self._first_attempts = FirstAttempts(port, steps, self._starter, self._submit_plans)
 
     @property
     def stubs(self) -> Mapping[str, Any]:
@@ -413,17 +416,19 @@ class HostRuntime:
     def _flush(self, ticks: int, seen: int) -> None:
         """Gather while ticks bring something, then carry everything to the session: plans first, then results.
 
-        A tick can bring something only while code of a flow runs, or is on its way from one wait to the next.
+        A tick can bring something only while code of a flow runs, or is on its way from one wait to the next. Of more
+        attempts than a slice has, nothing waits for the next slice.
         """
         activity = self._activity
         try:
-            self._attempts.let_go()
+            begun = self._attempts.let_go(SLICE_STEPS)
             self._look_at_bodies()
-            self._attempts.let_go()
+            self._attempts.let_go(SLICE_STEPS - begun)
         except BaseException:  # SystemExit and its like of user code: what the others produced goes its way.
             self.loop.call_soon(self._flush, ticks, seen)
             raise
-        if seen != self._activity and ticks < QUIET_TICKS_MAX and self._in_code():
+        more = bool(self._attempts.fresh)
+        if not more and seen != self._activity and ticks < QUIET_TICKS_MAX and self._in_code():
             self.loop.call_soon(self._flush, ticks + 1, activity)
             return
         unsent, self._unsent = self._unsent, {}
@@ -435,9 +440,11 @@ class HostRuntime:
             self._attempts.count_succeeded()
         self._make_room()
         self._flushing = False
-        if self._dirty:
+        if more or self._dirty:
             self._schedule()
-        self._port.ring()
+            self._port.hand_over()
+        else:
+            self._port.ring()
         if self._port.waiting:
             self._begin_waiting()
 
@@ -462,11 +469,17 @@ class HostRuntime:
                 body.touched = False
                 if not body.over:
                     self._look_at(body, now)
+                    if len(self._attempts.fresh) >= SLICE_STEPS:
+                        break
         except BaseException:  # What comes of one body keeps no other from going on.
             body.touched = False
-            self._dirty = [*left, *self._dirty]
             raise
-        if self._reached:
+        finally:
+            others = list(left)
+            self._dirty = others + self._dirty
+        for body in others:
+            self._unsent.pop(id(body), None)  # What it has planned is told with what of it begins here.
+        if self._reached and not others:
             self._start_reached()  # Now it is known whether their bodies went astray.
 
     def _look_at(self, body: LiveBody, now: float) -> None:
@@ -479,7 +492,7 @@ class HostRuntime:
             self._starter.start_undos(body)
         self._unsent[id(body)] = body
         if body.fresh:
-            self._start_fresh(body)
+            self._first_attempts.start(body)
             if body.over:
                 return
         if body.stall is not None or body.journal.replaying or expected:
@@ -498,59 +511,6 @@ class HostRuntime:
             body.outputs.clear()
             if not body.kept:
                 self._retire(body)
-
-    def _start_fresh(self, body: LiveBody) -> None:
-        """Begin first attempts of new steps without asking the engine, as far as that is allowed."""
-        steps = self._self_start(body)
-        for step in steps:
-            if step.call is not None and not step.call.is_async:
-                # The outcome of a sync step goes to the session from its thread; its plan must be there first.
-                self._submit_plans(body)
-                break
-        if body.over or (steps and steps[0].planned.kind is StepKind.TASK):  # A registered step is alone.
-            for step in steps:
-                self._start_as_executed(body, step.planned)
-        else:
-            self._starter.start_closures(body, steps)
-
-    def _start_as_executed(self, body: LiveBody, planned: StepPlanned) -> None:
-        """The first attempt of a step that the host begins by itself, as the engine would give it."""
-        path, fence, traceparent = planned.path, body.journal.fence, planned.traceparent
-        execute = Execute(
-            path, 1, fence, planned.kind, planned.name, planned.input, planned.timeout, traceparent=traceparent
-        )
-        if body.over:
-            self._port.reject(body.run_id, execute, RejectReason.NO_BODY)
-        else:
-            # User code of a registered step always sees arguments decoded from the journaled bytes.
-            self._starter.start_task(body.run_id, execute, body.flow.name)
-
-    def _self_start(self, body: LiveBody) -> Sequence[StepFuture]:
-        """Choose new steps whose first attempt this host starts itself (DESIGN 3, rule 5)."""
-        fresh, body.fresh = body.fresh, []
-        if body.hold or not body.journal.caught_up:
-            return ()
-        alone, known = len(fresh) == 1, self._steps
-        anew, is_new = body.journal.starts_anew, body.journal.is_new
-        mine: list[StepFuture] = []
-        chosen: list[str] = []
-        for step in fresh:
-            # Only one that is still open has a call. Of those that a host executes, each has one.
-            if step.call is not None and not step.scope.limited and (anew or is_new(step.path)):
-                planned = step.planned
-                if planned.kind is _RUN or (alone and planned.name in known):
-                    mine.append(step)
-                    chosen.append(step.path)
-        if not mine:
-            return ()
-        started = self._port.start(body.run_id, chosen, body.journal.fence)
-        if not started:
-            return ()
-        body.journal.mark_started(started)
-        if len(started) == len(mine):
-            return mine
-        taken = set(started)
-        return [step for step in mine if step.path in taken]
 
     def _retire(self, body: LiveBody) -> None:
         """The flow ended and said so."""

@@ -32,6 +32,8 @@ _CANCELLED_SECONDS = 0.2
 """What a cancelled stream gets to end; its thread is a daemon."""
 _WELCOME_SECONDS = 10.0
 """A stream without Welcome for this long is given up: whatever holds it, the next one may fare better."""
+_TAKEN_SECONDS = 0.001
+"""How long a loop with more to do lets the writer take what it has so far."""
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
@@ -87,7 +89,9 @@ class GrpcLink:
         self._thread = threading.Thread(target=self._run, name="stepwire-session", daemon=True)
         self._call: Any = None
         self._random = random.Random()
+        self._taken = threading.Event()
         port.bell = self._ring
+        port.hand_over = self._hand_over
 
     def start(self) -> None:
         self._thread.start()
@@ -112,6 +116,13 @@ class GrpcLink:
                 self._bell.release()
             except RuntimeError:
                 pass  # Another thread rang it meanwhile.
+
+    def _hand_over(self) -> None:
+        """Ring, and let the writer's thread run: the interpreter would only ask for that after 5 ms."""
+        self._taken.clear()
+        self._ring()
+        if self._port.session.connected:
+            self._taken.wait(_TAKEN_SECONDS)
 
     # ---- the reader thread
 
@@ -232,6 +243,7 @@ class GrpcLink:
             size = 0
             for message in encode_host_frame(frame):
                 size += len(message)
+                self._taken.set()
                 yield message
             self._on_traffic("out", 1, size)
 

@@ -29,6 +29,8 @@ class SessionPort:
 
     Attributes:
         waiting: What was given ahead of free slots and waits for them. Always the same, so that a look takes no lock.
+        bell: Tells the transport that something may be sent.
+        hand_over: The same by a caller that goes on for long: the transport takes it first, if it can do so at once.
     """
 
     def __init__(self, session: HostSession, clock: Callable[[], float], logs: LogQueue | None = None) -> None:
@@ -38,6 +40,7 @@ class SessionPort:
         self.clock = clock
         self.lock = threading.RLock()
         self.bell: Callable[[], None] = _silent
+        self.hand_over: Callable[[], None] = self.ring
 
     def ring(self) -> None:
         """Tell the transport that something may be sent."""
