@@ -43,7 +43,11 @@ async def start(request: Request) -> JSONResponse:
 
 
 async def about(request: Request) -> JSONResponse:
-    return JSONResponse({"pid": os.getpid(), "version": version, "dials": host.telemetry.reconnects})
+    for look in host.telemetry.refresh:
+        look()
+    # A body is listed until its last words are acked.
+    counts = {"dials": host.telemetry.reconnects, "bodies": host.telemetry.bodies_live}
+    return JSONResponse({"pid": os.getpid(), "version": version, **counts})
 
 
 @asynccontextmanager
