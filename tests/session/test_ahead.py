@@ -369,3 +369,18 @@ def test_the_engine_asks_for_an_overdue_attempt_long_after_it_may_have_waited() 
 
 def test_hosts_of_other_languages_say_nothing_and_see_no_difference() -> None:
     assert Hello("h", "i").ahead == 0
+
+
+def test_the_end_of_a_run_whose_closures_waited_lets_others_go_ahead() -> None:
+    desk, host = alone()
+    planner = desk.host("planner", flows=("g",), steps=())
+    desk.core.known_flows.add("g")
+    desk.start("q", flow="g")
+    desk.settle()
+    host.plan("c1", "c2")
+    planner.plan(task("t"), run_id="q")
+    desk.settle()
+    assert leased(host) == ["c1"], "the next slot is a closure's"
+    desk.core.cancel_run("x", "r", None, desk.now)
+    desk.settle()
+    assert leased(host) == ["c1", "t"]

@@ -13,7 +13,7 @@ import grpc
 import msgspec
 import pytest
 
-from stepwire._transport import run_answers
+from stepwire._transport import run_answers, run_calls
 from stepwire.client import Client, ClientSync, RunState
 from stepwire.errors import (
     EngineBusy,
@@ -518,3 +518,60 @@ def test_closing_a_client_ends_its_wait(port: TablePort, engine: LoopbackEngine,
     passed(port.left)
     with pytest.raises(RunError, match="closed"):
         client.run("orders")
+
+
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_what_is_beyond_the_bound_of_these_calls_is_started_all_the_same_with_two(
+    kind: str,
+    port: TablePort,
+    engine: LoopbackEngine,
+    answered: list[tuple[str, str]],
+    aside: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """gRPC would let a call wait for a stream of its connection, and its run would not be there."""
+    monkeypatch.setattr(run_calls, "ONE_CALLS_MAX", 2)
+
+    async def together(count: int) -> list[Any]:
+        async with Client(engine.address) as client:
+            return await asyncio.gather(*[client.run("orders", number) for number in range(count)])
+
+    def each(count: int) -> list[Any]:
+        with ClientSync(engine.address) as client, ThreadPoolExecutor(count) as pool:
+            return list(pool.map(lambda number: client.run("orders", number), range(count)))
+
+    outputs = aside.submit(lambda: each(5) if kind == "plain" else asyncio.run(together(5)))
+    for _ in range(5):
+        passed(port.watched)
+    assert len(starts(port)) == 5 and answered == [("Start", "ok")] * 3
+    for number in range(1, 6):
+        engine.call(port.put, ended_run(f"r{number}"))
+    assert outputs.result(10) == ["done"] * 5
+    assert sorted(answered) == sorted([("Start", "ok")] * 3 + [("AwaitOne", "ok")] * 3 + [("StartAndAwait", "ok")] * 2)
+
+
+def test_a_call_that_is_over_makes_room_for_the_next(
+    port: TablePort, engine: LoopbackEngine, answered: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_calls, "ONE_CALLS_MAX", 1)
+
+    async def scenario() -> None:
+        async with Client(engine.address) as client:
+            with pytest.raises(KeyConflict):
+                port.refusal = CallRefused(ErrorCode.KEY_CONFLICT, "other")
+                await client.run("orders", 1, id="a")
+            port.refusal = None
+            waits = asyncio.create_task(client.run("orders", 1))
+            await asyncio.to_thread(passed, port.watched)
+            waits.cancel()
+            await asyncio.gather(waits, return_exceptions=True)
+            await asyncio.to_thread(passed, port.left)
+            answered.clear()
+            waits = asyncio.create_task(client.run("orders", 2))
+            await asyncio.to_thread(passed, port.watched)
+            for number in (1, 2):
+                engine.call(port.put, ended_run(f"r{number}"))
+            assert await waits == "done"
+
+    asyncio.run(scenario())
+    assert answered == [("StartAndAwait", "ok")]

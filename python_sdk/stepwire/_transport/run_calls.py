@@ -40,6 +40,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
+ONE_CALLS_MAX = 500
+"""Runs that one client has started and awaits with one call each. What is beyond the streams of a connection, 1,000, is
+kept back here: its run would not be there, and nobody would know."""
 T = TypeVar("T")
 Answer = TypeVar("Answer", bound=Message)
 
@@ -61,6 +64,7 @@ class RunCalls:
 
     Attributes:
         starts_and_awaits: The engine is not known to be one without StartAndAwait.
+        one_calls: Who starts and awaits a run with one call holds it for so long.
     """
 
     def __init__(self, address: str, codec: Codec) -> None:
@@ -72,6 +76,7 @@ class RunCalls:
         self._closed = False
         self._random = random.Random()
         self.starts_and_awaits = True
+        self.one_calls = threading.BoundedSemaphore(ONE_CALLS_MAX)
 
     @property
     def closed(self) -> bool:
@@ -199,7 +204,7 @@ class RunCalls:
         request = pb.StartAndAwaitRequest(include_redacted_output=True)
         request.start.flow, request.start.id, request.start.traceparent = flow, id, current_traceparent()
         _input_to_pb(payload, request.start)
-        return self._wait("StartAndAwait", request, timeout, False, cancellable)
+        return self._wait("StartAndAwait", request, timeout, False, cancellable, use="runs")
 
     def started_and_ended(self, data: bytes) -> Run:
         """The record in the answer of `start_and_end`. Raises ProtocolError."""
@@ -228,9 +233,15 @@ class RunCalls:
         return Pending(method, request.SerializeToString(), read, self.address, repeatable, self._random, until)
 
     def _wait(
-        self, name: str, request: Message, timeout: float | None, wait_for_ready: bool, cancellable: bool
+        self,
+        name: str,
+        request: Message,
+        timeout: float | None,
+        wait_for_ready: bool,
+        cancellable: bool,
+        use: str = "watches",
     ) -> OneAnswer:
-        method: Any = self._open("watches").unary_unary(_SERVICE + name)
+        method: Any = self._open(use).unary_unary(_SERVICE + name)
         options = {"timeout": timeout, "wait_for_ready": wait_for_ready}
         return OneAnswer(method, request.SerializeToString(), options, cancellable)
 

@@ -54,7 +54,9 @@ class RunOnce(RunEnds):
             except grpc.RpcError as error:
                 if (pause := self._pause_after(error)) is None:
                     break
-                threading.Event().wait(pause)
+            finally:
+                self._calls.one_calls.release()
+            threading.Event().wait(pause)
         if not self._run_id:
             try:
                 self._await(self._plain_start().result()[0])
@@ -65,7 +67,10 @@ class RunOnce(RunEnds):
     async def wait_run(self) -> Run:
         """`run` for a coroutine; cancelling it ends the wait."""
         while (call := self._one_call(cancellable=True)) is not None:
-            await over(call.future)
+            try:
+                await over(call.future)
+            finally:
+                self._calls.one_calls.release()
             failed = call.future.exception()
             if not isinstance(failed, grpc.RpcError):
                 self._take(call.future.result())
@@ -81,11 +86,17 @@ class RunOnce(RunEnds):
         return (await self.wait())[self._run_id]
 
     def _one_call(self, cancellable: bool) -> OneAnswer | None:
-        """None: there is no time for it, or the engine does not know it."""
+        """None: there is no time for it, there are very many already, or the engine does not know it."""
         left = None if self._deadline is None else self._deadline - time.monotonic()
         if not self._calls.starts_and_awaits or (left is not None and left <= 0):
             return None
-        return self._calls.start_and_end(self._flow, self._payload, self._key, left, cancellable)
+        if not self._calls.one_calls.acquire(blocking=False):
+            return None
+        try:
+            return self._calls.start_and_end(self._flow, self._payload, self._key, left, cancellable)
+        except BaseException:
+            self._calls.one_calls.release()
+            raise
 
     def _take(self, data: bytes) -> None:
         run = self._calls.started_and_ended(data)
