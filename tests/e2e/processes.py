@@ -7,6 +7,7 @@ polling of something observable, up to a deadline.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -34,7 +35,24 @@ QUICK: dict[str, Any] = {"reconnect_grace": 0.5, "adoption_grace": 3}
 """Settings of engines that lose hosts on purpose: nobody has to wait for the usual graces."""
 _POLL_SECONDS = 0.002
 _LOG_TAIL = 12_000
-_ports = random.SystemRandom()
+PORTS = range(20_000, 32_000)
+"""Outside of what the system gives to outgoing connections."""
+_PORTS_EACH = 750
+
+
+def _own_ports() -> Iterator[int]:
+    """Ports that no other process of this test session takes, each as late again as possible.
+
+    An engine that was killed and is to be started again keeps its port while nobody listens on it.
+    """
+    number = int(re.sub(r"\D", "", os.environ.get("PYTEST_XDIST_WORKER", "")) or 0)
+    first = PORTS.start + number * _PORTS_EACH % len(PORTS)
+    own = list(range(first, first + _PORTS_EACH))
+    begin = random.SystemRandom().randrange(len(own))
+    return itertools.cycle(own[begin:] + own[:begin])
+
+
+_ports = _own_ports()
 
 T = TypeVar("T")
 
@@ -55,7 +73,7 @@ def free_port() -> int:
     Otherwise a host that dials an engine which is down could be given this very port, and connect to itself.
     """
     while True:
-        port = _ports.randrange(20_000, 32_000)
+        port = next(_ports)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
