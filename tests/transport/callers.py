@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+import pytest
 
 from stepwire import client as client_module
 from stepwire.client import Client, ClientSync
 from stepwire.codec import JSON_CODEC
 from stepwire.protocol.payload import Payload
+from tests.transport.run_engine import TablePort, passed
 
 
 class Caller(Protocol):
@@ -164,3 +169,15 @@ class Typed:
     def decode_output(self, payload: Payload) -> Order:
         order: Order = JSON_CODEC.decode(payload, Order)
         return order
+
+
+def interrupted(wait: Callable[[], Any], port: TablePort, aside: ThreadPoolExecutor) -> None:
+    """Ctrl-C comes while the main thread is in `wait`, and ends that."""
+
+    def interrupt() -> None:
+        passed(port.watched)
+        signal.raise_signal(signal.SIGINT)
+
+    aside.submit(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        wait()

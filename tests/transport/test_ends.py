@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from stepwire_engine.core import entries
 from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.scheduler.ends import Ends
 from stepwire_engine.transport.run_service import RunService
-from tests.transport.callers import Caller, Order, Typed
+from tests.transport.callers import Caller, Order, Typed, interrupted
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run, open_run, passed
 from tests.transport.test_run_service import Peer
 
@@ -308,14 +307,8 @@ def test_an_interrupt_ends_the_wait_of_the_main_thread(
 ) -> None:
     port.runs["r1"] = open_run()
 
-    def interrupt() -> None:
-        passed(port.watched)
-        signal.raise_signal(signal.SIGINT)
-
     with ClientSync(engine.address) as client:
-        aside.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            client.handle("r1").result()
+        interrupted(client.handle("r1").result, port, aside)
         assert client.get("r1").state is RunState.RUNNING, "the client can be used on"
     passed(port.left)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +36,7 @@ from stepwire_engine.core.refusal import CallRefused
 from stepwire_engine.scheduler import ends
 from stepwire_engine.transport import named_run
 from stepwire_engine.transport.run_service import RunService
-from tests.transport.callers import Caller, Order, Typed
+from tests.transport.callers import Caller, Order, Typed, interrupted
 from tests.transport.run_engine import LoopbackEngine, TablePort, ended_run, open_run, passed
 from tests.transport.test_run_service import Peer, once
 
@@ -481,14 +480,8 @@ def test_a_run_that_is_gone_is_told(caller: Caller, port: TablePort) -> None:
 def test_an_interrupt_ends_the_wait_and_not_the_run(
     port: TablePort, engine: LoopbackEngine, aside: ThreadPoolExecutor
 ) -> None:
-    def interrupt() -> None:
-        passed(port.watched)
-        signal.raise_signal(signal.SIGINT)
-
     with ClientSync(engine.address) as client:
-        aside.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            client.run("orders")
+        interrupted(lambda: client.run("orders"), port, aside)
         assert client.get("r1").state is RunState.RUNNING, "the client can be used on"
     passed(port.left)
 

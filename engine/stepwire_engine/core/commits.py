@@ -332,9 +332,8 @@ class Commits:
                 if turn.ended.state is not RunState.SUCCEEDED:
                     holder.evict(run.run_id, run.body.fence)  # It may be kept for its closures.
                     self._books.speak(holder)
-                held_back = bool(holder.closures)  # Closures that wait keep others from going ahead.
                 holder.drop_body(run)
-                (self._dispatcher.slots if held_back else self._dispatcher.bodies).pump(holder)
+                self._dispatcher.slots.pump(holder)
         for step in machine.open_leases(run):
             assert step.lease is not None
             self._dispatcher.slots.cancel(step.lease, CancelReason.RUN_CANCELLED)

@@ -169,7 +169,7 @@ class Reconciler:
         if forgotten and session.bodies.get(run.number) is run:
             self._note(run, "", Missing.SLOT)
             session.drop_body(run)
-            self._dispatcher.bodies.pump(session)
+            self._dispatcher.slots.pump(session)
 
     def _note(self, run: Run, path: str, missing: Missing) -> None:
         self._books.counters.reconciled[missing.value] += 1

@@ -84,8 +84,8 @@ class RunCalls:
 
     def start(self, flow: str, payload: Payload, id: str, *, until: float | None = None) -> Pending[tuple[str, bool]]:
         """(run_id, existing)."""
-        request = pb.StartRequest(flow=flow, id=id, traceparent=current_traceparent())
-        _input_to_pb(payload, request)
+        request = pb.StartRequest()
+        _start_to_pb(flow, payload, id, current_traceparent(), request)
 
         def read(data: bytes) -> tuple[str, bool]:
             answer = pb.StartResponse.FromString(data)
@@ -98,7 +98,7 @@ class RunCalls:
         request = pb.StartManyRequest()
         traceparent = current_traceparent()
         for payload, id in zip(payloads, ids, strict=True):
-            _input_to_pb(payload, request.runs.add(flow=flow, id=id, traceparent=traceparent))
+            _start_to_pb(flow, payload, id, traceparent, request.runs.add())
 
         def read(data: bytes) -> list[StartOutcome]:
             outcomes = pb.StartManyResponse.FromString(data).outcomes
@@ -202,8 +202,7 @@ class RunCalls:
     ) -> OneAnswer:
         """Start a run and wait for its end with one call; the answer is for `started_and_ended`."""
         request = pb.StartAndAwaitRequest(include_redacted_output=True)
-        request.start.flow, request.start.id, request.start.traceparent = flow, id, current_traceparent()
-        _input_to_pb(payload, request.start)
+        _start_to_pb(flow, payload, id, current_traceparent(), request.start)
         return self._wait("StartAndAwait", request, timeout, False, cancellable, use="runs")
 
     def started_and_ended(self, data: bytes) -> Run:
@@ -262,7 +261,8 @@ class RunCalls:
             return channel
 
 
-def _input_to_pb(payload: Payload, request: pb.StartRequest) -> None:
+def _start_to_pb(flow: str, payload: Payload, id: str, traceparent: str, request: pb.StartRequest) -> None:
+    request.flow, request.id, request.traceparent = flow, id, traceparent
     request.input.SetInParent()  # An empty payload is one, too.
     payload_to_pb(payload, request.input)
 
