@@ -303,6 +303,7 @@ class Host:
             sdk_version=SDK_VERSION,
             required_features=_features(options),
             flow_options=options,
+            features=(Feature.ALIKE,),
         )
 
     # ---- running

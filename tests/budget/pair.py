@@ -125,7 +125,7 @@ class InlineLink:
     def outgoing(self) -> Iterator[bytes]:
         while (frame := self._port.take_frame()) is not None:
             size = 0
-            for message in encode_host_frame(frame):
+            for message in encode_host_frame(frame, alike=self._port.session.alike):
                 size += len(message)
                 yield message
             self._on_traffic("out", 1, size)

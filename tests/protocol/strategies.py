@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import itertools
+from typing import Any, TypeVar
 
 import msgspec
 from hypothesis import strategies as st
@@ -60,6 +61,16 @@ def either(build: type[T]) -> st.SearchStrategy[T]:
     return st.builds(build, output=PAYLOADS) | st.builds(build, failure=FAILURES)
 
 
+def runs_of(items: st.SearchStrategy[T], **differing: st.SearchStrategy[Any]) -> st.SearchStrategy[list[T]]:
+    """Lists in which some items are followed by others that differ in these fields alone: FEATURE_ALIKE is for them."""
+
+    def run(first: T, others: list[dict[str, Any]]) -> list[T]:
+        return [first, *[msgspec.structs.replace(first, **other) for other in others]]  # type: ignore[type-var]
+
+    runs = st.builds(run, items, st.lists(st.fixed_dictionaries(differing), max_size=3))
+    return st.lists(runs, max_size=3).map(lambda found: list(itertools.chain.from_iterable(found)))
+
+
 SLEEPS = st.builds(plan.Sleep, duration=SECONDS) | st.builds(plan.Sleep, until_ms=TIME_MS)
 WAITS = st.builds(plan.WaitEvent, event=NAME, match=TEXT, timeout=st.none() | SECONDS, lookback=SECONDS)
 EVENT_DATA = st.sampled_from([b"null", b"17", b'{"a":["\xc3\xa9"]}']).map(Payload) | st.builds(
@@ -114,6 +125,17 @@ STEPS = st.builds(
     ),
     _WORK | _PERFORMED,
 )
+PLAIN_STEPS = st.builds(
+    plan.StepPlanned,
+    path=NAME,
+    kind=st.sampled_from([plan.StepKind.RUN, plan.StepKind.TASK]),
+    name=TEXT,
+    retry=st.none() | RETRIES,
+    timeout=TIMEOUT,
+    started=st.booleans(),
+    concurrent=st.booleans(),
+    deadline=TIMEOUT,
+)
 
 
 def _group(group: plan.GroupOpened, quorum: int) -> plan.GroupOpened:
@@ -157,9 +179,9 @@ PLANS = st.builds(
     after_release=U64,
     fence=FENCES,
     groups=st.lists(GROUPS, max_size=2).map(tuple),
-    steps=st.lists(STEPS, max_size=3).map(tuple),
+    steps=runs_of(STEPS | PLAIN_STEPS, path=NAME).map(tuple),
     abandoned=st.lists(NAME, max_size=2).map(tuple),
-    branches_ended=st.lists(BRANCHES, max_size=2).map(tuple),
+    branches_ended=runs_of(BRANCHES, path=NAME).map(tuple),
     groups_ended=st.lists(GROUP_ENDS, max_size=2).map(tuple),
     body_ended=st.none() | BODY_ENDS,
 )
@@ -167,6 +189,21 @@ PLANS = st.builds(
 RESULTS = st.builds(
     frames.Result, path=NAME, attempt=COUNT, fence=FENCES, output=PAYLOADS, elapsed=SECONDS
 ) | st.builds(frames.Result, path=NAME, attempt=COUNT, fence=FENCES, failure=FAILURES, elapsed=SECONDS)
+
+
+def _outcome_of(result: frames.Result, data: bytes) -> frames.Result:
+    """The result, with other data of the same sort if it has an output."""
+    output = None if result.output is None else msgspec.structs.replace(result.output, data=data)
+    return msgspec.structs.replace(result, output=output)
+
+
+def _results(results: list[frames.Result], data: list[bytes]) -> list[frames.Result]:
+    return [_outcome_of(result, other) for result, other in zip(results, itertools.cycle(data), strict=False)]
+
+
+RESULT_LISTS = st.builds(
+    _results, runs_of(RESULTS, path=NAME, elapsed=SECONDS), st.lists(st.binary(max_size=40), min_size=1, max_size=5)
+)
 ATTEMPTS = st.lists(st.builds(frames.AttemptInProgress, NAME, NAME, COUNT, FENCES, SECONDS), max_size=2).map(tuple)
 BODIES = st.lists(st.builds(frames.LiveBody, NAME, FENCES, U64, U64), max_size=2).map(tuple)
 FEATURES = st.lists(st.integers(1, 9), max_size=2).map(tuple)
@@ -205,13 +242,14 @@ _PLAIN_HELLOS = st.builds(
     sdk_version=TEXT,
     resume=st.none() | st.builds(frames.ResumeState, BODIES, ATTEMPTS, U64),
     ahead=U32,
+    features=FEATURES,
 )
 HELLOS = st.builds(_hello, _PLAIN_HELLOS, FLOW_OPTIONS)
 HOST_SECTIONS = st.builds(
     frames.HostSection,
     run_id=NAME,
     plans=st.lists(PLANS, max_size=2),
-    results=st.lists(RESULTS, max_size=3),
+    results=RESULT_LISTS,
     rejects=st.lists(st.builds(frames.Reject, NAME, COUNT, FENCES, st.sampled_from(frames.RejectReason)), max_size=2),
     need_snapshot=st.none() | st.builds(frames.NeedSnapshot, FENCES, st.none() | U64, st.booleans()),
     body_failed=st.none() | st.builds(frames.BodyFailed, FENCES, FAILURES),
@@ -246,7 +284,7 @@ OUTCOMES = (
     | st.builds(frames.StepOutcome, path=NAME, failure=FAILURES, attempts=COUNT, took_ms=U32)
     | st.builds(frames.StepOutcome, path=NAME, held=st.just(True), attempts=COUNT, took_ms=U32)
 )
-RELEASES = st.builds(frames.Release, NUMBER, TIME_MS, st.lists(OUTCOMES, max_size=3).map(tuple))
+RELEASES = st.builds(frames.Release, NUMBER, TIME_MS, runs_of(OUTCOMES, path=NAME, took_ms=U32).map(tuple))
 ADVANCES = st.builds(
     frames.Advance,
     fence=FENCES,

@@ -92,6 +92,7 @@ def test_no_language_is_favoured(path: Path) -> None:
         (frames.RejectReason, host_service_pb2.RejectReason),
         (frames.CancelReason, host_service_pb2.CancelReason),
         (frames.Purpose, host_service_pb2.Purpose),
+        (frames.Feature, host_service_pb2.Feature),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

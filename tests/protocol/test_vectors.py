@@ -1,7 +1,7 @@
 """Golden vectors: old messages keep their meaning, and old vectors are never edited.
 
 For other languages: each `NAME.json` shows the messages of one frame in protobuf's JSON form, `NAME.N.bin` are
-their bytes. The expected values of this SDK are in `vector_values.py`.
+their bytes. The expected values of this SDK are in `vector_values.py` and `vector_values_alike.py`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from stepwire.protocol import wire
 from stepwire.protocol.frames import HostFrame
 from stepwire.v1 import host_service_pb2
 from tests.protocol.protos import ROOT, VECTORS
-from tests.protocol.update import SUMS, messages_of
-from tests.protocol.vector_values import FRAMES
+from tests.protocol.update import SUMS, VALUES, messages_of
 
 
 def bins(name: str) -> list[bytes]:
@@ -26,27 +25,27 @@ def bins(name: str) -> list[bytes]:
     return [(VECTORS / f"{name}.{number}.bin").read_bytes() for number in range(1, count + 1)]
 
 
-@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("name", VALUES)
 def test_bytes_decode_to_the_value(name: str) -> None:
-    host = isinstance(FRAMES[name], HostFrame)
+    host = isinstance(VALUES[name], HostFrame)
     decoder = wire.HostFrameDecoder() if host else wire.EngineFrameDecoder()
     *pieces, last = bins(name)
     assert [decoder.decode(piece) for piece in pieces] == [None] * len(pieces)
-    assert decoder.decode(last) == FRAMES[name]
+    assert decoder.decode(last) == VALUES[name]
 
 
-@pytest.mark.parametrize("name", FRAMES)
+@pytest.mark.parametrize("name", VALUES)
 def test_the_value_encodes_to_the_same_messages(name: str) -> None:
     shown = json.loads((VECTORS / f"{name}.json").read_text(encoding="utf-8"))
     kind = getattr(host_service_pb2, shown["message"].rpartition(".")[2])
     expected = [json_format.ParseDict(message, kind()) for message in shown["messages"]]
     assert [kind.FromString(message) for message in bins(name)] == expected
     if name != "host-chunked-frame":  # pieces of serialized bytes, which protobuf does not promise to repeat
-        assert [kind.FromString(message) for message in messages_of(FRAMES[name])] == expected
+        assert [kind.FromString(message) for message in messages_of(name)] == expected
 
 
 def test_every_frame_vector_has_a_value() -> None:
-    assert {path.name.partition(".")[0] for path in VECTORS.glob("*.bin")} == FRAMES.keys()
+    assert {path.name.partition(".")[0] for path in VECTORS.glob("*.bin")} == VALUES.keys()
 
 
 def test_vectors_are_what_they_were() -> None:

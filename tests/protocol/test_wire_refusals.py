@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepwire.protocol import limits, wire
+from stepwire.protocol import limits, traceparent, wire
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import EngineFrame, HostFrame, HostSection, Result
+from stepwire.protocol.frames import EngineFrame, HostFrame, HostSection, Release, Result
 from stepwire.protocol.payload import Payload
 from stepwire.protocol.plan import Fence
 from stepwire.protocol.wire.transfers import Inbound
@@ -53,16 +53,16 @@ def accepts_or_refuses(decode: Callable[[bytes], object], data: bytes) -> None:
 
 
 @MALFORMED
-@given(frame=HOST_FRAMES, seed=st.integers(0, 2**32))
-def test_mutated_host_messages(frame: HostFrame, seed: int) -> None:
-    for message in wire.encode_host_frame(frame):
+@given(frame=HOST_FRAMES, seed=st.integers(0, 2**32), alike=st.booleans())
+def test_mutated_host_messages(frame: HostFrame, seed: int, alike: bool) -> None:
+    for message in wire.encode_host_frame(frame, alike=alike):
         accepts_or_refuses(wire.HostFrameDecoder().decode, mutated(message, seed))
 
 
 @MALFORMED
-@given(frame=ENGINE_FRAMES, seed=st.integers(0, 2**32))
-def test_mutated_engine_messages(frame: EngineFrame, seed: int) -> None:
-    for message in wire.encode_engine_frame(frame):
+@given(frame=ENGINE_FRAMES, seed=st.integers(0, 2**32), alike=st.booleans())
+def test_mutated_engine_messages(frame: EngineFrame, seed: int, alike: bool) -> None:
+    for message in wire.encode_engine_frame(frame, alike=alike):
         accepts_or_refuses(wire.EngineFrameDecoder().decode, mutated(message, seed))
 
 
@@ -240,21 +240,114 @@ def test_flow_options_of_a_listed_flow_are_accepted() -> None:
     assert wire.HostFrameDecoder().decode(message.SerializeToString()) is not None
 
 
+def results_alike(**fields: Any) -> Callable[[Any], Any]:
+    return lambda m: m.runs[0].results[0].alike.MergeFrom(pb.ResultsAlike(**fields))
+
+
+TWO = {"paths": ["b", "c"], "outputs": [b"2", b""], "elapsed_ns": [1, 0]}
+OTHERS = {"paths": ["c", "d"]}
+ALIKE_CASES: dict[str, Callable[[Any], Any]] = {
+    "like a step with an input": a_step(kind=1, input={"data": b"1"}, alike=OTHERS),
+    "like a step with an empty input": a_step(kind=1, input={}, alike=OTHERS),
+    "like a step with a spec": a_step(kind=3, sleep={"duration": {"seconds": 1}}, alike=OTHERS),
+    "like a step with an undo": a_step(kind=1, undo={"kind": 1}, alike=OTHERS),
+    "like a step with a span": a_step(kind=1, traceparent=traceparent.derived_traceparent("r"), alike=OTHERS),
+    "nobody like a step with an input": a_step(kind=1, input={}, alike={}),
+    "step without a path": a_step(kind=1, alike={"paths": ["c", ""]}),
+    "step with a path too long": a_step(kind=1, alike={"paths": ["x" * (limits.PATH_BYTES_MAX + 1)]}),
+    "step with a path that moves the cursor": a_step(kind=1, alike={"paths": ["\x1b[2J"]}),
+    "like a branch that failed": lambda m: (
+        m.runs[0]
+        .plans[0]
+        .branches_ended.add(path="g/[0]", outcome=2, failure={"code": 1, "retryable": 1}, alike={"paths": ["g/[1]"]})
+    ),
+    "branch without a path": lambda m: (
+        m.runs[0].plans[0].branches_ended.add(path="g/[0]", outcome=1, alike={"paths": [""]})
+    ),
+    "like a failure": lambda m: (
+        results_alike(**TWO)(m),
+        m.runs[0].results[0].ClearField("output"),
+        m.runs[0].results[0].MergeFrom(pb.Result(failure={"code": 1, "retryable": 1})),
+    ),
+    "results without a path": results_alike(**{**TWO, "paths": ["b", ""]}),
+    "fewer paths": results_alike(**{**TWO, "paths": ["b"]}),
+    "fewer outputs": results_alike(**{**TWO, "outputs": [b"2"]}),
+    "fewer times": results_alike(**{**TWO, "elapsed_ns": [1]}),
+    "no times": results_alike(**{**TWO, "elapsed_ns": []}),
+    "outputs of nothing": results_alike(outputs=[b"2"]),
+    "over 100 years": results_alike(**{**TWO, "elapsed_ns": [1, int(limits.DURATION_SECONDS_MAX) * 10**9 + 1]}),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE_CASES)
+def test_what_is_not_alike_is_refused(case: str) -> None:
+    message = a_host_message()
+    ALIKE_CASES[case](message)
+    assert refusal(wire.HostFrameDecoder(), message.SerializeToString()).code is ErrorCode.UNDECODABLE
+
+
+def test_what_is_alike_is_accepted() -> None:
+    """Otherwise the cases above would prove nothing."""
+    message = a_host_message()
+    results_alike(**{**TWO, "elapsed_ns": [1, int(limits.DURATION_SECONDS_MAX) * 10**9]})(message)
+    a_step(kind=1, alike=OTHERS)(message)
+    a_step(kind=1, alike={}, traceparent="no such thing")(message)
+    message.runs[0].plans[0].branches_ended.add(path="g/[0]", outcome=1, alike={"paths": ["g/[1]"]})
+    frame = wire.HostFrameDecoder().decode(message.SerializeToString())
+    assert frame is not None
+    assert [result.path for result in frame.runs[0].results] == ["a", "b", "c"]
+    assert frame.runs[0].results[2].elapsed == float(limits.DURATION_SECONDS_MAX)
+    assert [step.path for step in frame.runs[0].plans[0].steps] == ["a", "b", "c", "d", "b"]
+    assert [branch.path for branch in frame.runs[0].plans[0].branches_ended] == ["g/[0]", "g/[1]"]
+
+
+def test_an_output_that_is_like_another_is_inline() -> None:
+    fits, large = bytes(limits.INLINE_BYTES_MAX), bytes(limits.INLINE_BYTES_MAX + 1)
+    for outputs in ([fits, b""], [b"", fits]):
+        message = a_host_message()
+        results_alike(**{**TWO, "outputs": outputs})(message)
+        assert wire.HostFrameDecoder().decode(message.SerializeToString()) is not None
+    for outputs in ([large, b""], [b"", large]):
+        message = a_host_message()
+        results_alike(**{**TWO, "outputs": outputs})(message)
+        assert refusal(wire.HostFrameDecoder(), message.SerializeToString()).code is ErrorCode.PAYLOAD_TOO_LARGE
+
+
 def an_execute(path: str = "a", **fields: Any) -> dict[str, Any]:
     return {"executes": [{"path": path, "attempt": 1, "fence": {"claim_epoch": 1}, **fields}]}
+
+
+def a_release(*outcomes: dict[str, Any]) -> dict[str, Any]:
+    entry = {"release": {"release_seq": 1, "outcomes": outcomes}}
+    return {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "entries": [entry]}}
+
+
+def test_outcomes_that_are_alike_are_accepted() -> None:
+    released = a_release({"path": "a", "held": True, "attempts": 2, "alike": {"paths": ["b", "c"], "took_ms": [7, 0]}})
+    message = pb.EngineFrame(number=1, runs=[{"run_id": "r", **released}])
+    frame = wire.EngineFrameDecoder().decode(message.SerializeToString())
+    assert frame is not None and frame.runs[0].advance is not None
+    [entry] = frame.runs[0].advance.entries
+    assert isinstance(entry, Release)
+    assert [(o.path, o.held, o.attempts, o.took_ms) for o in entry.outcomes] == [
+        ("a", True, 2, 0),
+        ("b", True, 2, 7),
+        ("c", True, 2, 0),
+    ]
 
 
 ENGINE_CASES: dict[str, dict[str, Any]] = {
     "advance without purpose": {"advance": {"fence": {"claim_epoch": 1}}},
     "empty entry": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "entries": [{}]}},
     "release_seq 0": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "entries": [{"release": {}}]}},
-    "held with output": {
-        "advance": {
-            "fence": {"claim_epoch": 1},
-            "purpose": 1,
-            "entries": [{"release": {"release_seq": 1, "outcomes": [{"path": "a", "held": True, "output": {}}]}}],
-        }
-    },
+    "held with output": a_release({"path": "a", "held": True, "output": {}}),
+    "like an outcome with bytes": a_release({"path": "a", "output": {}, "alike": {"paths": ["b"], "took_ms": [1]}}),
+    "like a failure": a_release(
+        {"path": "a", "failure": {"code": 1, "retryable": 1}, "alike": {"paths": ["b"], "took_ms": [1]}}
+    ),
+    "more paths than times": a_release({"path": "a", "held": True, "alike": {"paths": ["b"]}}),
+    "more times than paths": a_release({"path": "a", "held": True, "alike": {"took_ms": [1]}}),
+    "outcome without a path": a_release({"path": "a", "held": True, "alike": {"paths": [""], "took_ms": [1]}}),
     "start without flow": {"advance": {"fence": {"claim_epoch": 1}, "purpose": 1, "start": {"input": {}}}},
     "start before 1970": {
         "advance": {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -42,6 +44,7 @@ from stepwire.protocol.plan import (
 from stepwire.v1 import host_service_pb2, plan_pb2
 from tests.protocol.strategies import ENGINE_FRAMES, HOST_FRAMES
 
+alike_or_not = pytest.mark.parametrize("alike", [False, True], ids=["a message each", "alike"])
 many = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 
 
@@ -73,38 +76,51 @@ def step_after(step: StepPlanned) -> StepPlanned:
     return frame.runs[0].plans[0].steps[0]
 
 
+@alike_or_not
 @many
-@given(HOST_FRAMES)
-def test_host_frames_survive(frame: HostFrame) -> None:
-    assert host_frames(wire.encode_host_frame(frame)) == [frame]
+@given(frame=HOST_FRAMES)
+def test_host_frames_survive(frame: HostFrame, alike: bool) -> None:
+    assert host_frames(wire.encode_host_frame(frame, alike=alike)) == [frame]
 
 
+@alike_or_not
 @many
-@given(ENGINE_FRAMES)
-def test_engine_frames_survive(frame: EngineFrame) -> None:
-    assert engine_frames(wire.encode_engine_frame(frame)) == [frame]
+@given(frame=ENGINE_FRAMES)
+def test_engine_frames_survive(frame: EngineFrame, alike: bool) -> None:
+    assert engine_frames(wire.encode_engine_frame(frame, alike=alike)) == [frame]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(frame=HOST_FRAMES, inline=st.integers(0, 8), chunk=st.integers(1, 16), target=st.integers(0, 200))
-def test_every_cut_of_a_host_frame_survives(frame: HostFrame, inline: int, chunk: int, target: int) -> None:
+@contextmanager
+def cut_small(inline: int, chunk: int, target: int) -> Iterator[None]:
+    """Payloads, chunks and messages have at most so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "INLINE_BYTES_MAX", inline)
         patch.setattr(limits, "CHUNK_BYTES_MAX", chunk)
         patch.setattr("stepwire.protocol.wire.transfers._MESSAGE_BYTES", target)
-        messages = wire.encode_host_frame(frame)
+        patch.setattr("stepwire.protocol.wire.alike.MOVABLE_BYTES", inline + 1)
+        yield
+
+
+@alike_or_not
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(frame=HOST_FRAMES, inline=st.integers(0, 8), chunk=st.integers(1, 16), target=st.integers(0, 200))
+def test_every_cut_of_a_host_frame_survives(
+    frame: HostFrame, inline: int, chunk: int, target: int, alike: bool
+) -> None:
+    with cut_small(inline, chunk, target):
+        messages = wire.encode_host_frame(frame, alike=alike)
         assert host_frames(messages) == [frame]
         assert all(len(message) <= max(target, chunk + 20) for message in messages)
 
 
+@alike_or_not
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(frame=ENGINE_FRAMES, inline=st.integers(0, 8), chunk=st.integers(1, 16), target=st.integers(0, 200))
-def test_every_cut_of_an_engine_frame_survives(frame: EngineFrame, inline: int, chunk: int, target: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(limits, "INLINE_BYTES_MAX", inline)
-        patch.setattr(limits, "CHUNK_BYTES_MAX", chunk)
-        patch.setattr("stepwire.protocol.wire.transfers._MESSAGE_BYTES", target)
-        assert engine_frames(wire.encode_engine_frame(frame)) == [frame]
+def test_every_cut_of_an_engine_frame_survives(
+    frame: EngineFrame, inline: int, chunk: int, target: int, alike: bool
+) -> None:
+    with cut_small(inline, chunk, target):
+        assert engine_frames(wire.encode_engine_frame(frame, alike=alike)) == [frame]
 
 
 @pytest.mark.parametrize("size", [0, 1, limits.INLINE_BYTES_MAX, limits.INLINE_BYTES_MAX + 1, limits.PAYLOAD_BYTES_MAX])

@@ -13,26 +13,32 @@ import json
 from google.protobuf import json_format
 
 from stepwire.protocol import wire
-from stepwire.protocol.frames import EngineFrame, HostFrame
+from stepwire.protocol.frames import HostFrame
 from stepwire.v1 import host_service_pb2
 from tests.protocol.protos import BASELINE, VECTORS, current_descriptors
 from tests.protocol.test_descriptor_baseline import baseline, breaks
 from tests.protocol.vector_values import FRAMES
+from tests.protocol.vector_values_alike import ALIKE
 
 SUMS = VECTORS / "SHA256SUMS"
+VALUES = FRAMES | ALIKE
 
 
-def messages_of(frame: HostFrame | EngineFrame) -> list[bytes]:
-    return wire.encode_host_frame(frame) if isinstance(frame, HostFrame) else wire.encode_engine_frame(frame)
+def messages_of(name: str) -> list[bytes]:
+    """What a vector has: for a receiver without FEATURE_ALIKE, unless the vector is about it."""
+    frame, alike = VALUES[name], name in ALIKE
+    if isinstance(frame, HostFrame):
+        return wire.encode_host_frame(frame, alike=alike)
+    return wire.encode_engine_frame(frame, alike=alike)
 
 
 def write_frames() -> None:
-    for name, frame in FRAMES.items():
+    for name, frame in VALUES.items():
         target = VECTORS / f"{name}.json"
         if target.exists():
             continue
         kind = host_service_pb2.HostFrame if isinstance(frame, HostFrame) else host_service_pb2.EngineFrame
-        messages = messages_of(frame)
+        messages = messages_of(name)
         for number, message in enumerate(messages, 1):
             (VECTORS / f"{name}.{number}.bin").write_bytes(message)
         shown = [json_format.MessageToDict(kind.FromString(message)) for message in messages]

@@ -104,7 +104,7 @@ P3 = Plan(
 )
 
 
-def _result(path: str, data: bytes) -> Result:
+def result(path: str, data: bytes) -> Result:
     return Result(path, 1, BODY, Payload(data), elapsed=0.002)
 
 
@@ -145,7 +145,7 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
             )
         ],
     ),
-    "host-plan-2x2": HostFrame(1, runs=[HostSection("run-1", plans=[P1], results=[_result("parallel/[0]/a", b"1")])]),
+    "host-plan-2x2": HostFrame(1, runs=[HostSection("run-1", plans=[P1], results=[result("parallel/[0]/a", b"1")])]),
     "host-plan-end": HostFrame(5, runs=[HostSection("run-1", plans=[P3])]),
     "engine-advance-release": EngineFrame(
         3, acked_position=2, runs=[EngineSection("run-1", advance=Advance(BODY, (REL1,)))]
@@ -516,4 +516,6 @@ FRAMES: dict[str, HostFrame | EngineFrame] = {
             )
         ],
     ),
+    "host-hello-features": HostFrame(hello=Hello("orders", "5f0c9e", ("checkout",), features=(3,))),
+    "engine-welcome-features": EngineFrame(1, Welcome("s-1", features=(1, 2, 3))),
 }

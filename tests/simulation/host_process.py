@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from stepwire._transport.session import HostSession
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import EngineFrame, EngineSection, FlowOptions, Hello, RejectReason, Result
+from stepwire.protocol.frames import EngineFrame, EngineSection, Feature, FlowOptions, Hello, RejectReason, Result
 from stepwire.protocol.plan import CALL_STEP
 from tests.simulation.clocks import Clock
 from tests.simulation.network import Link
@@ -77,6 +77,7 @@ class HostProcess(ABC):
                 bodies=1000,
                 flow_options=options,
                 ahead=world.ahead,
+                features=(Feature.ALIKE,) if world.alike else (),
             )
         )
         self._via: Link | None = None

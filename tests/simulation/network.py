@@ -90,7 +90,11 @@ class Network:
         carried: object = frame
         if self._wired and link.host.name != CALLS:
             world.note("frame over the wire")
-            carried = encode_engine_frame(frame) if isinstance(frame, EngineFrame) else encode_host_frame(frame)
+            alike = world.alike and link.host.session.alike
+            if isinstance(frame, EngineFrame):
+                carried = encode_engine_frame(frame, alike=alike)
+            else:
+                carried = encode_host_frame(frame, alike=alike)
         world.at(arrival - world.now, lambda: self._arrive(link, to, carried, stops))
 
     def _arrive(self, link: Link, to: str, carried: object, stops: list[str]) -> None:

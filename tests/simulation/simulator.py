@@ -96,6 +96,8 @@ class World:
         self.wired = self.rng.random() < _WIRED_SHARE
         room = self.rng.choice([100_000, 100_000, 4])
         pace = ahead.choice([CONFIG.ahead_pace, 2.0, 2.0])
+        self.alike = ahead.random() < 0.5
+        """Both sides may let one message speak for several items, where there are messages."""
         self.config = msgspec.structs.replace(CONFIG, live_idle=live_idle, runs_in_memory_max=room, ahead_pace=pace)
         self.reached: Counter[str] = Counter()
         self.faults_injected = 0

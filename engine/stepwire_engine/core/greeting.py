@@ -5,11 +5,11 @@ from __future__ import annotations
 from stepwire.protocol import limits
 from stepwire.protocol.bounds import name_problem
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import Fault, Hello
+from stepwire.protocol.frames import Fault, Feature, Hello
 from stepwire_engine.core import matching
 
-FEATURES: frozenset[int] = frozenset({1, 2})
-"""FEATURE_STEP_KINDS and FEATURE_UNDO of the protocol."""
+FEATURES: frozenset[int] = frozenset(Feature)
+"""All of the protocol."""
 
 
 def hello_refusal(hello: Hello) -> Fault | None:

@@ -19,7 +19,7 @@ import grpc
 
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
-from stepwire.protocol.frames import EngineFrame, Fault, Hello, HostFrame
+from stepwire.protocol.frames import EngineFrame, Fault, Feature, Hello, HostFrame
 from stepwire.protocol.wire import HostFrameDecoder, WireError, cut_text, encode_engine_frame
 from stepwire_engine.scheduler.ports import ENGINE_INSTANCE, Attached, Port
 from stepwire_engine.telemetry import Telemetry
@@ -183,6 +183,7 @@ class _Stream:
         self._context = context
         self._decoder = HostFrameDecoder(bounds.payload_bytes_max)
         self._attached: Attached | None = None
+        self._alike = False
         self._queue: deque[tuple[EngineFrame, int]] = deque()
         self._queued_bytes = 0
         self._loop = asyncio.get_running_loop()
@@ -248,6 +249,7 @@ class _Stream:
         except _Refused as refused:
             return _End(refused.fault)
         self.peer = hello.instance_id
+        self._alike = Feature.ALIKE in hello.features
         if (refused_for := self._offences.refused_for(self.peer)) > 0:
             return _too_many(refused_for)
         attached = self._desk.connect(hello, self)
@@ -352,7 +354,7 @@ class _Stream:
         self._queued_bytes -= size
         if self._congested:
             self._measure()
-        for data in encode_engine_frame(frame):
+        for data in encode_engine_frame(frame, alike=self._alike):
             self._write_by = self._loop.time() + self._bounds.write_timeout
             if self._patience is None:
                 self._patience = self._loop.call_at(self._write_by, self._look)

@@ -230,7 +230,7 @@ class GrpcLink:
                 if stream != self._stream:
                     self._ring()  # It may have rung for the writer of the next one.
                     return  # This stream has ended; what is queued is the next one's to say.
-                frame = self._port.take_frame()
+                frame, alike = self._port.take_frame(), self._port.session.alike
             if not self._port.session.connected and time.monotonic() - dialled > _WELCOME_SECONDS:
                 logger.warning("no Welcome from engine %s for %g s; dialling again", self.address, _WELCOME_SECONDS)
                 self._call.cancel()
@@ -241,7 +241,7 @@ class GrpcLink:
                 self._sleep()
                 continue
             size = 0
-            for message in encode_host_frame(frame):
+            for message in encode_host_frame(frame, alike=alike):
                 size += len(message)
                 self._taken.set()
                 yield message

@@ -25,6 +25,7 @@ from stepwire.protocol.frames import (
     EngineSection,
     Execute,
     Fault,
+    Feature,
     Goodbye,
     Hello,
     HostFrame,
@@ -118,6 +119,11 @@ class HostSession:
     def connected(self) -> bool:
         """The engine welcomed the present stream."""
         return self._connected and self.welcome is not None
+
+    @property
+    def alike(self) -> bool:
+        """The engine understands messages that speak for others."""
+        return self.welcome is not None and Feature.ALIKE in self.welcome.features
 
     @property
     def free_slots(self) -> int:

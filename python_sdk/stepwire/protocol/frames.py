@@ -46,6 +46,7 @@ class Feature(enum.IntEnum):
 
     STEP_KINDS = 1
     UNDO = 2
+    ALIKE = 3
 
 
 class Trigger(msgspec.Struct, frozen=True, array_like=True):
@@ -94,6 +95,7 @@ class Hello(msgspec.Struct, frozen=True):
     resume: ResumeState | None = None
     flow_options: tuple[FlowOptions, ...] = ()
     ahead: int = 0
+    features: tuple[int, ...] = ()
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):

@@ -24,6 +24,7 @@ class Feature(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FEATURE_UNSPECIFIED: _ClassVar[Feature]
     FEATURE_STEP_KINDS: _ClassVar[Feature]
     FEATURE_UNDO: _ClassVar[Feature]
+    FEATURE_ALIKE: _ClassVar[Feature]
 
 class RejectReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -53,6 +54,7 @@ PROTOCOL_VERSION_1: ProtocolVersion
 FEATURE_UNSPECIFIED: Feature
 FEATURE_STEP_KINDS: Feature
 FEATURE_UNDO: Feature
+FEATURE_ALIKE: Feature
 REJECT_REASON_UNSPECIFIED: RejectReason
 REJECT_REASON_NO_SLOT: RejectReason
 REJECT_REASON_NO_BODY: RejectReason
@@ -134,7 +136,7 @@ class HostSection(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., plans: _Optional[_Iterable[_Union[_plan_pb2.Plan, _Mapping]]] = ..., results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., rejects: _Optional[_Iterable[_Union[Reject, _Mapping]]] = ..., need_snapshot: _Optional[_Union[NeedSnapshot, _Mapping]] = ..., body_failed: _Optional[_Union[BodyFailed, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("protocol_min", "protocol_max", "required_features", "service", "instance_id", "build_id", "sdk_language", "sdk_version", "flows", "steps", "slots", "bodies", "resume", "flow_options", "ahead")
+    __slots__ = ("protocol_min", "protocol_max", "required_features", "service", "instance_id", "build_id", "sdk_language", "sdk_version", "flows", "steps", "slots", "bodies", "resume", "flow_options", "ahead", "features")
     PROTOCOL_MIN_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_MAX_FIELD_NUMBER: _ClassVar[int]
     REQUIRED_FEATURES_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +152,7 @@ class Hello(_message.Message):
     RESUME_FIELD_NUMBER: _ClassVar[int]
     FLOW_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
     protocol_min: ProtocolVersion
     protocol_max: ProtocolVersion
     required_features: _containers.RepeatedScalarFieldContainer[Feature]
@@ -165,7 +168,8 @@ class Hello(_message.Message):
     resume: ResumeState
     flow_options: _containers.RepeatedCompositeFieldContainer[FlowOptions]
     ahead: int
-    def __init__(self, protocol_min: _Optional[_Union[ProtocolVersion, str]] = ..., protocol_max: _Optional[_Union[ProtocolVersion, str]] = ..., required_features: _Optional[_Iterable[_Union[Feature, str]]] = ..., service: _Optional[str] = ..., instance_id: _Optional[str] = ..., build_id: _Optional[str] = ..., sdk_language: _Optional[str] = ..., sdk_version: _Optional[str] = ..., flows: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., slots: _Optional[int] = ..., bodies: _Optional[int] = ..., resume: _Optional[_Union[ResumeState, _Mapping]] = ..., flow_options: _Optional[_Iterable[_Union[FlowOptions, _Mapping]]] = ..., ahead: _Optional[int] = ...) -> None: ...
+    features: _containers.RepeatedScalarFieldContainer[Feature]
+    def __init__(self, protocol_min: _Optional[_Union[ProtocolVersion, str]] = ..., protocol_max: _Optional[_Union[ProtocolVersion, str]] = ..., required_features: _Optional[_Iterable[_Union[Feature, str]]] = ..., service: _Optional[str] = ..., instance_id: _Optional[str] = ..., build_id: _Optional[str] = ..., sdk_language: _Optional[str] = ..., sdk_version: _Optional[str] = ..., flows: _Optional[_Iterable[str]] = ..., steps: _Optional[_Iterable[str]] = ..., slots: _Optional[int] = ..., bodies: _Optional[int] = ..., resume: _Optional[_Union[ResumeState, _Mapping]] = ..., flow_options: _Optional[_Iterable[_Union[FlowOptions, _Mapping]]] = ..., ahead: _Optional[int] = ..., features: _Optional[_Iterable[_Union[Feature, str]]] = ...) -> None: ...
 
 class Trigger(_message.Message):
     __slots__ = ("event", "match")
@@ -225,21 +229,33 @@ class AttemptInProgress(_message.Message):
     elapsed: _duration_pb2.Duration
     def __init__(self, run_id: _Optional[str] = ..., path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
+class ResultsAlike(_message.Message):
+    __slots__ = ("paths", "outputs", "elapsed_ns")
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_NS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    outputs: _containers.RepeatedScalarFieldContainer[bytes]
+    elapsed_ns: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, paths: _Optional[_Iterable[str]] = ..., outputs: _Optional[_Iterable[bytes]] = ..., elapsed_ns: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Result(_message.Message):
-    __slots__ = ("path", "attempt", "fence", "output", "failure", "elapsed")
+    __slots__ = ("path", "attempt", "fence", "output", "failure", "elapsed", "alike")
     PATH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     FENCE_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     ELAPSED_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     path: str
     attempt: int
     fence: _plan_pb2.Fence
     output: _payload_pb2.Payload
     failure: _failure_pb2.Failure
     elapsed: _duration_pb2.Duration
-    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    alike: ResultsAlike
+    def __init__(self, path: _Optional[str] = ..., attempt: _Optional[int] = ..., fence: _Optional[_Union[_plan_pb2.Fence, _Mapping]] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., elapsed: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., alike: _Optional[_Union[ResultsAlike, _Mapping]] = ...) -> None: ...
 
 class Reject(_message.Message):
     __slots__ = ("path", "attempt", "fence", "reason")
@@ -397,21 +413,31 @@ class Release(_message.Message):
     outcomes: _containers.RepeatedCompositeFieldContainer[StepOutcome]
     def __init__(self, release_seq: _Optional[int] = ..., released_at: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., outcomes: _Optional[_Iterable[_Union[StepOutcome, _Mapping]]] = ...) -> None: ...
 
+class OutcomesAlike(_message.Message):
+    __slots__ = ("paths", "took_ms")
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    took_ms: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, paths: _Optional[_Iterable[str]] = ..., took_ms: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class StepOutcome(_message.Message):
-    __slots__ = ("path", "output", "failure", "held", "attempts", "took_ms")
+    __slots__ = ("path", "output", "failure", "held", "attempts", "took_ms", "alike")
     PATH_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     path: str
     output: _payload_pb2.Payload
     failure: _failure_pb2.Failure
     held: bool
     attempts: int
     took_ms: int
-    def __init__(self, path: _Optional[str] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., held: bool = ..., attempts: _Optional[int] = ..., took_ms: _Optional[int] = ...) -> None: ...
+    alike: OutcomesAlike
+    def __init__(self, path: _Optional[str] = ..., output: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., held: bool = ..., attempts: _Optional[int] = ..., took_ms: _Optional[int] = ..., alike: _Optional[_Union[OutcomesAlike, _Mapping]] = ...) -> None: ...
 
 class UndoInput(_message.Message):
     __slots__ = ("output", "failure")

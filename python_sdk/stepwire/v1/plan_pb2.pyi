@@ -205,8 +205,14 @@ class Undo(_message.Message):
     timeout: _duration_pb2.Duration
     def __init__(self, kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
+class Alike(_message.Message):
+    __slots__ = ("paths",)
+    PATHS_FIELD_NUMBER: _ClassVar[int]
+    paths: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, paths: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class StepPlanned(_message.Message):
-    __slots__ = ("path", "kind", "name", "input", "retry", "timeout", "started", "concurrent", "deadline", "sleep", "wait_event", "send_event", "invoke", "call", "undo", "traceparent")
+    __slots__ = ("path", "kind", "name", "input", "retry", "timeout", "started", "concurrent", "deadline", "sleep", "wait_event", "send_event", "invoke", "call", "undo", "traceparent", "alike")
     PATH_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -223,6 +229,7 @@ class StepPlanned(_message.Message):
     CALL_FIELD_NUMBER: _ClassVar[int]
     UNDO_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     path: str
     kind: StepKind
     name: str
@@ -239,7 +246,8 @@ class StepPlanned(_message.Message):
     call: Call
     undo: Undo
     traceparent: str
-    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., started: bool = ..., concurrent: bool = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sleep: _Optional[_Union[Sleep, _Mapping]] = ..., wait_event: _Optional[_Union[WaitEvent, _Mapping]] = ..., send_event: _Optional[_Union[SendEvent, _Mapping]] = ..., invoke: _Optional[_Union[Invoke, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., undo: _Optional[_Union[Undo, _Mapping]] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    alike: Alike
+    def __init__(self, path: _Optional[str] = ..., kind: _Optional[_Union[StepKind, str]] = ..., name: _Optional[str] = ..., input: _Optional[_Union[_payload_pb2.Payload, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., started: bool = ..., concurrent: bool = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., sleep: _Optional[_Union[Sleep, _Mapping]] = ..., wait_event: _Optional[_Union[WaitEvent, _Mapping]] = ..., send_event: _Optional[_Union[SendEvent, _Mapping]] = ..., invoke: _Optional[_Union[Invoke, _Mapping]] = ..., call: _Optional[_Union[Call, _Mapping]] = ..., undo: _Optional[_Union[Undo, _Mapping]] = ..., traceparent: _Optional[str] = ..., alike: _Optional[_Union[Alike, _Mapping]] = ...) -> None: ...
 
 class GroupOpened(_message.Message):
     __slots__ = ("path", "mode", "branches", "fail", "quorum", "cancel_siblings", "limit", "concurrent", "names", "deadline")
@@ -266,14 +274,16 @@ class GroupOpened(_message.Message):
     def __init__(self, path: _Optional[str] = ..., mode: _Optional[_Union[ParallelMode, str]] = ..., branches: _Optional[int] = ..., fail: _Optional[_Union[FailPolicy, str]] = ..., quorum: _Optional[int] = ..., cancel_siblings: bool = ..., limit: _Optional[int] = ..., concurrent: bool = ..., names: _Optional[_Iterable[str]] = ..., deadline: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class BranchEnded(_message.Message):
-    __slots__ = ("path", "outcome", "failure")
+    __slots__ = ("path", "outcome", "failure", "alike")
     PATH_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ALIKE_FIELD_NUMBER: _ClassVar[int]
     path: str
     outcome: BranchOutcome
     failure: _failure_pb2.Failure
-    def __init__(self, path: _Optional[str] = ..., outcome: _Optional[_Union[BranchOutcome, str]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ...) -> None: ...
+    alike: Alike
+    def __init__(self, path: _Optional[str] = ..., outcome: _Optional[_Union[BranchOutcome, str]] = ..., failure: _Optional[_Union[_failure_pb2.Failure, _Mapping]] = ..., alike: _Optional[_Union[Alike, _Mapping]] = ...) -> None: ...
 
 class GroupEnded(_message.Message):
     __slots__ = ("path", "verdict", "winner", "losers")

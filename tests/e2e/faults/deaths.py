@@ -71,8 +71,8 @@ def in_a_frame(point: str) -> None:
     """After the first piece of a frame that has several."""
     encode = grpc_link.encode_host_frame
 
-    def dying(frame: HostFrame) -> Iterator[bytes]:
-        pieces = list(encode(frame))
+    def dying(frame: HostFrame, *, alike: bool) -> Iterator[bytes]:
+        pieces = list(encode(frame, alike=alike))
         yield pieces[0]
         if len(pieces) > 1:
             die(point)

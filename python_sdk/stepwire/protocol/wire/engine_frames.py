@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from stepwire.protocol import limits, paths
@@ -19,6 +19,7 @@ from stepwire.protocol.frames import (
     Welcome,
 )
 from stepwire.protocol.plan import Plan, StepKind
+from stepwire.protocol.wire.alike import outcomes_alike, told
 from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
 from stepwire.protocol.wire.payloads import failure_to_pb
 from stepwire.protocol.wire.plans import (
@@ -53,11 +54,13 @@ from stepwire.v1 import host_service_pb2
 _TASK = StepKind.TASK
 
 
-def encode_engine_frame(frame: EngineFrame, transfers: Iterator[int] | None = None) -> list[bytes]:
+def encode_engine_frame(
+    frame: EngineFrame, transfers: Iterator[int] | None = None, *, alike: bool = False
+) -> list[bytes]:
     """The messages of one frame, to be written in this order without others between them.
 
     Args:
-        transfers: As for `encode_host_frame`.
+        transfers, alike: As for `encode_host_frame`.
     """
     target = host_service_pb2.EngineFrame()
     target.number = frame.number
@@ -68,7 +71,7 @@ def encode_engine_frame(frame: EngineFrame, transfers: Iterator[int] | None = No
         farewell_to_pb(frame, target)
     if not frame.runs:
         return [target.SerializeToString()]  # An ack, mostly: far from what a message may have.
-    out = Outgoing(host_service_pb2.EngineFrame, transfers)
+    out = Outgoing(host_service_pb2.EngineFrame, transfers, alike=alike)
     add: Any = target.runs.add
     for section in frame.runs:
         _engine_section_to_pb(section, add(), out)
@@ -139,8 +142,10 @@ def _release_to_pb(release: Release, target: host_service_pb2.Release, out: Outg
     target.release_seq = release.release_seq
     timestamp_to_pb(release.released_at_ms, target.released_at)
     add, put = target.outcomes.add, out.payload
-    for outcome in release.outcomes:
+    for outcome, like in told(release.outcomes, outcomes_alike, alike=out.alike):
         message = add()
+        if like:
+            _like_outcome_to_pb(like, message.alike)
         message.path = outcome.path
         if outcome.held:
             message.held = True
@@ -152,6 +157,14 @@ def _release_to_pb(release: Release, target: host_service_pb2.Release, out: Outg
             message.attempts = outcome.attempts
         if outcome.took_ms > 0:  # the engine's clock may have been set back
             message.took_ms = min(outcome.took_ms, limits.UINT32_MAX)
+
+
+def _like_outcome_to_pb(outcomes: Sequence[StepOutcome], target: host_service_pb2.OutcomesAlike) -> None:
+    target.paths.extend([outcome.path for outcome in outcomes])
+    took = [outcome.took_ms for outcome in outcomes]
+    if min(took) < 0 or max(took) > limits.UINT32_MAX:  # the engine's clock may have been set back
+        took = [min(max(ms, 0), limits.UINT32_MAX) for ms in took]
+    target.took_ms.extend(took)
 
 
 def _executes_to_pb(executes: Iterable[Execute], target: host_service_pb2.EngineSection, out: Outgoing) -> None:
@@ -304,9 +317,21 @@ def _outcomes_from_pb(values: Iterable[host_service_pb2.StepOutcome], inbound: I
             undecodable("an outcome has neither output nor failure")
         if held and (output is not None or failure is not None):
             undecodable("a held outcome has an output or a failure")
-        outcomes.append(StepOutcome(value.path, output, failure, held, value.attempts or 1, value.took_ms))
+        attempts = value.attempts or 1
+        outcomes.append(StepOutcome(value.path, output, failure, held, attempts, value.took_ms))
+        if has("alike"):
+            if not held:
+                undecodable("an outcome that others are like is not held")
+            outcomes.extend(_like_outcome(attempts, value.alike))
     check_paths([outcome.path for outcome in outcomes])
     return tuple(outcomes)
+
+
+def _like_outcome(attempts: int, value: host_service_pb2.OutcomesAlike) -> list[StepOutcome]:
+    paths, took = value.paths, value.took_ms
+    if len(paths) != len(took):
+        undecodable(f"outcomes alike are {len(paths)} paths and {len(took)} times")
+    return [StepOutcome(path, None, None, True, attempts, ms) for path, ms in zip(paths, took, strict=True)]
 
 
 def _executes_from_pb(values: Iterable[host_service_pb2.Execute], inbound: Inbound) -> list[Execute]:

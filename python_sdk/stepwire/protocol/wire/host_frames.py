@@ -19,19 +19,17 @@ from stepwire.protocol.frames import (
     NeedSnapshot,
     Reject,
     Report,
-    Result,
     ResumeState,
     RunLogs,
     Trigger,
 )
-from stepwire.protocol.plan import RESERVED_PREFIX, Fence
+from stepwire.protocol.plan import RESERVED_PREFIX
 from stepwire.protocol.wire.farewells import farewell_from_pb, farewell_to_pb
 from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb
-from stepwire.protocol.wire.plans import only_failure, plan_from_pb, plan_to_pb
+from stepwire.protocol.wire.plans import plan_from_pb, plan_to_pb
+from stepwire.protocol.wire.results import results_from_pb, results_to_pb
 from stepwire.protocol.wire.scalars import (
-    NANOS,
     REJECT_REASONS,
-    check_paths,
     checked_attempt,
     checked_path,
     checked_run_id,
@@ -47,15 +45,16 @@ from stepwire.protocol.wire.transfers import Inbound, Outgoing, Receiver
 from stepwire.v1 import host_service_pb2
 
 
-def encode_host_frame(frame: HostFrame, transfers: Iterator[int] | None = None) -> list[bytes]:
+def encode_host_frame(frame: HostFrame, transfers: Iterator[int] | None = None, *, alike: bool = False) -> list[bytes]:
     """The messages of one frame, to be written in this order; only Reports may be written between them.
 
     Args:
         transfers: Numbers for transfers, one iterator per stream, for a writer that interleaves the chunks
             of several frames. None: numbers from 1, which are free again after this frame.
+        alike: The receiver has FEATURE_ALIKE.
     """
     target = host_service_pb2.HostFrame()
-    out = Outgoing(host_service_pb2.HostFrame, transfers)
+    out = Outgoing(host_service_pb2.HostFrame, transfers, alike=alike)
     target.position = frame.position
     if frame.hello is not None:
         _hello_to_pb(frame.hello, target.hello)
@@ -83,6 +82,7 @@ def _hello_to_pb(hello: Hello, target: Any) -> None:
     target.slots = hello.slots
     target.bodies = hello.bodies
     target.ahead = hello.ahead
+    target.features.extend(hello.features)
     for options in hello.flow_options:
         _options_to_pb(options, target.flow_options.add())
     if (resume := hello.resume) is not None:
@@ -131,7 +131,7 @@ def _host_section_to_pb(section: HostSection, target: host_service_pb2.HostSecti
     for plan in section.plans:
         plan_to_pb(plan, target.plans.add(), out)
     if section.results:
-        _results_to_pb(section.results, target, out)
+        results_to_pb(section.results, target, out)
     for reject in section.rejects:
         message: Any = target.rejects.add()
         message.path = reject.path
@@ -150,26 +150,6 @@ def _need_snapshot_to_pb(needed: NeedSnapshot, target: host_service_pb2.NeedSnap
     if needed.waits_after is not None:
         target.waits_after = needed.waits_after
     target.no_room = needed.no_room
-
-
-def _results_to_pb(results: Iterable[Result], target: host_service_pb2.HostSection, out: Outgoing) -> None:
-    add, put = target.results.add, out.payload
-    for result in results:
-        message = add()
-        message.path = result.path
-        message.attempt = result.attempt
-        fence, right = result.fence, message.fence  # as fence_to_pb does it
-        right.claim_epoch = fence.claim_epoch
-        right.n = fence.n
-        output, elapsed = result.output, result.elapsed
-        if output is not None:
-            put(output, message.output)
-        if result.failure is not None:
-            failure_to_pb(result.failure, message.failure)
-        if 0.0 < elapsed < 0.9:  # as duration_to_pb does it
-            message.elapsed.nanos = round(elapsed * NANOS)
-        elif elapsed:
-            duration_to_pb(elapsed, message.elapsed)
 
 
 def _logs_to_pb(logs: RunLogs, target: Any) -> None:
@@ -261,6 +241,7 @@ def _hello_from_pb(value: host_service_pb2.Hello) -> Hello:
         _resume_from_pb(value.resume) if value.HasField("resume") else None,
         _options_from_pb(value),
         value.ahead,
+        tuple(value.features),
     )
 
 
@@ -317,7 +298,7 @@ def _host_section_from_pb(value: host_service_pb2.HostSection, inbound: Inbound)
     for plan in value.plans:
         section.plans.append(plan_from_pb(plan, inbound))
     if results := value.results:
-        section.results = _results_from_pb(results, inbound)
+        section.results = results_from_pb(results, inbound)
     if rejects := value.rejects:
         section.rejects = [_reject_from_pb(reject) for reject in rejects]
     if value.HasField("need_snapshot"):
@@ -340,30 +321,3 @@ def _reject_from_pb(value: host_service_pb2.Reject) -> Reject:
         fence_from_pb(value.fence),
         REJECT_REASONS[value.reason],
     )
-
-
-def _results_from_pb(values: Iterable[host_service_pb2.Result], inbound: Inbound) -> list[Result]:
-    take = inbound.payload
-    found = []
-    for value in values:
-        has, fence, elapsed = value.HasField, value.fence, value.elapsed
-        epoch, seconds, nanos = fence.claim_epoch, elapsed.seconds, elapsed.nanos
-        output = failure = None
-        if has("failure"):
-            failure = only_failure(value, "a result")
-        elif has("output"):
-            output = take(value.output)
-        else:
-            undecodable("a result has neither output nor failure")
-        found.append(
-            Result(
-                value.path,
-                value.attempt or checked_attempt(0),
-                Fence(epoch, fence.n) if epoch else fence_from_pb(fence),
-                output,
-                failure,
-                duration_from_pb(elapsed) if seconds or not 0 <= nanos < NANOS else nanos / NANOS,
-            )
-        )
-    check_paths([result.path for result in found])
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from stepwire.protocol import limits, paths
@@ -23,6 +23,7 @@ from stepwire.protocol.plan import (
     StepPlanned,
     Undo,
 )
+from stepwire.protocol.wire.alike import branches_alike, steps_alike, told
 from stepwire.protocol.wire.payloads import failure_from_pb, failure_to_pb
 from stepwire.protocol.wire.scalars import (
     BACKOFFS,
@@ -62,7 +63,7 @@ def plan_to_pb(plan: Plan, target: plan_pb2.Plan, out: Outgoing) -> None:
     for path in plan.abandoned:
         target.abandoned.add(path=path)
     if plan.branches_ended:
-        _branches_to_pb(plan.branches_ended, target)
+        _branches_to_pb(plan.branches_ended, target, out)
     if plan.groups_ended:
         _group_ends_to_pb(plan.groups_ended, target)
     if plan.body_ended is not None:
@@ -98,38 +99,46 @@ def _groups_to_pb(groups: Iterable[GroupOpened], target: plan_pb2.Plan) -> None:
             limit_to_pb(group.deadline, message.deadline)
 
 
-def _steps_to_pb(steps: Iterable[StepPlanned], target: plan_pb2.Plan, out: Outgoing) -> None:
+def _steps_to_pb(steps: Sequence[StepPlanned], target: plan_pb2.Plan, out: Outgoing) -> None:
     add: Any = target.steps.add  # Any: the stubs want their own enum classes, the runtime takes any int
-    for step in steps:
+    for step, like in told(steps, steps_alike, alike=out.alike):
         message = add()
-        message.path = step.path
-        message.kind = step.kind
-        if step.name:
-            message.name = step.name
-        if step.input is not None:
-            out.payload(step.input, message.input)
-        if step.retry is not None:
-            retry_policy_to_pb(step.retry, message.retry)
-        if step.timeout is not None:
-            limit_to_pb(step.timeout, message.timeout)
-        if step.started:
-            message.started = True
-        if step.concurrent:
-            message.concurrent = True
-        if step.deadline is not None:
-            limit_to_pb(step.deadline, message.deadline)
-        if step.spec is not None:
-            spec_to_pb(step.spec, message, out.payload)
-        if step.undo is not None:
-            _undo_to_pb(step.undo, message.undo)
-        if step.traceparent:
-            message.traceparent = step.traceparent
+        _step_to_pb(step, message, out)
+        if like:
+            message.alike.paths.extend([step.path for step in like])
 
 
-def _branches_to_pb(branches: Iterable[BranchEnded], target: plan_pb2.Plan) -> None:
+def _step_to_pb(step: StepPlanned, message: Any, out: Outgoing) -> None:
+    message.path = step.path
+    message.kind = step.kind
+    if step.name:
+        message.name = step.name
+    if step.input is not None:
+        out.payload(step.input, message.input)
+    if step.retry is not None:
+        retry_policy_to_pb(step.retry, message.retry)
+    if step.timeout is not None:
+        limit_to_pb(step.timeout, message.timeout)
+    if step.started:
+        message.started = True
+    if step.concurrent:
+        message.concurrent = True
+    if step.deadline is not None:
+        limit_to_pb(step.deadline, message.deadline)
+    if step.spec is not None:
+        spec_to_pb(step.spec, message, out.payload)
+    if step.undo is not None:
+        _undo_to_pb(step.undo, message.undo)
+    if step.traceparent:
+        message.traceparent = step.traceparent
+
+
+def _branches_to_pb(branches: Sequence[BranchEnded], target: plan_pb2.Plan, out: Outgoing) -> None:
     add: Any = target.branches_ended.add
-    for branch in branches:
+    for branch, like in told(branches, branches_alike, alike=out.alike):
         message = add()
+        if like:
+            message.alike.paths.extend([branch.path for branch in like])
         message.path = branch.path
         message.outcome = branch.outcome
         if branch.failure is not None:
@@ -211,24 +220,33 @@ def _steps_from_pb(values: Iterable[plan_pb2.StepPlanned], inbound: Inbound) -> 
         kind = kinds[value.kind]
         field = value.WhichOneof("spec")
         traceparent = value.traceparent
-        steps.append(
-            StepPlanned(
-                value.path,
-                kind,
-                value.name,
-                inbound.payload(value.input) if has("input") else None,
-                retry_policy_from_pb(value.retry) if has("retry") else None,
-                limit_from_pb(value.timeout) if has("timeout") else None,
-                value.started,
-                value.concurrent,
-                limit_from_pb(value.deadline) if has("deadline") else None,
-                None if field is None and kind <= _TASK else spec_from_pb(value, kind, field, inbound.payload),
-                _undo_from_pb(value) if has("undo") else None,
-                traceparent and traceparent_from_pb(traceparent),
-            )
+        step = StepPlanned(
+            value.path,
+            kind,
+            value.name,
+            inbound.payload(value.input) if has("input") else None,
+            retry_policy_from_pb(value.retry) if has("retry") else None,
+            limit_from_pb(value.timeout) if has("timeout") else None,
+            value.started,
+            value.concurrent,
+            limit_from_pb(value.deadline) if has("deadline") else None,
+            None if field is None and kind <= _TASK else spec_from_pb(value, kind, field, inbound.payload),
+            _undo_from_pb(value) if has("undo") else None,
+            traceparent and traceparent_from_pb(traceparent),
         )
+        steps.append(step)
+        if has("alike"):
+            steps.extend(_like_step(step, value.alike.paths))
     check_paths([step.path for step in steps])
     return tuple(steps)
+
+
+def _like_step(first: StepPlanned, paths: Iterable[str]) -> list[StepPlanned]:
+    if first.input is not None or first.spec is not None or first.undo is not None or first.traceparent:
+        undecodable("a step that others are like has an input, a spec, an undo or a traceparent")
+    kind, name, retry, timeout = first.kind, first.name, first.retry, first.timeout
+    started, concurrent, deadline = first.started, first.concurrent, first.deadline
+    return [StepPlanned(path, kind, name, None, retry, timeout, started, concurrent, deadline) for path in paths]
 
 
 def _undo_from_pb(step: plan_pb2.StepPlanned) -> Undo:
@@ -253,6 +271,10 @@ def _branches_from_pb(values: Iterable[plan_pb2.BranchEnded]) -> tuple[BranchEnd
             undecodable("a branch has a failure exactly if it failed")
         failure = failure_from_pb(value.failure) if outcome is failed else None
         branches.append(BranchEnded(value.path, outcome, failure))
+        if value.HasField("alike"):
+            if failure is not None:
+                undecodable("a branch that others are like has failed")
+            branches.extend([BranchEnded(path, outcome) for path in value.alike.paths])
     check_paths([branch.path for branch in branches])
     return tuple(branches)
 

@@ -68,8 +68,12 @@ def duration_to_pb(seconds: float, target: Duration) -> None:
     if 0.0 < seconds < 0.9:  # most durations of attempts; no carry into the seconds
         target.nanos = round(seconds * NANOS)
         return
-    nanos = round(min(max(seconds, 0.0), limits.DURATION_SECONDS_MAX) * NANOS)
-    target.seconds, target.nanos = divmod(nanos, NANOS)
+    target.seconds, target.nanos = divmod(nanoseconds(seconds), NANOS)
+
+
+def nanoseconds(seconds: float) -> int:
+    """As `duration_to_pb`, in one number."""
+    return round(min(max(seconds, 0.0), limits.DURATION_SECONDS_MAX) * NANOS)
 
 
 def duration_from_pb(value: Duration) -> float:

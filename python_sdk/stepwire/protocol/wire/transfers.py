@@ -24,13 +24,17 @@ _SMALL_PIECE_BYTES = 4096
 """Pieces below this are kept together until their transfer is complete."""
 _CHUNK_FIELDS_BYTES = 20
 """What a chunk adds to its data, at most."""
-_MOVABLE_BYTES = 16 * 1024
+MOVABLE_BYTES = 16 * 1024
 """A payload from here on travels by itself if its frame would be cut otherwise: a large frame is copied as a whole,
 several times and past every cache, while pieces stay in it."""
 
 
 class Outgoing:
-    """The messages of one frame: chunks first, then the frame itself."""
+    """The messages of one frame: chunks first, then the frame itself.
+
+    Attributes:
+        alike: The receiver has FEATURE_ALIKE.
+    """
 
     __slots__ = (
         "_ids",
@@ -41,9 +45,11 @@ class Outgoing:
         "_shared",
         "_shared_bytes",
         "_transfers",
+        "alike",
     )
 
-    def __init__(self, message: type[Any], ids: Iterator[int] | None) -> None:
+    def __init__(self, message: type[Any], ids: Iterator[int] | None, *, alike: bool = False) -> None:
+        self.alike = alike
         self._message = message
         self._messages: list[bytes] = []
         self._ids = ids
@@ -59,7 +65,7 @@ class Outgoing:
         data = payload.data
         if len(data) > limits.INLINE_BYTES_MAX:
             target.transfer_id = self._transfer(data, frame=False)
-        elif len(data) >= _MOVABLE_BYTES:
+        elif len(data) >= MOVABLE_BYTES:
             self._movable.append((data, target))
             self._movable_bytes += len(data)
         elif data:
