@@ -44,19 +44,31 @@ class _Bits(Protocol):
         """`k` random bits."""
 
 
+_forks = 0
+"""Between this process and the first one that imported this. To ask for the process id is a system call."""
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
 class _KernelBits:
     """Random bits of the kernel, a few hundred draws with one call: every run that starts takes two."""
 
     def __init__(self) -> None:
         self._pool = b""
         self._used = 0
-        self._process = 0
+        self._forks = 0
 
     def getrandbits(self, k: int, /) -> int:
         size = (k + 7) // 8
         start = self._used
-        if start + size > len(self._pool) or self._process != os.getpid():  # A fork must not draw the same.
-            self._pool, self._process, start = os.urandom(max(_POOL_BYTES, size)), os.getpid(), 0
+        if start + size > len(self._pool) or self._forks != _forks:  # A fork must not draw the same.
+            self._pool, self._forks, start = os.urandom(max(_POOL_BYTES, size)), _forks, 0
         self._used = start + size
         return int.from_bytes(self._pool[start : start + size]) >> (8 * size - k)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,14 +207,25 @@ def test_the_virtual_clock_moves_only_when_told() -> None:
     assert VirtualClock(3).seed() != VirtualClock(4).seed()
 
 
-def test_a_fork_does_not_draw_what_its_parent_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    parent = SystemClock()
-    parent.seed()
-    child = copy.deepcopy(parent)
-    monkeypatch.setattr(os, "getpid", lambda: -1)
-    drawn = child.session_id()
-    monkeypatch.undo()
-    assert parent.session_id() != drawn
+FORKS = """
+import os
+from stepwire_engine.clock import SystemClock
+
+clock = SystemClock()
+clock.session_id()
+end, begin = os.pipe()
+if os.fork() == 0:
+    os.write(begin, clock.session_id().encode())
+    os._exit(0)
+os.wait()
+print(os.read(end, 100).decode(), clock.session_id())
+"""
+
+
+def test_a_fork_does_not_draw_what_its_parent_draws() -> None:
+    shown = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, check=True)
+    of_child, of_parent = shown.stdout.split()
+    assert of_child != of_parent
 
 
 def test_the_system_clock_goes_on() -> None:
