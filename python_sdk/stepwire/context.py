@@ -28,8 +28,9 @@ class Context(BaseContext):
 
     def __init__(self, body: LiveBody, parallel_mode: ParallelMode) -> None:
         super().__init__(body, parallel_mode)
-        self.step = Step(self)
-        self.group = Group(self)
+        calls = self._alone()
+        self.step = Step(calls)
+        self.group = Group(calls)
 
     def _on_loop(self, action: Callable[[], None]) -> None:
         action()
@@ -45,8 +46,9 @@ class ContextSync(BaseContext):
 
     def __init__(self, body: LiveBody, parallel_mode: ParallelMode) -> None:
         super().__init__(body, parallel_mode)
-        self.step = StepSync(self)
-        self.group = GroupSync(self)
+        calls = self._alone()
+        self.step = StepSync(calls)
+        self.group = GroupSync(calls)
 
     def _wait(self, make: Callable[[], DurableFuture]) -> Any:
         """Make a decision on the loop and block this thread until it is resolved."""

@@ -111,6 +111,7 @@ class Counted:
         frames_in, frames_out: To and from the engine.
         bytes: Of journal rows and payloads.
         tasks: Made on the host.
+        garbage: Objects of both sides that only the garbage collector finds.
         engine_objects, engine_bytes, host_objects, host_bytes: Kept while the work is held: what the garbage collector
             watches, and what was allocated by Python.
     """
@@ -124,6 +125,7 @@ class Counted:
     rows: float = 0.0
     bytes: float = 0.0
     tasks: float = 0.0
+    garbage: float = 0.0
     engine_objects: float = 0.0
     engine_bytes: float = 0.0
     host_objects: float = 0.0
@@ -158,6 +160,7 @@ def _count(made: Pair, work: Work) -> Counted:
     steps = work.steps * work.runs
     before = _totals(made)
     sides = (made.engine, made.host)
+    gc.collect()
     for side in sides:
         side.calls.start()
     _do(made, work)
@@ -168,6 +171,7 @@ def _count(made: Pair, work: Work) -> Counted:
         engine_calls=engine.total() / steps,
         host_calls=host.total() / steps,
         tasks=_tasks(host) / steps,
+        garbage=gc.collect() / steps,
         engine_functions=engine,
         host_functions=host,
         **totals,

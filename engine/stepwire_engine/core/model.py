@@ -465,6 +465,22 @@ class Run:
         """Its compensation has begun, and that is durable."""
         return bool(self.undos) and self.undos[0].row <= self.committed_seq
 
+    def dissolve(self) -> None:
+        """It has left memory for good: its steps, branches and groups, which know each other, are let go.
+
+        Without this the garbage collector would have to find them, for a tenth of all processor time.
+        """
+        for scope in self.scopes.values():
+            scope.steps = scope.groups = None
+        for group in self.groups.values():
+            group.branches = []
+            group.finished = []
+            group.waiting = []
+        for parts in (self.steps, self.open, self.scopes, self.groups):
+            parts.clear()
+        for waiting in (self.completed, self.undos, self.fresh, self.let_go, self.dirty, self.cancelled_leases):
+            waiting.clear()
+
     def open_steps(self) -> list[Step]:
         """Steps without an outcome at this moment, in order of planning."""
         return list(self.open.values())

@@ -172,7 +172,7 @@ class Runs:
         finally:
             self._pending.discard(batch.done)
             self._asking -= len(calls)
-        return [await self._started(call, reply) for call, reply in zip(calls, batch.replies, strict=True)]
+        return [await self._started(call, reply) for call, reply in zip(calls, batch.take(), strict=True)]
 
     async def _started(self, call: StartCall, reply: Reply | None) -> Started | CallRefused:
         assert reply is not None

@@ -46,6 +46,11 @@ class Batch:
         if not self.left and not self.done.done():
             self.done.set_result(None)
 
+    def take(self) -> list[Reply | None]:
+        """The replies, once: each knows its question, which knows this, and nobody should have to collect them."""
+        replies, self.replies = self.replies, []
+        return replies
+
 
 class Question:
     """One question of a batch: its token."""

@@ -12,7 +12,7 @@ from contextvars import copy_context
 from datetime import UTC, datetime
 from random import Random
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from stepwire._runtime.attempt import StepCall
 from stepwire._runtime.request import StepRequest
@@ -40,6 +40,12 @@ class BaseContext(abc.ABC):
     def __init__(self, body: LiveBody, parallel_mode: ParallelMode) -> None:
         self._body = body
         self._parallel_mode = parallel_mode
+
+    def _alone(self) -> Self:
+        """The same again, for what this one knows: two that know each other would wait for the garbage collector."""
+        alone = object.__new__(type(self))
+        BaseContext.__init__(alone, self._body, self._parallel_mode)
+        return alone
 
     @property
     def run_id(self) -> str:
@@ -88,9 +94,9 @@ class BaseContext(abc.ABC):
         self._finish("ctx.restart_with", lambda: self._restart(args))
 
     def _finish(self, what: str, make: Callable[[], BodyEnded]) -> NoReturn:
-        self._scope(what)
+        scope = self._scope(what)
         ended = make()
-        self._on_loop(lambda: self._body.finish(ended))
+        self._on_loop(lambda: self._body.finish(scope, ended))
         raise FlowStopped
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ the loop. What the body decides goes through the journal first, so that replay a
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Mapping
 from contextvars import Context, copy_context
 from functools import partial
@@ -21,7 +22,7 @@ from stepwire._runtime.group import GroupRequest, GroupRun
 from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import BODY_BYTES, THREAD_BYTES
 from stepwire._runtime.request import StepRequest
-from stepwire._runtime.scope import PLACE, Scope, scope_here
+from stepwire._runtime.scope import PLACE, Scope
 from stepwire._runtime.threads import BranchThreads
 from stepwire._runtime.undo import UndoCall
 from stepwire.codec import Codec
@@ -51,6 +52,7 @@ class BodyHost(Protocol):
     """What a body needs of the runtime around it."""
 
     loop: asyncio.AbstractEventLoop
+    loop_thread: int
     tasks: EagerTasks
     threads: BranchThreads
     codec: Codec
@@ -125,13 +127,13 @@ class LiveBody:
         self.lines_running = 0
         self.stall: asyncio.TimerHandle | None = None
         self.replays_since: float | None = None
-        self.root = Scope(paths.ROOT, body=self, group=None, index=0, depth=0)
         self.unawaited: set[DurableFuture] = set()
         self.groups: dict[str, GroupRun] = {}
         self.holding: dict[GroupRun, None] = {}
         self._times = [self.now_ms]
         self._own_end: tuple[Scope, BodyEnded] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._root: Scope | None = None
         self.feed(advance)
 
     # ---- from the engine
@@ -152,10 +154,11 @@ class LiveBody:
     def enter(self, ctx: Any, context: Context) -> None:
         """Run the flow's code from the top, in `context`; `ctx` is its first argument."""
         self.lines_running += 1
-        context.run(PLACE.set, self.root)
+        root = Scope(paths.ROOT, body=self, group=None, index=0, depth=0)
+        context.run(PLACE.set, root)
         if self.flow.is_async:
-            self._task = self.loop.create_task(self._run(ctx), context=context)
-            self.root.line = self._task
+            self._root = root
+            self._task = root.line = self.loop.create_task(self._run(ctx), context=context)
             self._task.add_done_callback(self._root_done)
         else:
             self.threads.start(self, lambda: self._root_thread(context, ctx))
@@ -239,17 +242,22 @@ class LiveBody:
         """The right to this body is gone: its code is stopped where it stands."""
         if self.over:
             return
+        task = self._task
         self.retire()
-        self._stop_lines()
+        self._stop_lines(task)
         self.outputs.clear()
         self.undos.clear()
 
     def retire(self) -> None:
-        """It has no right to anything any more. No timer may keep its history in memory."""
+        """It has no right to anything any more. Neither a timer nor its own code may keep its history in memory."""
         self.over = True
         self.forget_stall()
         if not self.flow.is_async:
             self.threads.give_up(self)
+        self._task = None
+        if self._root is not None:
+            self._root.line = None  # Each knows the other: they would wait for the garbage collector.
+            self._root = None
 
     def forget_stall(self) -> None:
         """Something moved, or nothing is waited for: the time without progress begins anew."""
@@ -257,15 +265,15 @@ class LiveBody:
             self.stall.cancel()
             self.stall = None
 
-    def _stop_lines(self) -> None:
-        """Every line of control is stopped where it stands."""
+    def _stop_lines(self, task: asyncio.Task[None] | None) -> None:
+        """Every line of control is stopped where it stands; `task` is that of the root, if it has one."""
         groups = list(self.groups.values())
         for future in (*self.steps.values(), *[group.future for group in groups]):
             self._stop_waiting(future)
         for group in groups:
             group.cancel_lines()
-        if self._task is not None:
-            self._task.cancel()
+        if task is not None:
+            task.cancel()
         self.steps.clear()
 
     def _stop_waiting(self, future: DurableFuture) -> None:
@@ -383,13 +391,13 @@ class LiveBody:
     def _is_concurrent(self, scope: Scope) -> bool:
         if not self.flow.is_async or scope.line is None:
             return False
-        try:
-            return asyncio.current_task() is not scope.line
-        except RuntimeError:  # There is no loop here: `asyncio.to_thread` takes the flow's context along.
+        if threading.get_ident() != self.host.loop_thread:  # `asyncio.to_thread` takes the flow's context along.
             raise NestedStepError(
                 f"flow {self.flow.name!r} made a durable call on a thread of its own: an async flow makes them on its "
                 "loop, outside `asyncio.to_thread`"
-            ) from None
+            )
+        # Of a loop that is named: to find out which one runs here is a system call.
+        return asyncio.current_task(self.loop) is not scope.line
 
     def abandon(self, path: str) -> None:
         """User code gave up on a step: that is a decision as well (DESIGN 4)."""
@@ -437,13 +445,12 @@ class LiveBody:
 
     # ---- the end
 
-    def finish(self, ended: BodyEnded) -> None:
-        """User code ends its run, from whichever line of control: the others are stopped where they stand.
+    def finish(self, scope: Scope, ended: BodyEnded) -> None:
+        """User code in `scope` ends its run: every other line of control is stopped where it stands.
 
         Raises:
             BodyEvicted: the body has no right to decide that.
         """
-        scope = scope_here() or self.root
         self._alive(scope)
         if self.journal.replaying and not self.undoing and not self.journal.knows(Kind.BODY_ENDED, "", ended):
             # In the life before, this line was slower: what is recorded comes first, and may end its branch.
@@ -453,7 +460,7 @@ class LiveBody:
         if not self.ended:
             raise BodyEvicted(self.run_id)
         if self.closed:
-            self._stop_lines()
+            self._stop_lines(self._task)
 
     def _finish_if_caught_up(self) -> None:
         if self._own_end is None or not self.journal.caught_up:
@@ -462,7 +469,7 @@ class LiveBody:
         self._own_end = None
         if not scope.ended:
             self._end(ended)
-            self._stop_lines()
+            self._stop_lines(self._task)
 
     async def _run(self, ctx: Any) -> None:
         try:

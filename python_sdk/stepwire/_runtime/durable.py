@@ -163,15 +163,16 @@ class GroupFuture(DurableFuture):
     """The outcome of a group.
 
     Attributes:
-        group: Whose outcome it is.
+        group: Whose outcome it is; None: it has its outcome.
     """
 
     __slots__ = ("group",)
 
-    group: GroupRun
+    group: GroupRun | None
 
     def _given_up(self) -> None:
-        self.group.cancel_lines()
+        if self.group is not None:
+            self.group.cancel_lines()
 
 
 def _carried(stop: StopIteration) -> RuntimeError:

@@ -112,7 +112,7 @@ class HostRuntime:
         self._reached: list[tuple[LiveBody, Execute]] = []
         self._unsent: dict[int, LiveBody] = {}
         self._results: list[tuple[str, Result]] = []
-        self._loop_thread = threading.get_ident()
+        self.loop_thread = threading.get_ident()
         self._flushing = False
         self._activity = 0
         self.context = copy_context()
@@ -170,7 +170,7 @@ class HostRuntime:
 
     def handle(self, sections: Sequence[EngineSection]) -> None:
         """Do what a frame says. On the loop."""
-        self._loop_thread = threading.get_ident()
+        self.loop_thread = threading.get_ident()
         # Scheduled last, so that the flush finds what user code does with what it is given now.
         scheduled, self._flushing = self._flushing, True
         try:
@@ -387,7 +387,7 @@ class HostRuntime:
             body.size += len(result.output.data)
         if self._hooked:
             self._tell(running, result.failure, value)  # first: what follows from the result is told after it
-        if not running.on_thread or threading.get_ident() == self._loop_thread:
+        if not running.on_thread or threading.get_ident() == self.loop_thread:
             self._results.append((run_id, result))
             self._activity += 1
             if not self._flushing:

@@ -365,8 +365,10 @@ class GroupRun:
         # The group, its branches and their steps know each other; without this they would wait for the collector.
         for scope in self.scopes:
             scope.noted = None
+        self.future.group = None
         self.scopes = []
         self.results = []
+        self.request.branches = ()
         self._lines.clear()
 
     def _value(self) -> tuple[Any, ...] | GroupResult[Any] | BranchResult[Any]:

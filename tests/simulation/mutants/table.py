@@ -342,7 +342,7 @@ MUTANTS = (
     # ---- I13, I14: leftovers and progress
     mutant(
         "ended runs stay in memory",
-        ("I13", "I14"),
+        ("I12", "I13", "I14"),
         Edit(Commits._finish, "self._books.remove(run)", "pass"),
         world=CALM,
     ),
