@@ -12,8 +12,9 @@ import pytest
 import stepwire
 from stepwire import logs, testing
 from stepwire.protocol.failure import ErrorCode, Failure
-from stepwire.protocol.frames import HostSection
-from stepwire.protocol.plan import BodyEnded, Plan
+from stepwire.protocol.frames import HostSection, Result
+from stepwire.protocol.plan import BodyEnded, Plan, RetryPolicy
+from stepwire_engine.core.entries import RunState
 from tests.scheduler.desk import INPUT, Desk, play, turns
 
 EVENTS = "stepwire.engine.events"
@@ -121,5 +122,25 @@ def test_nothing_is_said_before_it_is_committed(said: Said) -> None:
         desk.store.let_through()
         await desk.driver.settled()
         assert [line.partition("<run>")[2][:9] for line in said.lines] == ["  failed "]
+
+    play(scenario)
+
+
+def test_an_attempt_that_fails_as_its_run_ends_has_its_line(said: Said) -> None:
+    """What a run held is let go with its end, but not before everybody has said what they have to say of it."""
+
+    async def scenario(desk: Desk) -> None:
+        host = await desk.host()
+        run_id = await desk.start()
+        fence = host.plan_closure(run_id, retry=RetryPolicy(delay=1.0, jitter=0.0))
+        await desk.driver.settled()
+        failed = Result("reserve", 1, fence, failure=Failure(ErrorCode.USER_ERROR, "ValueError", "no"))
+        end = Plan(2, 0, fence, body_ended=BodyEnded(INPUT))
+        host.say(HostSection(run_id, plans=[end], results=[failed]))
+        await desk.driver.settled()
+        assert await desk.state(run_id) is RunState.SUCCEEDED
+        assert said.lines == [
+            'INFO  run  checkout <run> step reserve attempt 1/4  retry in 1s err="user_error ValueError"'
+        ]
 
     play(scenario)

@@ -340,4 +340,3 @@ class Commits:
         self._books.remove(run)
         self._books.ended.append((run, turn.ended.at_ms))
         self._performed.gone(run)
-        run.dissolve()

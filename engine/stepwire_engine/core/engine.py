@@ -478,8 +478,13 @@ class EngineCore:
         return replies
 
     def take_ended(self) -> list[tuple[Run, int]]:
-        """Runs whose end was committed, with its time in milliseconds since the Unix epoch."""
+        """Runs whose end was committed, with its time in milliseconds since the Unix epoch; without their steps.
+
+        To be asked for when nobody looks into what was committed any more.
+        """
         ended, self._books.ended = self._books.ended, []
+        for run, _ in ended:
+            run.dissolve()
         return ended
 
     def take_changed(self) -> set[str]:
