@@ -16,7 +16,7 @@ from stepwire_engine.core.commits import STORE_FULL
 from stepwire_engine.core.engine import EngineCore
 from stepwire_engine.core.fold import rebuild
 from stepwire_engine.core.model import Run, durable_view
-from stepwire_engine.core.reads import Read, UndoOutputs
+from stepwire_engine.core.reads import DormantPage, Read, UndoOutputs
 from stepwire_engine.core.sessions import Session
 from stepwire_engine.core.units import Receipt
 from stepwire_engine.scheduler.reader import answer_of
@@ -25,6 +25,7 @@ from stepwire_engine.store.base import StoreCorrupt
 from tests.simulation.hosts import CALLS, SimHost
 from tests.simulation.network import Attachment, Link
 from tests.simulation.process import Gate
+from tests.simulation.reader import SlowPage
 from tests.simulation.waits import check_rest
 
 if TYPE_CHECKING:
@@ -355,6 +356,9 @@ class EngineProcess:
 
     def _answer(self, read: Read) -> None:
         assert self.core is not None
+        if self._world.slow_reads and isinstance(read, DormantPage):
+            self._answer_slowly(self.core, read)
+            return
         try:
             answer = answer_of(self._world.disk.store, read)
         except StoreCorrupt as error:
@@ -362,6 +366,16 @@ class EngineProcess:
             self._keep_aside(self.core, read.run, error)
         else:
             self.core.read_done(read, answer, self.present())
+
+    def _answer_slowly(self, core: EngineCore, page: DormantPage) -> None:
+        """While a page is read everything else goes on, and also after that, before its answer comes."""
+        slow = SlowPage(self._world.disk.store, page)
+
+        def read_on() -> None:
+            answer = slow.answer()
+            self._later(lambda: core.read_done(page, answer, self.present()))
+
+        self._later(read_on)
 
     def _keep_aside(self, core: EngineCore, run: Run, error: StoreCorrupt) -> None:
         self._world.note("journal unreadable")

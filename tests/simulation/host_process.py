@@ -97,8 +97,15 @@ class HostProcess(ABC):
 
     @property
     def settled(self) -> bool:
-        """It goes on, and the engine hears it."""
-        return self.session.connected and not (self.gate.shut or self.loop.shut)
+        """It goes on, and it and the engine hear each other."""
+        heard = self.link is not None and self.link.alive and all(self.link.heard_by.values())
+        return heard and self.session.connected and not (self.gate.shut or self.loop.shut)
+
+    @property
+    def awake_since(self) -> float:
+        """Since when neither its process, nor its loop, nor the engine has been stopped."""
+        gates = (self.gate, self.loop, self.world.engine.gate)
+        return self.world.now if any(gate.shut for gate in gates) else max([gate.opened_at for gate in gates])
 
     # ---- what the runtime above does
 

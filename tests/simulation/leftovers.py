@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from stepwire_engine.core.model import Run
+from stepwire_engine.core.books import Commit, Deadline, StopGrace
+from stepwire_engine.core.model import Group, Lease, Run, Step
+from stepwire_engine.core.turn import Turn
 
 if TYPE_CHECKING:
     from tests.simulation.hosts import SimHost
@@ -72,14 +74,39 @@ def _others(left: dict[str, object], stuck: Collection[str]) -> dict[str, object
     found: dict[str, object] = {}
     for name, what in left.items():
         if isinstance(what, dict):
-            what = {key: value for key, value in what.items() if key not in stuck and not _is_of(stuck, value)}
+            what = {key: value for key, value in what.items() if not (_names(stuck, key) or _is_of(stuck, value))}
+        elif isinstance(what, list):
+            what = [value for value in what if not _is_of(stuck, value)]
         if what:
             found[name] = what
     return found
 
 
+def _names(stuck: Collection[str], key: object) -> bool:
+    """Whether a key is the id of such a run, or one of a run and a path."""
+    return (key[0] if isinstance(key, tuple) else key) in stuck
+
+
 def _is_of(stuck: Collection[str], value: object) -> bool:
-    return isinstance(value, Run) and value.run_id in stuck
+    """Whether this is of such a run while it is in memory; what the engine has let go is nobody's."""
+    run = _run_of(value)
+    return run is not None and run.run_id in stuck and not (run.broken or run.state.terminal)
+
+
+def _run_of(value: object) -> Run | None:
+    match value:
+        case Run():
+            return value
+        case (_, _, timed):
+            return _run_of(timed)
+        case Step() | Group() | StopGrace():
+            return value.run
+        case Lease() | Deadline():
+            return value.step.run
+        case Commit(turn=Turn()):
+            return value.turn.run
+        case _:
+            return None
 
 
 def store_leftovers(world: World) -> dict[str, object]:

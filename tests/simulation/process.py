@@ -18,11 +18,16 @@ Action = Callable[[], None]
 
 
 class Gate:
-    """Lets actions through in order, unless it is shut; then they wait until it opens."""
+    """Lets actions through in order, unless it is shut; then they wait until it opens.
+
+    Attributes:
+        opened_at: When that was the last time.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._shut_until = 0.0
+        self.opened_at = 0.0
         self._waiting: list[Action] = []
 
     @property
@@ -39,6 +44,7 @@ class Gate:
     def _open(self) -> None:
         if self.shut:
             return
+        self.opened_at = self._world.now
         waiting, self._waiting = self._waiting, []
         for action in waiting:
             self._world.at(0.0, lambda action=action: self.act(action))

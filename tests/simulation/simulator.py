@@ -51,6 +51,7 @@ CONVERGENCE_SECONDS = 120.0
 _RECOVERY = 1.5
 """Virtual time within which an engine has done again what the store refused."""
 _WIRED_SHARE = 1 / 8
+_SLOW_READS_SHARE = 1 / 3
 _STEP_CRASHES = (0.0, 0.0, 0.0005, 0.002)
 
 
@@ -99,6 +100,10 @@ class World:
         self.alike = ahead.random() < 0.5
         """Both sides may let one message speak for several items, where there are messages."""
         self.config = msgspec.structs.replace(CONFIG, live_idle=live_idle, runs_in_memory_max=room, ahead_pace=pace)
+        self.slow_reads = random.Random(f"reads {seed}").random() < _SLOW_READS_SHARE
+        """The reconciler looks often, and the store takes its time to answer it."""
+        if self.slow_reads:
+            self.config = msgspec.structs.replace(self.config, reconcile_interval=0.5)
         self.reached: Counter[str] = Counter()
         self.faults_injected = 0
         self.disturbances = 0

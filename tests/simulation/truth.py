@@ -267,7 +267,8 @@ class Truth:
         lost = None if facts is None or execution.undo else facts.lost_since(execution.path)
         if execution.known and execution.stop is None and execution.ended is not None and lost is not None:
             where = f"{execution.run_id} {execution.path}"
-            assert execution.ended <= lost + TOLD_SECONDS, f"I6: {where} lost at {lost:.3f} and was not told to stop"
+            told = max(lost, execution.host.awake_since) + TOLD_SECONDS
+            assert execution.ended <= told, f"I6: {where} lost at {lost:.3f} and was not told to stop"
         if facts is not None and execution.path in facts.late and execution.stop is None:
             self._note("deadline passed while a result was in flight")
 

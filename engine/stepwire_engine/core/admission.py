@@ -24,8 +24,12 @@ class Admission:
 
     def admit(self, step: Step) -> bool:
         """Whether the step has its places now; if a group has none it waits there."""
-        if step.admitted or not step.scope.limits:
+        if not step.scope.limits:
             return True
+        if step.admitted:
+            if all([group.executing <= group.opened.limit for group in step.scope.limits]):
+                return True
+            self.retire(step)  # Hosts had more than may execute at once; what is given out anew keeps to the limit.
         if step.waits_for_group or step.run.uncertain:
             return False  # While hosts are awaited nobody knows how many places are taken.
         for group in step.scope.limits:

@@ -216,6 +216,11 @@ class Books:
         if self.keys.get(run.id) is run:
             del self.keys[run.id]
 
+    def note_repair(self, run_id: str, path: str, missing: str) -> None:
+        """Count a repair, and have it logged."""
+        self.counters.reconciled[missing] += 1
+        self.repairs.append(Repair(run_id, path, missing))
+
     def next_fence(self) -> Fence:
         """A fence higher than every one given before."""
         return self.next_fences(1)[0]

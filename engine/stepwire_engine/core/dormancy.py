@@ -30,6 +30,7 @@ LOOK_SECONDS_MAX = 60.0
 _SOONEST = (0, 0)
 ROOM_SECONDS = 1.0
 """Pause before dormant runs that are due and find no room in memory are woken."""
+NOT_OPEN = "run is not open"
 
 
 class Waking:
@@ -40,7 +41,7 @@ class Waking:
         facts: Numbers of inbox rows.
         cancels: Tokens of clients that cancel it, with what they say about compensation.
         enter: Its body decided something when it was evicted, so it has to be entered.
-        forgotten: Nothing in the store would have woken it.
+        forgotten: It is repaired: nothing in the store would have woken it. What it had instead of an owner.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -50,7 +51,7 @@ class Waking:
         self.facts: list[int] = []
         self.cancels: list[tuple[object, bool | None]] = []
         self.enter = False
-        self.forgotten = False
+        self.forgotten = ""
 
 
 class Dormancy:
@@ -59,10 +60,12 @@ class Dormancy:
     Attributes:
         cancel: Cancels a run in memory and answers the client.
         busy: Whether a question to the store is open that only a run in memory can use.
+        concerns: Whether a fact about the run of this number, or one that starts one of these, was not acted on.
     """
 
     cancel: Callable[[object, str, bool | None], None]
     busy: Callable[[Run], bool]
+    concerns: Callable[[int, Iterable[str]], bool]
 
     def __init__(self, books: Books, dispatcher: Dispatcher, decisions: Decisions) -> None:
         self._books = books
@@ -196,8 +199,7 @@ class Dormancy:
                 if self._wake_ms is None or record.wake_ms < self._wake_ms:
                     self._wake_ms = record.wake_ms
                 break
-            known = record.run_id in self._books.runs or record.run_id in self._books.broken
-            if not known and record.number not in self._books.unreadable:
+            if not self._in_memory(record.run_id) and record.number not in self._books.unreadable:
                 self.wake(record)
         else:
             # There are more; unless something became due meanwhile, and everything is looked at anew.
@@ -213,17 +215,24 @@ class Dormancy:
         """What stands for the runs that are being read."""
         return iter([waking.run for waking in self._waking.values()])
 
-    def wake_if_forgotten(self, record: RunRecord) -> bool:
-        """Wake a run that nothing in the store would wake in time, if there is room and it is not about to be woken."""
-        known = record.run_id in self._books.runs or record.run_id in self._books.broken
-        if known or record.number in self._waking or record.number in self._books.unreadable:
-            return False
-        if record.wake_ms is not None and self._looks_at_due:
-            return False
-        if len(self._books.runs) >= self._books.config.runs_in_memory_max:
-            return False
-        self.wake(record).forgotten = True
-        return True
+    def wake_if_forgotten(self, record: RunRecord, missing: str, invoked: Sequence[str] = ()) -> None:
+        """Wake a run that nothing in the store would wake in time, if there is room and it is not about to be woken.
+
+        Args:
+            missing: Of `owners.Missing`; the repair is counted and told when the run was read and has not ended.
+            invoked: The runs that it waits for. One that goes on as far as the core knows will tell it how it ended.
+        """
+        if record.number in self._waking or record.number in self._books.unreadable:
+            return
+        if any([self._in_memory(run_id) for run_id in (record.run_id, *invoked)]):
+            return
+        if self.concerns(record.number, invoked) or (record.wake_ms is not None and self._looks_at_due):
+            return
+        if len(self._books.runs) < self._books.config.runs_in_memory_max:
+            self.wake(record).forgotten = missing
+
+    def _in_memory(self, run_id: str) -> bool:
+        return run_id in self._books.runs or run_id in self._books.broken
 
     @property
     def _looks_at_due(self) -> bool:
@@ -272,7 +281,7 @@ class Dormancy:
         else:
             again = record is not None and not record.state.terminal
             code = ErrorCode.STORE_UNAVAILABLE if again else ErrorCode.WRONG_STATE
-            message = "the run is being read again; try again" if again else "run is not open"
+            message = "the run is being read again; try again" if again else NOT_OPEN
             self._refuse(read.run_id, asked, code, message)
 
     def _cancel(self, run_id: str, waking: Waking) -> None:
@@ -294,6 +303,7 @@ class Dormancy:
         if waking is None:
             return ()
         if waking.forgotten:
+            self._books.note_repair(run.run_id, "", waking.forgotten)
             self._decisions.alone(run, _ask_again)
         self._cancel(run.run_id, waking)
         self._ask()
@@ -306,12 +316,19 @@ class Dormancy:
             turn.wakes = True
             self._decisions.queue(turn, None)
 
+    def over(self, run: Run) -> Iterable[int]:
+        """A run was read, and has ended meanwhile. Returns the facts that it was woken for."""
+        return self._not_woken(run, ErrorCode.WRONG_STATE, NOT_OPEN)
+
     def unreadable(self, run: Run) -> Iterable[int]:
         """The journal of a run cannot be read. Returns the facts that it was woken for."""
+        return self._not_woken(run, ErrorCode.RUN_UNREADABLE, unreadable_message(run.run_id))
+
+    def _not_woken(self, run: Run, code: ErrorCode, message: str) -> Iterable[int]:
         waking = self._waking.pop(run.number, None)
         if waking is None:
             return ()
-        self._refuse(run.run_id, waking, ErrorCode.RUN_UNREADABLE, unreadable_message(run.run_id))
+        self._refuse(run.run_id, waking, code, message)
         return waking.facts
 
 

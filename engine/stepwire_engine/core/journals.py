@@ -88,7 +88,7 @@ class Journals:
         fresh = rebuild(run.number, rows)
         self._books.changed.add(fresh.run_id)
         if fresh.state.terminal:
-            self._performed.gone(fresh)
+            self._performed.over(fresh)
             return
         fresh.recorded = None  # What the store has on record may be older, or newer, than the journal's end.
         fresh.waking = run.waking

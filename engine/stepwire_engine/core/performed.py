@@ -65,6 +65,7 @@ class Performed:
     Attributes:
         looks_back: Whether past events are being read for a step.
         waking: What stands for dormant runs that are being read.
+        wake_if_forgotten: Wakes a run that nothing in the store would wake, unless memory knows better.
     """
 
     def __init__(
@@ -80,6 +81,8 @@ class Performed:
         self._dormancy = Dormancy(books, dispatcher, decisions)
         self._dormancy.cancel = cancel
         self._inbox = Inbox(books, decisions, self._apply, self._wake)
+        self._dormancy.concerns = self._inbox.concerns
+        self.wake_if_forgotten = self._dormancy.wake_if_forgotten
         self._delivery = Delivery(books, lambda: self._inbox.backlog)
         self._look_back = LookBack(books, self._delivery, self._take, self.due)
         self._dormancy.busy = self._look_back.busy
@@ -338,6 +341,11 @@ class Performed:
                 self.due(step)
         self._dormancy.on_record(run)
 
+    def over(self, run: Run) -> None:
+        """A run was read, and has ended."""
+        self._inbox.again(self._dormancy.over(run))
+        self._inbox.release(run)
+
     def unreadable(self, run: Run) -> None:
         """The journal of a run cannot be read."""
         self._inbox.drop(self._dormancy.unreadable(run))
@@ -357,12 +365,6 @@ class Performed:
     def _take(self, step: Step, event: EventRecord) -> None:
         output = event_output(event)
         self._decisions.alone(step.run, lambda turn: self._end(turn, step, output))
-
-    def wake_if_forgotten(self, record: RunRecord, children: Sequence[str]) -> bool:
-        """Wake a dormant run that nothing in the store would wake, unless memory knows better."""
-        if self._inbox.concerns(record.number, children):
-            return False
-        return self._dormancy.wake_if_forgotten(record)
 
     # ---- answers
 

@@ -95,7 +95,8 @@ class DormantFound(msgspec.Struct, frozen=True):
     """Dormant runs of one page that nothing in the store would wake.
 
     Attributes:
-        forgotten: Each with the ids of runs that it waits for and that do not exist.
+        forgotten: Each with the ids of the runs that it waits for, none of which goes on in the store: they have ended
+            or do not exist. Those that went on in their place, or would, are among them.
         next_page: Empty: that was the last.
     """
 

@@ -172,9 +172,10 @@ class Reconciler:
             self._dispatcher.slots.pump(session)
 
     def _note(self, run: Run, path: str, missing: Missing) -> None:
-        self._books.counters.reconciled[missing.value] += 1
-        if missing is not Missing.CLOCK:
-            self._books.repairs.append(Repair(run.run_id, path, missing.value))
+        if missing is Missing.CLOCK:
+            self._books.counters.reconciled[missing.value] += 1
+        else:
+            self._books.note_repair(run.run_id, path, missing.value)
 
     def _guarded(self, run: Run, mend: Callable[[], None]) -> None:
         try:
@@ -296,9 +297,7 @@ class Reconciler:
         records, self._open_page = answer
         missing = {record.number: record for record in records if record.number not in self._books.by_number}
         for number in missing.keys() & self._lost:
-            if self._performed.wake_if_forgotten(missing[number], ()):
-                self._books.counters.reconciled[Missing.MEMORY.value] += 1
-                self._books.repairs.append(Repair(missing[number].run_id, "", Missing.MEMORY.value))
+            self._performed.wake_if_forgotten(missing[number], Missing.MEMORY.value)
         seen = {record.number for record in records}
         self._lost = (self._lost - seen) | (missing.keys() - self._lost)
 
@@ -306,10 +305,8 @@ class Reconciler:
         """One page of the dormant runs was looked at."""
         self._dormant_asked = False
         self._page = answer.next_page
-        for record, children in answer.forgotten:
-            if self._performed.wake_if_forgotten(record, children):
-                self._books.counters.reconciled[Missing.DORMANT.value] += 1
-                self._books.repairs.append(Repair(record.run_id, "", Missing.DORMANT.value))
+        for record, invoked in answer.forgotten:
+            self._performed.wake_if_forgotten(record, Missing.DORMANT.value, invoked)
 
 
 def _is_defect(owner: Owner | Missing) -> bool:

@@ -15,7 +15,7 @@ from stepwire_engine.store.base import RunRecord, Store, StoreCorrupt
 
 _IN_MEMORY = (RunState.PENDING, RunState.RUNNING, RunState.PAUSED)
 SUCCESSORS_MAX = 100
-"""Runs that are followed from a child that restarted itself; whatever has more counts as going on."""
+"""Runs that are followed from a child that restarted itself; a line that is longer counts as going on."""
 
 
 def forgotten(store: Store, page: DormantPage) -> DormantFound:
@@ -33,8 +33,9 @@ def forgotten(store: Store, page: DormantPage) -> DormantFound:
             run = rebuild(record.number, [row.entries for row in store.journal(record.number)])
         except StoreCorrupt:
             continue  # Whoever asks for it is told; there is nothing that waking it would change.
-        if not _waits(store, run):
-            unowned.append((record, _children(store, run)))
+        invoked = _invoked_in_vain(store, run)
+        if invoked is not None:
+            unowned.append((record, invoked))
     return DormantFound(tuple(unowned), found.next_page_token)
 
 
@@ -44,44 +45,35 @@ def in_progress(store: Store, page: OpenPage) -> tuple[tuple[RunRecord, ...], st
     return tuple([record for record in found.runs if record.number not in found.unreadable]), found.next_page_token
 
 
-def _waits(store: Store, run: Run) -> bool:
-    """Whether an event or another run would wake it."""
+def _invoked_in_vain(store: Store, run: Run) -> tuple[str, ...] | None:
+    """The runs that it waits for, all of which have ended or do not exist; None: an event or a run would wake it."""
+    invoked: list[str] = []
     for step in run.open_steps():
         match step.spec:
             case WaitEvent(event=event):
                 rows = store.waits(event, (run.number, ""), 1)
                 if rows and rows[0].run == run.number:
-                    return True
+                    return None
             case Invoke() if step.state is not StepState.BACKOFF:
-                if _goes_on(store, causes.child_run_id(run.run_id, step.path, step.attempt)):
-                    return True
-    return False
+                line = _ended_line(store, causes.child_run_id(run.run_id, step.path, step.attempt))
+                if not line:
+                    return None
+                invoked += line
+    return tuple(invoked)
 
 
-def _goes_on(store: Store, run_id: str) -> bool:
-    """Whether the run, or the last of those that went on in its place, has not ended."""
-    for _ in range(SUCCESSORS_MAX):
+def _ended_line(store: Store, run_id: str) -> list[str]:
+    """The run and those that went on in its place, up to one that does not exist; empty: one of them goes on."""
+    line: list[str] = []
+    while len(line) < SUCCESSORS_MAX:
+        line.append(run_id)
         try:
             record = store.find_run(run_id)
         except StoreCorrupt:
-            return True  # It exists; what became of it is damaged.
+            return []  # It exists; what became of it is damaged.
         if record is None:
-            return False
+            return line
         if not record.state.terminal:
-            return True
+            return []
         run_id = causes.successor_run_id(run_id)
-    return True
-
-
-def _children(store: Store, run: Run) -> tuple[str, ...]:
-    """The runs that it waits for and that do not exist: their start may be on its way."""
-    invoked = [step for step in run.open_steps() if isinstance(step.spec, Invoke)]
-    children = [causes.child_run_id(run.run_id, step.path, step.attempt) for step in invoked]
-    return tuple([child for child in children if not _exists(store, child)])
-
-
-def _exists(store: Store, run_id: str) -> bool:
-    try:
-        return store.find_run(run_id) is not None
-    except StoreCorrupt:
-        return True
+    return []

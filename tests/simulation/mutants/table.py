@@ -147,7 +147,7 @@ MUTANTS = (
     # ---- I4: one lease
     mutant(
         "a step that a host has is given to another one",
-        ("I4",),
+        ("I4", "I18"),
         Edit(Dispatcher.enqueue, " or step.lease is not None", ""),
         Edit(_still_ready, " and step.lease is None", ""),
     ),
