@@ -20,7 +20,10 @@ LEFT_OUT: dict[str, tuple[int, str]] = {
     "tests/sdk/test_group_lost_bodies.py": (4, "names the lives of a body, which it loses by itself"),
     "tests/sdk/test_group_results.py": (1, "counts lines that run in one body"),
     "tests/sdk/test_live_bodies.py": (1, "the policy that keeps bodies"),
-    "tests/sdk/test_nothing_left.py": (1, "a body that is stopped where it stands is left to the collector"),
+    "tests/sdk/test_nothing_left.py": (
+        1,
+        "a sync flow that is stopped where it stands is left to the collector",
+    ),
     "tests/sdk/test_tracing.py": (5, "spans of steps and groups end with what they stand for if the body stays"),
 }
 """How many marks stand in a file, and why; a mark at the head of a file counts as one."""

@@ -144,3 +144,35 @@ def test_an_attempt_that_fails_as_its_run_ends_has_its_line(said: Said) -> None:
         ]
 
     play(scenario)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_result_that_comes_after_the_end_was_decided_is_counted_and_acked(
+    said: Said, fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its row is a commit of its own, behind the one that ends the run and lets go of its steps."""
+
+    async def scenario(desk: Desk) -> None:
+        host = await desk.host()
+        run_id = await desk.start()
+        fence = host.plan_closure(run_id, retry=RetryPolicy(delay=1.0, jitter=0.0))
+        await desk.driver.settled()
+        desk.store.gated = True
+        host.finish(run_id, fence, plan_seq=2)  # while `reserve` executes
+        await turns()
+        failure = Failure(ErrorCode.USER_ERROR, "ValueError", "no") if fails else None
+        host.say(HostSection(run_id, results=[Result("reserve", 1, fence, None if fails else INPUT, failure)]))
+        await turns()
+        second = desk.store.waiting.pop()
+        desk.store.let_through()
+        await turns(10)
+        desk.store.waiting.append(second)
+        desk.store.gated = False
+        desk.store.let_through()
+        await desk.driver.settled()
+        assert await desk.state(run_id) is RunState.SUCCEEDED
+        assert host.acked == host.position
+        assert len(said.lines) == fails
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+    play(scenario)

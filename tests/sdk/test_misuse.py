@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -165,6 +166,37 @@ def test_an_async_flow_makes_its_calls_on_the_loop(call: Callable[[Any], Any], r
     run = run_misuse(flow, replay=replay)
     assert_failed(run, ErrorCode.NESTED_STEP, "misuse", "thread")
     assert [step.path for step in run.record.steps] == ["before"], "nothing was planned from there"
+
+
+def test_a_loop_may_go_on_in_another_thread() -> None:
+    """The flow is on its loop, whichever thread runs that now."""
+    host = stepwire.Host("moves")
+    waits, moved = asyncio.Event(), asyncio.Event()
+
+    @host.flow
+    async def flow(ctx: stepwire.Context) -> int:
+        waits.set()
+        await moved.wait()
+        return await ctx.step.run("after", lambda: 1)
+
+    async def begin() -> tuple[Any, Any, str]:
+        serving = testing.environment(host)
+        env = await serving.__aenter__()
+        run_id = await env.start(flow)
+        await waits.wait()
+        return serving, env, run_id
+
+    async def end(serving: Any, env: Any, run_id: str) -> Any:
+        moved.set()
+        run = await env.finish(flow, run_id)
+        await serving.__aexit__(None, None, None)
+        return run
+
+    with asyncio.Runner() as runner:
+        begun = runner.run(begin())
+        with ThreadPoolExecutor(1) as other:
+            run = other.submit(runner.get_loop().run_until_complete, end(*begun)).result()
+    assert run.succeeded
 
 
 def test_step_on_a_thread_the_flow_started() -> None:

@@ -484,7 +484,8 @@ class EngineCore:
         """
         ended, self._books.ended = self._books.ended, []
         for run, _ in ended:
-            run.dissolve()
+            if not run.in_flight:  # A result may have come after the end was decided, in a commit of its own.
+                run.dissolve()
         return ended
 
     def take_changed(self) -> set[str]:

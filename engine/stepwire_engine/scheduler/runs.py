@@ -342,7 +342,7 @@ class Runs:
             if isinstance(token, Question):
                 token.batch.answer(token.index, reply)
             elif isinstance(token, asyncio.Future) and not token.done():
-                token.set_result(reply)
+                token.set_result(msgspec.structs.replace(reply, token=None))  # It would know what it is the result of.
 
     def note_ended(self, ended: Sequence[tuple[Run, int]]) -> None:
         """Keep the records of the last runs that ended: whoever waits for one asks for it now."""

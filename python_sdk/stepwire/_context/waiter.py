@@ -28,6 +28,10 @@ class Waiter:
 
     def wait(self) -> Any:
         self._done.wait()
-        if self._error is not None:
-            raise self._error
-        return self._value
+        if self._error is None:
+            return self._value
+        error, self._error = self._error, None
+        try:
+            raise error
+        finally:
+            del error  # It knows this frame.

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import Context, copy_context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from stepwire._replay.decisions import entry_bytes
 from stepwire._replay.journal import BodyJournal, Decision, Divergence, Kind
 from stepwire._runtime.attempt import StepCall
+from stepwire._runtime.body_host import BodyHost
 from stepwire._runtime.durable import DurableFuture, GroupFuture, StepFuture
-from stepwire._runtime.eager import EagerTasks
 from stepwire._runtime.group import GroupRequest, GroupRun
-from stepwire._runtime.hooks import Hooks
 from stepwire._runtime.keeping import BODY_BYTES, THREAD_BYTES
 from stepwire._runtime.request import StepRequest
 from stepwire._runtime.scope import PLACE, Scope
-from stepwire._runtime.threads import BranchThreads
 from stepwire._runtime.undo import UndoCall
-from stepwire.codec import Codec
 from stepwire.errors import (
     AmbiguousStep,
     BodyEvicted,
@@ -43,39 +40,9 @@ from stepwire.errors import (
 from stepwire.flow import FlowFunction
 from stepwire.protocol import paths
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import Advance, Purpose, Release, StepOutcome, Welcome
+from stepwire.protocol.frames import Advance, Purpose, Release, StepOutcome
 from stepwire.protocol.plan import RESERVED_PREFIX, BodyEnded, StepKind, StepPlanned
 from stepwire.redaction import Parts, hidden, marked, redacts
-
-
-class BodyHost(Protocol):
-    """What a body needs of the runtime around it."""
-
-    loop: asyncio.AbstractEventLoop
-    loop_thread: int
-    tasks: EagerTasks
-    threads: BranchThreads
-    codec: Codec
-    limits: Welcome
-    hooks: Hooks
-    context: Context
-    """What bodies inherit: the context the host was started in, never that of the callback that enters them."""
-
-    def touch(self, body: LiveBody) -> None:
-        """The body decided something; look at it at the end of this tick. Sets `touched` until then."""
-
-    @property
-    def expected(self) -> Mapping[str, object]:
-        """Runs with an Execute that came before the body planned its step."""
-
-    def reached(self, body: LiveBody, path: str) -> None:
-        """The body planned this step: an Execute may have waited for it."""
-
-    def body_failed(self, body: LiveBody, failure: Failure) -> None:
-        """The body cannot go on."""
-
-    def body_gone(self, body: LiveBody) -> None:
-        """Something of the live copy is missing; the engine must send a snapshot."""
 
 
 class LiveBody:
@@ -246,7 +213,14 @@ class LiveBody:
         self.retire()
         self._stop_lines(task)
         self.outputs.clear()
-        self.undos.clear()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Last of all: what knows it, and is known by it, would wait for the garbage collector."""
+        for group in list(self.groups.values()):
+            group.let_go()
+        for known in (self.groups, self.steps, self.holding, self.unawaited, self.undos, self.fresh):
+            known.clear()
 
     def retire(self) -> None:
         """It has no right to anything any more. Neither a timer nor its own code may keep its history in memory."""
@@ -256,7 +230,7 @@ class LiveBody:
             self.threads.give_up(self)
         self._task = None
         if self._root is not None:
-            self._root.line = None  # Each knows the other: they would wait for the garbage collector.
+            self._root.line = None  # Each knows the other.
             self._root = None
 
     def forget_stall(self) -> None:
@@ -391,13 +365,19 @@ class LiveBody:
     def _is_concurrent(self, scope: Scope) -> bool:
         if not self.flow.is_async or scope.line is None:
             return False
-        if threading.get_ident() != self.host.loop_thread:  # `asyncio.to_thread` takes the flow's context along.
+        if threading.get_ident() != self.host.loop_thread:
+            self._check_thread()
+        # Of a loop that is named: to find out which one runs here is a system call.
+        return asyncio.current_task(self.loop) is not scope.line
+
+    def _check_thread(self) -> None:
+        """Raises NestedStepError where the loop does not run: `asyncio.to_thread` takes the flow's context along."""
+        if asyncio._get_running_loop() is not self.loop:
             raise NestedStepError(
                 f"flow {self.flow.name!r} made a durable call on a thread of its own: an async flow makes them on its "
                 "loop, outside `asyncio.to_thread`"
             )
-        # Of a loop that is named: to find out which one runs here is a system call.
-        return asyncio.current_task(self.loop) is not scope.line
+        self.host.loop_thread = threading.get_ident()  # The loop goes on in another thread.
 
     def abandon(self, path: str) -> None:
         """User code gave up on a step: that is a decision as well (DESIGN 4)."""
@@ -491,15 +471,13 @@ class LiveBody:
             task.exception()
 
     def _root_thread(self, context: Context, ctx: Any) -> Callable[[], None]:
-        end = context.run(self._run_thread, ctx)
+        return partial(self._tell_end_of_root, context.run(self._run_thread, ctx))
 
-        def tell() -> None:
-            if end is not None:
-                self.post(end)
-            if not self.over:
-                self.post(self.line_left)
-
-        return tell
+    def _tell_end_of_root(self, end: Callable[[], None] | None) -> None:
+        if end is not None:
+            self.post(end)
+        if not self.over:
+            self.post(self.line_left)
 
     def _run_thread(self, ctx: Any) -> Callable[[], None] | None:
         """Run the flow's code. Returns what ends it on the loop; None: nobody wants to know."""
@@ -587,7 +565,7 @@ def _next_path(scope: Scope, name: str) -> str:
         raise InvalidStepName(str(error)) from None
 
 
-__all__ = ("BodyHost", "LiveBody", "StepKind")
+__all__ = ("LiveBody", "StepKind")
 
 _STEP, _BODY_ENDED = Kind.STEP, Kind.BODY_ENDED
 _NOT_HERE = object()

@@ -45,7 +45,10 @@ class DurableFuture(asyncio.Future[Any]):
         scope = self.scope
         if not self.done() and asyncio.current_task(scope.body.loop) is scope.line:
             scope.body.block(self)
-        return (yield from super().__await__())
+        try:
+            return (yield from super().__await__())
+        finally:
+            del self, scope  # An error that this raises knows its frames, and this knows the error.
 
     __iter__ = __await__
 

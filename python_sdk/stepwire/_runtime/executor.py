@@ -517,6 +517,7 @@ class HostRuntime:
         if self._bodies.get(body.run_id) is body:
             self._remove(body)
         body.retire()
+        body.let_go()
 
     def _watch_stall(self, body: LiveBody) -> None:
         body.forget_stall()

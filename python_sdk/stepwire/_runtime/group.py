@@ -362,9 +362,12 @@ class GroupRun:
             self.future.resolve(self._value())
         else:
             self.future.fail(self._failed(timeout))
-        # The group, its branches and their steps know each other; without this they would wait for the collector.
+        self._forget()
+
+    def _forget(self) -> None:
+        """The group, its branches and their steps know each other; without this they would wait for the collector."""
         for scope in self.scopes:
-            scope.noted = None
+            scope.noted = scope.line = None
         self.future.group = None
         self.scopes = []
         self.results = []
@@ -403,6 +406,14 @@ class GroupRun:
         for scope in self.scopes:
             scope.stop()
         self.future.withdraw()
+        self._forget()
+
+    def let_go(self) -> None:
+        """Its body has no right to anything any more, and its lines were stopped."""
+        self.over = True
+        self.future.scope.groups = None
+        self._held.clear()
+        self._forget()
 
     def cancel_lines(self) -> None:
         """User code gave up on the group, or the body stops: the code of branches on the loop is cancelled.

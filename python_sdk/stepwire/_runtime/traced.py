@@ -32,7 +32,8 @@ from opentelemetry.trace import (
 from stepwire._replay.journal import Decision, Divergence, Kind
 from stepwire._runtime.attempt import RunningAttempt, StepCall
 from stepwire._runtime.attempts import Attempts
-from stepwire._runtime.body import BodyHost, LiveBody
+from stepwire._runtime.body import LiveBody
+from stepwire._runtime.body_host import BodyHost
 from stepwire._runtime.durable import GroupFuture, StepFuture
 from stepwire._runtime.group import GroupRequest
 from stepwire._runtime.request import StepRequest

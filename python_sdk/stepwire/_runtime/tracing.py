@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from stepwire._runtime.attempts import Attempts
-from stepwire._runtime.body import BodyHost, LiveBody
+from stepwire._runtime.body import LiveBody
+from stepwire._runtime.body_host import BodyHost
 from stepwire._tracing import configured_tracer
 from stepwire.flow import FlowFunction
 from stepwire.protocol.frames import Advance
