@@ -25,11 +25,16 @@ async def who(ctx: Context) -> int:
     return await ctx.step.run("who", os.getpid)
 
 
+def say(line: str) -> None:
+    """Print with one write: text and end of line are two where there is no buffer, and lines of two processes mix."""
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
 async def serve(engine: str) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     running = await host.start(engine)
-    print(f"serving {os.getpid()} {running.port.session.instance_id}", flush=True)
+    say(f"serving {os.getpid()} {running.port.session.instance_id}")
     await stop.wait()
     await host.stop()
 
@@ -40,7 +45,7 @@ async def refused(engine: str) -> None:
     try:
         await host.start(engine)
     except stepwire.ConfigurationError as error:
-        print(f"refused {os.getpid()} {error}", flush=True)
+        say(f"refused {os.getpid()} {error}")
 
 
 def fork_when_served(engine: str) -> None:
