@@ -24,7 +24,7 @@ from stepwire_engine.web.server import AddressUnavailable
 
 _END_SECONDS = 1.7
 """From the end of the drain to that of the process. Whatever hangs then, a disk or a peer, is left as it is."""
-_GC_ALLOCATIONS = 20_000
+_GC_ALLOCATIONS = 50_000
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _log = logging.getLogger("stepwire.engine")
 
