@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +14,6 @@ import pytest
 
 import stepwire
 from stepwire._transport import redial
-from stepwire._transport.grpc_link import METHOD, GrpcLink
-from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.protocol.frames import (
     Advance,
@@ -36,6 +32,7 @@ from stepwire.protocol.wire import HostFrameDecoder, encode_engine_frame, encode
 from stepwire.v1 import host_service_pb2 as pb
 from stepwire_engine.core.entries import RunState
 from tests.transport.bench import HELLO, INPUT, Bench, Host, serving
+from tests.transport.stand_in import linked
 
 ALIKE = (Feature.ALIKE,)
 PATHS = ("work", "work#2", "work#3")
@@ -145,60 +142,30 @@ def test_what_the_engine_may_say_is_a_matter_of_the_stream(
 # ---- what the host says
 
 
-class Engines:
-    """One engine after the other at the same address; each hears one durable frame and is gone, without an ack.
-
-    Args:
-        features: What each of them can do.
-    """
-
-    def __init__(self, *features: tuple[int, ...]) -> None:
-        self.hellos: list[Hello] = []
-        self.heard: list[bytes] = []
-        self.over = threading.Event()
-        self._features = iter(features)
-        self._server = grpc.server(ThreadPoolExecutor(8))
-        service, _, method = METHOD[1:].partition("/")
-        handler = grpc.stream_stream_rpc_method_handler(self._session)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        self._server.start()
-
-    def _session(self, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
-        frame = HostFrameDecoder().decode(next(frames))
-        assert frame is not None and frame.hello is not None
-        self.hellos.append(frame.hello)
-        features = next(self._features, None)
-        if features is None:
-            self.over.set()
-            context.abort(grpc.StatusCode.UNAVAILABLE, "there is no other engine")
-        yield from encode_engine_frame(EngineFrame(1, Welcome("s", features=features)))
-        self.heard.append(next(data for data in frames if pb.HostFrame.FromString(data).position))
-
-    def close(self) -> None:
-        self._server.stop(0).wait()
-
-
 def test_a_host_says_alike_to_an_engine_that_can_do_it_and_says_it_again_to_others_as_they_can(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is not acked is kept as values, so the next engine may be an older one, or a newer one."""
     monkeypatch.setattr(redial, "QUICK_CAP", 0.01)
-    engines = Engines((1, 2), (1, 2, 3), (), (99, 3))
+    can = ((1, 2), (1, 2, 3), (), (99, 3))
+    heard: list[bytes] = []
+    over = threading.Event()
+
+    def serve(number: int, frames: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """One engine after the other: each hears one durable frame and is gone, without an ack."""
+        if number > len(can):
+            over.set()
+            context.abort(grpc.StatusCode.UNAVAILABLE, "there is no other engine")
+        yield from encode_engine_frame(EngineFrame(1, Welcome("s", features=can[number - 1])))
+        heard.append(next(data for data in frames if pb.HostFrame.FromString(data).position))
+
     session = HostSession(stepwire.Host("h").hello())
     results = [Result(path, 1, Fence(1, 1), Payload(path.encode()), elapsed=0.01) for path in PATHS]
     session.submit_results([("r", result) for result in results])
-    port = SessionPort(session, time.monotonic)
-    link = GrpcLink(engines.address, port, lambda *_: None, lambda: None, lambda *_: None)
-    link.start()
-    try:
-        assert engines.over.wait(15)
-    finally:
-        link.stop(5)
-        engines.close()
-    heard = [pb.HostFrame.FromString(data).runs[0].results for data in engines.heard]
-    assert [len(messages) for messages in heard] == [3, 1, 3, 1]
-    for data in engines.heard:
+    with linked(serve, session=session) as (engines, _):
+        assert over.wait(15)
+    assert [len(pb.HostFrame.FromString(data).runs[0].results) for data in heard] == [3, 1, 3, 1]
+    for data in heard:
         frame = HostFrameDecoder().decode(data)
         assert frame is not None and (frame.position, frame.runs[0].results) == (1, results)
     assert {given.features for given in engines.hellos} == {ALIKE}
