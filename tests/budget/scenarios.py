@@ -144,7 +144,7 @@ def count(scenario: str) -> Counted:
         # Measuring collects at every turn, and need not walk through what was there before.
         gc.collect()
         gc.freeze()
-    with tempfile.TemporaryDirectory() as folder, pair(Path(folder), host) as made, _no_collections():
+    with tempfile.TemporaryDirectory() as folder, pair(Path(folder), host) as made, no_collections():
         if work.held:
             return _hold(made, work)
         _do(made, work)
@@ -217,7 +217,7 @@ def _hold(made: Pair, work: Work) -> Counted:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
+def no_collections() -> Iterator[None]:
     """A collection calls functions of its own, whenever it happens."""
     on = gc.isenabled()
     gc.collect()

@@ -13,6 +13,7 @@ import pytest
 
 import stepwire
 from tests.budget.pair import pair
+from tests.budget.scenarios import no_collections
 
 pytestmark = pytest.mark.timeout(60)
 RUNS = 5
@@ -124,15 +125,9 @@ def quiet() -> Iterator[None]:
 def test_ended_runs_leave_nothing_for_the_collector(name: str, tmp_path: Path) -> None:
     host = stepwire.Host("budget", slots=1000, bodies=1000)
     host.flow(FLOWS[name])
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        with pair(tmp_path, host) as made:
-            for _ in range(2):  # The first time makes what is made once.
-                gc.collect()
-                made.start(name, b"3", RUNS)
-                made.finish()
-            assert gc.collect() == 0
-    finally:
-        if on:
-            gc.enable()
+    with pair(tmp_path, host) as made, no_collections():
+        for _ in range(2):  # The first time makes what is made once.
+            gc.collect()
+            made.start(name, b"3", RUNS)
+            made.finish()
+        assert gc.collect() == 0

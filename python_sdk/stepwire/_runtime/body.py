@@ -209,9 +209,8 @@ class LiveBody:
         """The right to this body is gone: its code is stopped where it stands."""
         if self.over:
             return
-        task = self._task
         self.retire()
-        self._stop_lines(task)
+        self._stop_lines()
         self.outputs.clear()
         self.let_go()
 
@@ -219,19 +218,19 @@ class LiveBody:
         """Last of all: what knows it, and is known by it, would wait for the garbage collector."""
         for group in list(self.groups.values()):
             group.let_go()
-        for known in (self.groups, self.steps, self.holding, self.unawaited, self.undos, self.fresh):
+        for known in (self.steps, self.unawaited, self.undos, self.fresh):
             known.clear()
+        self._task = None
+        if self._root is not None:
+            self._root.line = None
+            self._root = None
 
     def retire(self) -> None:
-        """It has no right to anything any more. Neither a timer nor its own code may keep its history in memory."""
+        """It has no right to anything any more. No timer may keep its history in memory."""
         self.over = True
         self.forget_stall()
         if not self.flow.is_async:
             self.threads.give_up(self)
-        self._task = None
-        if self._root is not None:
-            self._root.line = None  # Each knows the other.
-            self._root = None
 
     def forget_stall(self) -> None:
         """Something moved, or nothing is waited for: the time without progress begins anew."""
@@ -239,15 +238,15 @@ class LiveBody:
             self.stall.cancel()
             self.stall = None
 
-    def _stop_lines(self, task: asyncio.Task[None] | None) -> None:
-        """Every line of control is stopped where it stands; `task` is that of the root, if it has one."""
+    def _stop_lines(self) -> None:
+        """Every line of control is stopped where it stands."""
         groups = list(self.groups.values())
         for future in (*self.steps.values(), *[group.future for group in groups]):
             self._stop_waiting(future)
         for group in groups:
             group.cancel_lines()
-        if task is not None:
-            task.cancel()
+        if self._task is not None:
+            self._task.cancel()
         self.steps.clear()
 
     def _stop_waiting(self, future: DurableFuture) -> None:
@@ -440,7 +439,7 @@ class LiveBody:
         if not self.ended:
             raise BodyEvicted(self.run_id)
         if self.closed:
-            self._stop_lines(self._task)
+            self._stop_lines()
 
     def _finish_if_caught_up(self) -> None:
         if self._own_end is None or not self.journal.caught_up:
@@ -449,7 +448,7 @@ class LiveBody:
         self._own_end = None
         if not scope.ended:
             self._end(ended)
-            self._stop_lines(self._task)
+            self._stop_lines()
 
     async def _run(self, ctx: Any) -> None:
         try:

@@ -373,6 +373,7 @@ class GroupRun:
         self.results = []
         self.request.branches = ()
         self._lines.clear()
+        self._held.clear()
 
     def _value(self) -> tuple[Any, ...] | GroupResult[Any] | BranchResult[Any]:
         match self.request.shape:
@@ -410,9 +411,7 @@ class GroupRun:
 
     def let_go(self) -> None:
         """Its body has no right to anything any more, and its lines were stopped."""
-        self.over = True
-        self.future.scope.groups = None
-        self._held.clear()
+        self._close()
         self._forget()
 
     def cancel_lines(self) -> None:
