@@ -1,6 +1,7 @@
 """What a process wrote to its database and when it synced, as strace saw it; and the files that a power cut leaves.
 
 What was synced is on the disk. Of what was written since, a disk may have kept nothing, everything, or any sectors.
+The same goes for names: a file that was made or removed since the directory was synced may be missing, or there again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 SECTOR = 512
+DIRECTORY = "/"
+"""Stands for the directory of the database among the names."""
 _CALLS = "pwrite64,write,ftruncate,fdatasync,fsync,unlink,unlinkat"
 _LINE = re.compile(r"^(?:\d+ +)?(\w+)\((.*)\) += (-?\d+)")
 _RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>(.*)$")
@@ -52,7 +55,7 @@ Event = Write | Cut | Synced | Removed | Said
 
 
 def record(command: Sequence[str], database: Path, trace: Path, environment: dict[str, str]) -> list[Event]:
-    """Run a command and note what it does to `database` and its log, and what it prints, in order."""
+    """Run a command and note what it does to `database`, its logs and its directory, and what it prints, in order."""
     strace = ["strace", "-f", "-y", "-xx", "-s", "10000000", "-e", f"trace={_CALLS}", "-o", str(trace)]
     subprocess.run([*strace, *command], check=True, env=environment, stdout=subprocess.DEVNULL, timeout=60)
     return list(_events(_whole_lines(trace), database))
@@ -72,7 +75,8 @@ def _whole_lines(trace: Path) -> Iterator[str]:
 
 
 def _events(lines: Iterator[str], database: Path) -> Iterator[Event]:
-    names = {"".join(f"\\x{byte:02x}" for byte in str(database).encode()) + _escaped(end): end for end in ("", "-wal")}
+    names = {_escaped(f"{database}{end}"): end for end in ("", "-wal", "-journal")}
+    names[_escaped(str(database.parent))] = DIRECTORY
     for line in lines:
         found = _LINE.match(line)
         if found is None or int(found[3]) < 0:
@@ -108,18 +112,39 @@ def _content(arguments: str) -> bytes:
     return bytes.fromhex(found[1].replace("\\x", ""))
 
 
+@dataclass(eq=False)
+class File:
+    """What of a file is certain, and what was done to it since it was synced."""
+
+    synced: bytearray = field(default_factory=bytearray)
+    since: list[Write | Cut] = field(default_factory=list)
+
+    def sync(self) -> None:
+        for change in self.since:
+            _apply(self.synced, change)
+        self.since.clear()
+
+    def after_power_cut(self, rng: random.Random | None) -> bytes:
+        content = bytearray(self.synced)
+        if rng is not None:
+            for part in [part for change in self.since for part in _sectors(change)]:
+                if rng.random() < 0.5:
+                    _apply(content, part)
+        return bytes(content)
+
+
 @dataclass
 class Disk:
-    """The files of a database, and what of them is certain.
+    """The files of a database.
 
     Attributes:
-        synced: Content by name.
-        since: What was done to each file since its last sync.
+        files: By name, as the process sees them.
+        listed: By name, as they were when the directory was synced.
         said: What the process had printed.
     """
 
-    synced: dict[str, bytearray] = field(default_factory=dict)
-    since: dict[str, list[Write | Cut]] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
+    listed: dict[str, File] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
@@ -127,26 +152,22 @@ class Disk:
             case Said(text):
                 self.said.append(text)
             case Removed(name):
-                self.synced.pop(name, None)
-                self.since.pop(name, None)
+                self.files.pop(name, None)
+            case Synced(name) if name == DIRECTORY:
+                self.listed = dict(self.files)
             case Synced(name):
-                content = self.synced.setdefault(name, bytearray())
-                for change in self.since.pop(name, []):
-                    _apply(content, change)
+                self.files.setdefault(name, File()).sync()
             case Write(name=name) | Cut(name=name):
-                self.since.setdefault(name, []).append(event)
+                self.files.setdefault(name, File()).since.append(event)
 
     def after_power_cut(self, rng: random.Random | None) -> dict[str, bytes]:
-        """The files as they are found: without anything unsynced, or with any sectors of it."""
-        names = self.synced.keys() | self.since.keys()
-        files = {name: bytearray(self.synced.get(name, b"")) for name in names}
-        if rng is not None:
-            for name, changes in self.since.items():
-                for change in changes:
-                    for part in _sectors(change):
-                        if rng.random() < 0.5:
-                            _apply(files[name], part)
-        return {name: bytes(content) for name, content in files.items()}
+        """The files as they are found: without anything unsynced, or with any names and any sectors of it."""
+        found = {}
+        for name in sorted(self.files.keys() | self.listed.keys()):
+            which = self.listed if rng is None or rng.random() < 0.5 else self.files
+            if (file := which.get(name)) is not None:
+                found[name] = file.after_power_cut(rng)
+        return found
 
 
 def _sectors(change: Write | Cut) -> Iterator[Write | Cut]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.store.disk_trace import Disk, Event, Said, Synced, Write, record
+from tests.store.disk_trace import DIRECTORY, Disk, Event, Said, Synced, Write, record
 from tests.store.processes import environment
 from tests.store.test_sqlite_kill import assert_all_there
 
@@ -43,7 +43,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
 def test_the_recording_has_what_is_to_be_cut(events: list[Event]) -> None:
     synced = {event.name for event in events if isinstance(event, Synced)}
     written = [event for event in events if isinstance(event, Write)]
-    assert synced == {"", "-wal"}, "commits and checkpoints"
+    assert synced == {"", "-wal", "-journal", DIRECTORY}, "commits, checkpoints, and how it was made"
     assert sum(event.name == "-wal" and event.offset == 0 for event in written) > 2, "the log was recycled"
     said = "".join([event.text for event in events if isinstance(event, Said)])
     assert len(said.splitlines()) >= ROWS
