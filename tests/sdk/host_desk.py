@@ -16,6 +16,7 @@ import msgspec
 import stepwire
 from stepwire._runtime.executor import HostRuntime
 from stepwire._runtime.keeping import BoundedBodies
+from stepwire._runtime.tracing import PLAIN, Makers
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.context import context_of
@@ -50,13 +51,14 @@ class HostDesk:
 
     Args:
         ahead: Executes that the host keeps beyond its slots.
+        makers: Of bodies and attempts.
 
     Attributes:
         plans, results, rejects, failed: What the host said, in order.
         journal: Plans and releases as an engine would have written them.
     """
 
-    def __init__(self, host: stepwire.Host, *, ahead: int = 0) -> None:
+    def __init__(self, host: stepwire.Host, *, ahead: int = 0, makers: Makers = PLAIN) -> None:
         hello = msgspec.structs.replace(host.hello(), ahead=ahead)
         self.port = SessionPort(HostSession(hello), time.monotonic)
         self.runtime = HostRuntime(
@@ -72,6 +74,7 @@ class HostDesk:
             context_of=context_of,
             keeping=BoundedBodies(host.bodies, host.body_bytes, host.body_idle),
             hooks=host.hooks,
+            makers=makers,
         )
         self.plans: list[Plan] = []
         self.results: list[Result] = []

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -423,6 +424,28 @@ def test_work_beyond_the_bound_waits_for_a_thread() -> None:
     for _ in range(5):
         assert work.ended.acquire(timeout=PATIENCE_SECONDS)
     assert len(set(work.threads)) == 2
+    pool.close()
+
+
+def test_a_thread_that_is_free_asks_for_more_before_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """Also one whose answer was an error, which is logged."""
+    work, more = Work(), deque[Any]([RuntimeError("no answer")])
+    also = [work.make(opened()) for _ in range(3)]
+
+    def next_one() -> Callable[[], bool] | None:
+        if more:
+            raise more.popleft()
+        return also.pop() if also else None
+
+    pool = StepThreads(1, next_one)
+    pool.start(work.make(opened()))
+    assert work.ended.acquire(timeout=PATIENCE_SECONDS)
+    pool.start(work.make(opened()))
+    for _ in range(4):
+        assert work.ended.acquire(timeout=PATIENCE_SECONDS)
+    assert len(set(work.threads)) == 1 and not also
+    [error] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert error.exc_info is not None and "no answer" in str(error.exc_info[1])
     pool.close()
 
 

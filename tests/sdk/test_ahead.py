@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import stepwire
+from stepwire._runtime.starting import Starter
+from stepwire._runtime.tracing import makers_of
 from stepwire._serving import RunningHost
+from stepwire._tracing import current_traceparent
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
 from stepwire.protocol import limits
@@ -29,8 +33,9 @@ from stepwire.protocol.frames import (
 )
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
-from tests.sdk.gates import Gates, turns, until
+from tests.sdk.gates import PATIENCE_SECONDS, Gates, turns, until
 from tests.sdk.host_desk import HostDesk
+from tests.sdk.spans import recorded, traceparent
 
 KINDS = pytest.mark.parametrize("is_async", [True, False], ids=["async-step", "sync-step"])
 
@@ -127,6 +132,171 @@ def test_one_that_is_cancelled_before_it_begins_never_does(path: str, is_async: 
             await desk.until_result("a")
             await turns(10)
             assert gated.gates.reached == ["a"] and desk.port.session.free_slots == 1
+
+    asyncio.run(main())
+
+
+def hold_the_loop(until_this: Callable[[], bool]) -> None:
+    """Called on the loop, which does nothing else until then."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not until_this():
+        assert time.monotonic() < deadline, "it never came to this"
+        time.sleep(0)
+
+
+def test_a_thread_goes_on_with_what_waits_while_the_loop_is_blocked() -> None:
+    async def main() -> None:
+        gated = Gated(is_async=False)
+        async with HostDesk(gated.host, ahead=3) as desk:
+            gated.execute(desk, "a", "b", "c", "d")
+            await gated.gates.until_reached("a")
+            gated.gates.open("a", "b", "c")
+            hold_the_loop(lambda: gated.gates.reached == ["a", "b", "c", "d"])
+            assert [result.path for result in desk.hear().results] == ["a", "b", "c"]
+            assert (desk.runtime.busy, desk.port.session.attempts, desk.port.session.free_slots) == (1, 1, 0)
+            gated.gates.open("d")
+            await desk.until_result("d")
+            await until("nothing runs", lambda: desk.runtime.busy == 0)
+
+    asyncio.run(main())
+
+
+def test_what_a_thread_went_on_with_can_be_cancelled_and_has_its_timeout() -> None:
+    """Also while the loop was blocked when it began."""
+
+    async def main() -> None:
+        told: dict[str, threading.Event] = {"b": threading.Event(), "c": threading.Event()}
+        gated = Gated(is_async=False)
+
+        @gated.host.step
+        def obedient(name: str) -> None:
+            gated.gates.reached.append(name)
+            if stepwire.current_attempt().wait_cancelled(60):
+                told[name].set()
+
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a")
+            gated.execute(desk, "b", step="obedient")
+            timed = Execute("c", 1, desk.next_fence(), StepKind.TASK, "obedient", Payload(b'[["c"],{}]'), 0.01)
+            desk.say(executes=[timed])
+            await gated.gates.until_reached("a")
+            gated.gates.open("a")
+            hold_the_loop(lambda: gated.gates.reached[-1] == "b")
+            desk.cancel("b", desk.next_fence())
+            cancelled = await desk.until_result("b")
+            assert told["b"].is_set()
+            assert cancelled.failure is not None and cancelled.failure.code is ErrorCode.CANCELLED
+            late = await desk.until_result("c")
+            assert told["c"].is_set() and late.failure is not None and late.failure.code is ErrorCode.TIMEOUT
+
+    asyncio.run(main())
+
+
+def test_arguments_that_do_not_fit_fail_their_step_and_the_thread_goes_on() -> None:
+    async def main() -> None:
+        gated = Gated(is_async=False)
+        started: list[str] = []
+        gated.host.on("step_started")(lambda call: started.append(call.path))
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a")
+            misfit = Execute("b", 1, desk.next_fence(), StepKind.TASK, "work", Payload(b"[[1, 2, 3],{}]"))
+            desk.say(executes=[misfit])
+            gated.execute(desk, "c")
+            await gated.gates.until_reached("a")
+            gated.gates.open("a")
+            hold_the_loop(lambda: gated.gates.reached == ["a", "c"])
+            gated.gates.open("c")
+            refused = await desk.until_result("b")
+            assert refused.failure is not None and refused.failure.code is ErrorCode.INVALID_INPUT
+            assert (await desk.until_result("c")).failure is None
+            await until("hooks were told", lambda: started == ["a", "c"])
+            assert desk.runtime.busy == 0 and desk.port.session.free_slots == 1
+
+    asyncio.run(main())
+
+
+def test_what_only_the_loop_can_begin_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Async steps, and those whose attempts may be given up."""
+    taken: dict[str, bool] = {}
+    book = Starter.book
+
+    def spied(starter: Starter, run_id: str, execute: Execute) -> Any:
+        booked = book(starter, run_id, execute)
+        taken[execute.path] = booked is not None
+        return booked
+
+    monkeypatch.setattr(Starter, "book", spied)
+
+    async def main() -> None:
+        gated = Gated(is_async=False)
+        gated.host.step(name="on_loop")(_async(gated.gates.wait))
+        gated.host.step(name="hasty", abandon_after="1h")(_sync(gated.gates.wait_sync))
+        async with HostDesk(gated.host, ahead=4) as desk:
+            for name, step in (("a", "work"), ("b", "on_loop"), ("c", "work"), ("d", "hasty"), ("e", "work")):
+                gated.execute(desk, name, step=step)
+            for name in "abcde":
+                await gated.gates.until_reached(name)
+                gated.gates.open(name)
+                assert (await desk.until_result(name)).failure is None
+            assert gated.gates.reached == list("abcde")
+            assert (taken["b"], taken["d"]) == (False, False) and "e" in taken
+
+    asyncio.run(main())
+
+
+def test_an_attempt_that_a_thread_went_on_with_has_a_span_of_its_own() -> None:
+    current: dict[str, str] = {}
+
+    async def main() -> None:
+        gated = Gated(is_async=False)
+
+        @gated.host.step
+        def look(name: str) -> None:
+            current[name] = current_traceparent()
+            gated.gates.reached.append(name)
+
+        with recorded() as spans:
+            async with HostDesk(gated.host, ahead=2, makers=makers_of("gated", tracing=True)) as desk:
+                gated.execute(desk, "a")
+                gated.execute(desk, "b", "c", step="look")
+                await gated.gates.until_reached("a")
+                gated.gates.open("a")
+                hold_the_loop(lambda: gated.gates.reached == ["a", "b", "c"])
+                await desk.until_result("c")
+            assert current == {name: traceparent(spans.one(f"attempt {name}")) for name in "bc"}
+
+    asyncio.run(main())
+
+
+def test_threads_may_begin_and_end_attempts_while_the_loop_looks_through_them() -> None:
+    """Here they do so at the worst moment: between two of those that it looks at."""
+
+    async def main() -> None:
+        gated = Gated(is_async=False, slots=4)
+        async with HostDesk(gated.host) as desk:
+            attempts = desk.runtime._attempts
+
+            class Ended(str):
+                """A run to whose comparison an attempt ends."""
+
+                __slots__ = ()
+
+                def __eq__(self, other: object) -> bool:
+                    attempts._running.popitem()
+                    return False
+
+                __hash__ = str.__hash__
+
+            gated.execute(desk, "a", "b", "c", "d")
+            await gated.gates.until_reached("a", "b", "c", "d")
+            running = dict(attempts._running)
+            assert not attempts.has_any(Ended("other"))
+            attempts._running.update(running)
+            attempts.cancel_run(Ended("other"), CancelReason.RUN_CANCELLED)
+            attempts._running.update(running)
+            gated.gates.open("a", "b", "c", "d")
+            for name in "abcd":
+                await desk.until_result(name)
 
     asyncio.run(main())
 

@@ -460,7 +460,7 @@ def test_an_attempt_that_is_stopped_before_it_begins_runs_no_code() -> None:
             attempts.start("run", name, 1, Fence(1, 1), call, copy_context(), None)
 
         loop = asyncio.get_running_loop()
-        attempts = Attempts(loop, EagerTasks(loop), 1, time.monotonic, finish, HostTelemetry("test"))
+        attempts = Attempts(loop, EagerTasks(loop), 1, time.monotonic, finish, HostTelemetry("test"), lambda: None)
         for name in ("a", "b", "c"):
             start(name)
         attempts.cancel("run", "b", CancelReason.RACE_LOST)

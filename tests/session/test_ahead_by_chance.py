@@ -27,7 +27,7 @@ RUNS = ("r1", "r2")
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("execute"), st.integers(0, 1)),
-        st.tuples(st.sampled_from(["finish", "begin", "again", "report", "drain", "cut"]), st.just(0)),
+        st.tuples(st.sampled_from(["finish", "begin", "begin one", "again", "report", "drain", "cut"]), st.just(0)),
         st.tuples(st.sampled_from(["cancel", "cancel run"]), st.integers(0, 9)),
         st.tuples(st.just("pass"), st.integers(1, 12)),
     ),
@@ -106,6 +106,15 @@ class Played:
             run_id, path = self.running.pop(0)
             self.session.submit_result(run_id, Result(path, 1, Fence(1, 1), NULL))
 
+    def begin(self, slots: int, *, one: bool) -> None:
+        """All that find a free slot, or one as a thread does that has told its outcome."""
+        given = self.session.next_waiting
+        assert (given is not None) == (bool(self.waiting) and len(self.running) < slots)
+        begun = self.session.begin_waiting(self.now, 1 if one else None)
+        assert begun[:1] == ([] if given is None else [given])
+        self._begun(begun)
+        assert one or not self.waiting or len(self.running) == slots, "a free slot is used"
+
     def cancel(self, index: int) -> None:
         if index < len(self.given):
             run_id, path = self.given[index]
@@ -140,9 +149,8 @@ def test_what_is_given_ahead_begins_once_or_goes_back_or_is_forgotten(
                 played.execute(number)
             case "finish":
                 played.finish()
-            case "begin":
-                played._begun(played.session.begin_waiting(played.now))
-                assert not played.waiting or len(played.running) == slots, "a free slot is used"
+            case "begin" | "begin one":
+                played.begin(slots, one=event == "begin one")
             case "again":
                 if played.waiting:
                     played.again(next(iter(played.waiting)))

@@ -21,10 +21,10 @@ from stepwire._runtime.attempt import RunningAttempt, StepCall, stop_failure
 from stepwire._runtime.eager import Code, EagerTasks
 from stepwire._runtime.scope import PLACE
 from stepwire._runtime.telemetry import HostTelemetry
-from stepwire._runtime.threads import StepThreads
+from stepwire._runtime.threads import StepThreads, Work
 from stepwire.errors import OutputUnserializable, PayloadTooLarge, StepError, failure_from_exception
 from stepwire.protocol.failure import ErrorCode, Failure, Retryable
-from stepwire.protocol.frames import CancelReason, Result
+from stepwire.protocol.frames import CancelReason, Execute, Result
 from stepwire.protocol.paths import undone_path
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
@@ -53,6 +53,7 @@ class Attempts:
         slots: Threads for sync steps.
         clock: Seconds, monotonic.
         finish: Takes outcomes; called on the loop for async and on the pool's thread for sync steps.
+        more: Gives a thread that has told its outcome the next attempt, see `continued`; None: there is none for it.
 
     Attributes:
         fresh: Those whose code waits for `let_go`.
@@ -66,13 +67,14 @@ class Attempts:
         clock: Callable[[], float],
         finish: Finish,
         telemetry: HostTelemetry,
+        more: Callable[[], Work | None],
     ) -> None:
         self.payload_bytes_max = 4 * 1024 * 1024
         self._loop = loop
         self._clock = clock
         self._finish = finish
         self._telemetry = telemetry
-        self._threads = StepThreads(slots)
+        self._threads = StepThreads(slots, more)
         self._abandoning = threading.Lock()
         self._abandoned = 0
         self._overdue: dict[RunningAttempt, None] = {}
@@ -131,6 +133,37 @@ class Attempts:
             except RuntimeError as none:  # There is no thread, and the system makes none: perhaps at its next attempt.
                 running.on_thread = False
                 self._failed(running, none)
+
+    def book(self, run_id: str, execute: Execute, call: StepCall) -> RunningAttempt:
+        """A registered step that a thread of the pool begins by itself. From now on it can be told to stop.
+
+        Args:
+            call: Its arguments may be missing until `continued`.
+        """
+        running = self._running[run_id, execute.path] = RunningAttempt(
+            run_id,
+            execute.path,
+            execute.attempt,
+            fence=execute.fence,
+            call=call,
+            timeout=execute.timeout,
+            since=self._clock(),
+            flow=execute.flow,
+            on_thread=True,
+        )
+        return running
+
+    def continued(self, running: RunningAttempt, call: StepCall, context: Context, traceparent: str) -> Work:
+        """What the calling thread of the pool does for an attempt that was booked."""
+        running.call = call
+        running.since = self._clock()
+        if running.timeout:
+            self._loop.call_soon_threadsafe(self._arm, running, running.since + running.timeout)
+        return partial(context.copy().run, self._run_sync, running)
+
+    def unbook(self, running: RunningAttempt) -> None:
+        """None of its code will run."""
+        self._running.pop((running.run_id, running.path), None)
 
     def let_go(self, most: int) -> int:
         """Let the code of so many begin, in their order, each up to its first wait. In a callback of the loop.
@@ -314,7 +347,7 @@ class Attempts:
 
     def has_any(self, run_id: str) -> bool:
         """Whether an attempt of this run is in progress here."""
-        return any(run == run_id for run, _ in self._running)
+        return any([run == run_id for run, _ in list(self._running)])
 
     def stop_all(self) -> None:
         """The host leaves: whatever stops when it is told to does."""
@@ -323,8 +356,9 @@ class Attempts:
 
     def cancel_run(self, run_id: str, reason: CancelReason) -> None:
         """Ask every attempt of this run to stop."""
-        for running in [r for (run, _), r in self._running.items() if run == run_id]:
-            self._stop(running, reason)
+        for running in list(self._running.values()):  # Threads add and remove some meanwhile.
+            if running.run_id == run_id:
+                self._stop(running, reason)
 
     def _stop(self, running: RunningAttempt, reason: CancelReason) -> None:
         if running.stop is not None:

@@ -24,7 +24,7 @@ from stepwire._runtime.logs import SHIPPER, LogShipper
 from stepwire._runtime.patience import patience, stalled
 from stepwire._runtime.starting import HOOKS, Starter
 from stepwire._runtime.telemetry import HostTelemetry
-from stepwire._runtime.threads import BranchThreads
+from stepwire._runtime.threads import BranchThreads, Work
 from stepwire._runtime.tracing import PLAIN, Makers
 from stepwire._runtime.undo import unreachable
 from stepwire._transport.port import SessionPort
@@ -106,7 +106,9 @@ class HostRuntime:
         self._refused_body = False
         self._looking: asyncio.TimerHandle | None = None
         self._new_body = makers.body
-        self._attempts = makers.attempts(loop, self.tasks, port.session.slots, port.clock, self._finish, telemetry)
+        self._attempts = makers.attempts(
+            loop, self.tasks, port.session.slots, port.clock, self._finish, telemetry, self._continued
+        )
         self._bodies: dict[str, LiveBody] = {}
         self._dirty: list[LiveBody] = []
         self._reached: list[tuple[LiveBody, Execute]] = []
@@ -395,8 +397,22 @@ class HostRuntime:
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()
-            if self._draining or self._port.waiting:
-                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now, or what was given ahead begin.
+            if self._draining:
+                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now.
+
+    def _continued(self) -> Work | None:
+        """The next attempt for a thread that has told its outcome: what waits for its slot need not wait for the loop.
+
+        None: nothing waits, or only the loop can begin it.
+        """
+        while self._port.waiting:
+            booked = self._port.begin_next(self._starter.book)
+            if booked is None:
+                self.loop.call_soon_threadsafe(self._schedule)
+                return None
+            if (work := self._starter.continued(booked)) is not None:
+                return work
+        return None
 
     def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:
         kinds = HOOKS[paths.undone_path(running.path) is not None]

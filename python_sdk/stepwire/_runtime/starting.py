@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import Context
-from typing import Any
+from typing import Any, NamedTuple
 
-from stepwire._runtime.attempt import StepCall
+from stepwire._runtime.attempt import RunningAttempt, StepCall
 from stepwire._runtime.attempts import Attempts
 from stepwire._runtime.body import LiveBody
 from stepwire._runtime.durable import StepFuture
 from stepwire._runtime.hooks import Hooks
-from stepwire._runtime.task import task_call
+from stepwire._runtime.task import task_call, unread_call
+from stepwire._runtime.threads import Work
 from stepwire._runtime.undo import step_name, unreachable
 from stepwire._transport.port import SessionPort
 from stepwire.errors import failure_from_exception
@@ -26,6 +27,14 @@ from stepwire.protocol.failure import ErrorCode, Failure
 from stepwire.protocol.frames import Execute, RejectReason, Result
 from stepwire.protocol.plan import Fence
 from stepwire.redaction import Parts, hidden, redacts
+
+
+class Booked(NamedTuple):
+    """A registered step that a thread has taken."""
+
+    execute: Execute
+    step: StepFunction[..., Any]
+    running: RunningAttempt
 
 
 class Starter:
@@ -73,6 +82,32 @@ class Starter:
             return
         names = (execute.name,) if execute.undo is None else (_undo_name(execute.path), execute.name)
         self._start(run_id, execute, self._stubbed(call, *names), self._context, flow or execute.flow)
+
+    def book(self, run_id: str, execute: Execute) -> Booked | None:
+        """Take a registered step for the calling thread of the pool. None: the loop must begin it.
+
+        Not one that may be given up: that may happen from now on, and the thread knows it only of what it runs.
+        """
+        step = self._steps.get(execute.name)
+        if step is None or step.is_async or execute.undo is not None or self.stubs:
+            return None
+        if step.abandon_after is not None:
+            return None
+        return Booked(execute, step, self._attempts.book(run_id, execute, unread_call(step)))
+
+    def continued(self, booked: Booked) -> Work | None:
+        """What the thread does for it. None: it has failed before any of its code ran."""
+        execute, step, running = booked
+        try:
+            call = task_call(step, execute)
+        except Exception as error:  # InvalidInput, or of a codec of the user's own
+            self._attempts.unbook(running)
+            self._port.submit_results([(running.run_id, _refusal(execute, _misfit(error, step.redact)))])
+            self._port.ring()
+            return None
+        if self._hooked:
+            self._hooks.fire("step_started", running.run_id, running.flow, running.path, running.attempt)
+        return self._attempts.continued(running, call, self._context, execute.traceparent)
 
     def start_closure(
         self, body: LiveBody, step: StepFuture, attempt: int, fence: Fence, timeout: float | None, traceparent: str
@@ -132,8 +167,7 @@ class Starter:
         try:
             return make()
         except Exception as error:  # InvalidInput, or of a codec of the user's own
-            failure = failure_from_exception(error)
-            self.refuse(run_id, execute, hidden(failure) if redacts(redact, Parts.FAILURE) else failure)
+            self.refuse(run_id, execute, _misfit(error, redact))
             return None
 
     def _start(self, run_id: str, execute: Execute, call: StepCall, context: Context, flow: str) -> None:
@@ -158,7 +192,7 @@ class Starter:
 
     def refuse(self, run_id: str, execute: Execute, failure: Failure) -> None:
         """An attempt failed before any of its code ran."""
-        self._refused(run_id, Result(execute.path, execute.attempt, execute.fence, None, failure))
+        self._refused(run_id, _refusal(execute, failure))
 
     # ---- what came too early
 
@@ -201,6 +235,16 @@ class Starter:
         """Nothing that waits will begin here."""
         for run_id in list(self.waiting):
             self.reject_run(run_id, reason)
+
+
+def _misfit(error: Exception, redact: Parts | None) -> Failure:
+    """Of an attempt whose call could not be made."""
+    failure = failure_from_exception(error)
+    return hidden(failure) if redacts(redact, Parts.FAILURE) else failure
+
+
+def _refusal(execute: Execute, failure: Failure) -> Result:
+    return Result(execute.path, execute.attempt, execute.fence, None, failure)
 
 
 def _undo_name(path: str) -> str:

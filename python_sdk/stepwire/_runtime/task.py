@@ -17,11 +17,18 @@ def task_call(step: StepFunction[..., Any], execute: Execute) -> StepCall:
     if execute.undo is not None:
         return registered_undo(step, execute.undo)
     args, kwargs = step.decode_input(execute.input or NULL)
+    call = unread_call(step)
+    call.args, call.kwargs = args, kwargs
+    return call
+
+
+def unread_call(step: StepFunction[..., Any]) -> StepCall:
+    """The call of a registered step whose arguments are not decoded yet."""
     return StepCall(
         StepKind.TASK,
         step.fn,
-        args,
-        kwargs,
+        (),
+        {},
         step.returns,
         step.codec,
         step.retries,

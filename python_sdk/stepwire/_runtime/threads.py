@@ -16,18 +16,23 @@ from queue import SimpleQueue
 
 logger = logging.getLogger("stepwire.host")
 
+Work = Callable[[], bool]
+"""What a thread does. It returns False if its thread was given up meanwhile."""
+
 
 class StepThreads:
     """A pool that grows on demand up to `bound` threads, and by one more for each that is given up.
 
     Args:
         bound: Most threads that take work.
+        more: Asked by a thread that has done its work, for more that only needs a thread; None: there is none.
     """
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, bound: int, more: Callable[[], Work | None] = lambda: None) -> None:
         self.bound = bound
+        self._more = more
         self._lock = threading.Lock()
-        self._work: SimpleQueue[Callable[[], bool] | None] = SimpleQueue()
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
         self._count = 0
         self._made = 0
         self._idle = 0
@@ -40,8 +45,8 @@ class StepThreads:
         """Threads that take work; those given up are none of them."""
         return self._count
 
-    def start(self, work: Callable[[], bool]) -> None:
-        """Run `work` on a thread, when one is free. It returns False if its thread was given up meanwhile.
+    def start(self, work: Work) -> None:
+        """Run `work` on a thread, when one is free.
 
         Raises:
             RuntimeError: There is no thread, and the system makes none.
@@ -91,20 +96,36 @@ class StepThreads:
 
     def _loop(self) -> None:
         while (work := self._work.get()) is not None:
-            try:
-                mine = work()
-            except Exception:
-                # Not of user code, whose errors are outcomes: a defect, and the other steps need this thread.
-                logger.exception("a step could not tell its outcome")
-                mine = True
-            if not mine:
-                return
-            del work
+            while work is not None:
+                if not _done(work):
+                    return
+                work = None  # It may be long until there is more.
+                work = self._next()
             with self._lock:
                 if self._queued:
                     self._queued -= 1
                 else:
                     self._idle += 1
+
+    def _next(self) -> Work | None:
+        """More work for a thread that has done its own, besides what waits for any thread."""
+        if self._queued or self._closed:
+            return None
+        try:
+            return self._more()
+        except Exception:
+            logger.exception("a step could not be begun")
+            return None
+
+
+def _done(work: Work) -> bool:
+    """Do it. False: the thread was given up meanwhile."""
+    try:
+        return work()
+    except Exception:
+        # Not of user code, whose errors are outcomes: a defect, and the other steps need this thread.
+        logger.exception("a step could not tell its outcome")
+        return True
 
 
 class BranchThreads:

@@ -38,6 +38,7 @@ from stepwire._runtime.durable import GroupFuture, StepFuture
 from stepwire._runtime.group import GroupRequest
 from stepwire._runtime.request import StepRequest
 from stepwire._runtime.scope import Scope
+from stepwire._runtime.threads import Work
 from stepwire._runtime.undo import step_name
 from stepwire._tracing import traceparent_of
 from stepwire.flow import FlowFunction
@@ -278,13 +279,23 @@ class TracedAttempts(Attempts):
         flow: str = "",
         traceparent: str = "",
     ) -> None:
+        context = self._spanned(run_id, path, attempt, call, context, flow, traceparent)
+        super().start(run_id, path, attempt, fence, call, context, timeout, flow, traceparent)
+
+    def continued(self, running: RunningAttempt, call: StepCall, context: Context, traceparent: str) -> Work:
+        context = self._spanned(running.run_id, running.path, running.attempt, call, context, running.flow, traceparent)
+        return super().continued(running, call, context, traceparent)
+
+    def _spanned(
+        self, run_id: str, path: str, attempt: int, call: StepCall, context: Context, flow: str, traceparent: str
+    ) -> Context:
         what = "attempt" if paths.undone_path(path) is None else "undo"
         above = _under(_remote(traceparent or derived_traceparent(run_id)))
         about: dict[str, str | int] = {"path": path, "attempt": attempt, "kind": call.kind.name.lower()}
         span = self._open[run_id, path] = self._spans.begin(f"{what} {step_name(path)}", above, run_id, flow, about)
         context = context.copy()  # It may be that of the host, or of the body.
         context.run(_make_current, span)
-        super().start(run_id, path, attempt, fence, call, context, timeout, flow, traceparent)
+        return context
 
     def _hand_over(self, running: RunningAttempt, output: Payload | None, failure: Failure | None, value: Any) -> None:
         # First: once the outcome is handed over, the next attempt may begin.

@@ -33,6 +33,12 @@ class Ahead:
         """When the first of them has waited too long; None: nothing waits."""
         return next(iter(self.waiting.values())).until if self.waiting else None
 
+    @property
+    def first(self) -> tuple[str, Execute]:
+        """Whoever has waited longest. Raises StopIteration if nobody waits."""
+        (run_id, _), waiting = next(iter(self.waiting.items()))
+        return run_id, waiting.execute
+
     def add(self, run_id: str, execute: Execute, now: float) -> bool:
         """Let it wait. False: it is no registered step."""
         if execute.kind is not StepKind.TASK:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from stepwire._transport.log_queue import LogQueue
 from stepwire._transport.session import HostSession
@@ -17,6 +18,8 @@ from stepwire.protocol.frames import (
     Result,
 )
 from stepwire.protocol.plan import Fence, Plan
+
+T = TypeVar("T")
 
 
 class SessionPort:
@@ -69,6 +72,18 @@ class SessionPort:
         """Take free slots for what waits for them. Returns what must be begun."""
         with self.lock:
             return self.session.begin_waiting(self.clock())
+
+    def begin_next(self, book: Callable[[str, Execute], T | None]) -> T | None:
+        """Take one free slot for what has waited longest, if `book` takes it. Returns what it gives, or None.
+
+        Nobody can cancel what waits before it is booked, or what is booked before whoever cancels it would find it.
+        """
+        with self.lock:
+            given = self.session.next_waiting
+            booked = book(*given) if given is not None else None
+            if booked is not None:
+                self.session.begin_waiting(self.clock(), 1)
+            return booked
 
     def reject(self, run_id: str, execute: Execute, reason: RejectReason) -> None:
         with self.lock:

@@ -336,9 +336,19 @@ class HostSession:
 
     # ---- what waits for a slot
 
-    def begin_waiting(self, now: float) -> list[tuple[str, Execute]]:
-        """Give free slots to what waits for them, first come, first served. Returns what begins now."""
-        begun = self._ahead.take(self.slots - len(self._attempts))
+    @property
+    def next_waiting(self) -> tuple[str, Execute] | None:
+        """What a free slot is for. None: nothing waits, or no slot is free."""
+        return self._ahead.first if self.waiting and self.slots > len(self._attempts) else None
+
+    def begin_waiting(self, now: float, most: int | None = None) -> list[tuple[str, Execute]]:
+        """Give free slots to what waits for them, first come, first served. Returns what begins now.
+
+        Args:
+            most: Slots to give; None: all that are free.
+        """
+        free = self.slots - len(self._attempts)
+        begun = self._ahead.take(free if most is None else min(free, most))
         for run_id, execute in begun:
             self._attempts[run_id, execute.path] = _Attempt(execute.attempt, execute.fence, now)
         return begun
