@@ -14,7 +14,7 @@ from benchmarks.checkout import other, own, pinned
 from benchmarks.lines import Line, Measurement, Skipped, encode, read
 from benchmarks.medians import Results, results
 from benchmarks.peers import choice
-from benchmarks.session import Measured, Plan, Tree, run
+from benchmarks.session import AGAIN, Measured, Plan, Tree, run
 from benchmarks.workloads import DEFAULT, SETS, WORKLOADS, named
 
 CLIENTS = {"table": None, "singly": False, "together": True}
@@ -76,6 +76,7 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
         repeat=options.repeat,
         folder=options.dir,
         lock=options.lock,
+        patience=options.patience,
         scale=options.scale,
     )
     return plan, skipped
@@ -121,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
         "--clients", choices=CLIENTS, default="table",
         help="start and await runs that are in progress at once each by itself, or half of them with one call"
         " (default: as the table of workloads says; engines without StartMany need singly)",
+    )  # fmt: skip
+    add(
+        "--calm", type=float, default=0.0, metavar="SECONDS", dest="patience",
+        help="wait so long at most, before each measurement, for a moment in which nothing outside this machine slows"
+        f" its cores, and measure again, at most {AGAIN} times, what ended on a slowed one",
     )  # fmt: skip
     add("--lock", type=Path, metavar="FILE", help="measure while holding a lock on FILE, 40 s at a time: for turns")
     add("--scale", type=float, default=1.0, metavar="X", help="multiply all sizes, for a try (default 1)")

@@ -68,6 +68,9 @@ FIGURES: dict[str, Figure] = {
     "round_trip_ms": Figure("trip ms", "ms", _NEITHER, "Floor: a raw gRPC stream round trip of 100 bytes, median."),
     "commit_ms": Figure("commit ms", "ms", _NEITHER, "Floor: a raw commit of a row of 100 bytes, WAL, FULL, median."),
     "spin_ms": Figure("spin ms", "ms", _NEITHER, "Speed of the machine: a fixed loop of Python, best of 3."),
+    "slowed": Figure(
+        "slowed", "x", _NEITHER, "The spin on the slowest core, before or after, as a multiple of the fastest one seen."
+    ),
     "foreign_cores": Figure("foreign", "cores", _NEITHER, "CPU that other processes took meanwhile."),
 }
 """In the order of tables. A name that is not here is no figure."""

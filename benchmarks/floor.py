@@ -23,37 +23,47 @@ from typing import Any
 import grpc
 
 from benchmarks.checkout import ROOT
+from benchmarks.pace import Pace, spin
 from stepwire_engine.store.sqlite_connection import connect, make_durable
 
 MESSAGE = b"x" * 100
 WAL_BYTES = 6 * 1024 * 1024
-SPIN_ADDITIONS = 200_000
 SAMPLES = 60
 
 
 class Floor:
-    """Samples both, and the spin."""
+    """Samples both, and the spin.
 
-    def __init__(self, ping: Callable[[], object], commit: Callable[[], object]) -> None:
+    Args:
+        patience: Seconds that a sample, and so what is measured after it, waits for calm cores at most.
+    """
+
+    def __init__(
+        self, ping: Callable[[], object], commit: Callable[[], object], pace: Pace, patience: float = 0.0
+    ) -> None:
         self._ping = ping
         self._commit = commit
+        self._pace = pace
+        self._patience = patience
 
     def sample(self, samples: int = SAMPLES) -> dict[str, float]:
         """Medians of `samples` each, in milliseconds, as figures."""
+        slowed = self._pace.wait(self._patience)
         for _ in range(10):
             self._ping()  # both sides have slept
         return {
             "round_trip_ms": _median_seconds(self._ping, samples) * 1000,
             "commit_ms": _median_seconds(self._commit, samples) * 1000,
-            "spin_ms": min(_spin() for _ in range(3)) * 1000,
+            "spin_ms": spin() * 1000,
+            "slowed": slowed,
         }
 
 
 @contextmanager
-def floor(folder: Path) -> Iterator[Floor]:
+def floor(folder: Path, pace: Pace, patience: float) -> Iterator[Floor]:
     """Its server and its database, for as long as anything is measured. They do nothing in between."""
     with _stream() as ping, _journal(folder / "floor.db") as commit:
-        yield Floor(ping, commit)
+        yield Floor(ping, commit, pace, patience)
 
 
 def _median_seconds(action: Callable[[], object], samples: int) -> float:
@@ -62,14 +72,6 @@ def _median_seconds(action: Callable[[], object], samples: int) -> float:
         action()
         times.append(time.perf_counter())
     return statistics.median(end - start for start, end in itertools.pairwise(times))
-
-
-def _spin() -> float:
-    began = time.perf_counter()
-    total = 0
-    for number in range(SPIN_ADDITIONS):
-        total += number & 7
-    return time.perf_counter() - began
 
 
 @contextmanager

@@ -19,6 +19,7 @@ class Session(msgspec.Struct, kw_only=True, tag="session", tag_field="line", for
         machine: What every figure depends on, by name: cores, processor, memory, kernel, Python, SQLite, libraries.
         file_system: Of the databases.
         repeat: Rounds.
+        patience: Seconds that each measurement waited for calm cores at most.
         scale: 1.0 unless sizes were changed for a try.
     """
 
@@ -26,6 +27,7 @@ class Session(msgspec.Struct, kw_only=True, tag="session", tag_field="line", for
     machine: dict[str, str]
     file_system: str
     repeat: int
+    patience: float = 0.0
     scale: float = 1.0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from benchmarks.lines import Line, Measurement, Session, Skipped, Subject
+from benchmarks.pace import SLOWED_MAX
 
 FOREIGN_CORES_MAX = 0.3
 """What other processes may use in a round that is quiet."""
@@ -58,10 +59,13 @@ class Results:
     def medians(self, key: Key) -> dict[str, float]:
         """Of every figure over the rounds that have it; empty if nothing was measured.
 
-        Rounds in which others used the cores are left out, if there are enough without them.
+        Rounds in which others used the cores are left out, if there are enough without them. Where measurements were
+        to wait for calm cores, those that found none are as well.
         """
         found: Sequence[dict[str, float]] = self.rounds.get(key, ())
-        quiet = [figures for figures in found if figures.get("foreign_cores", 0.0) <= FOREIGN_CORES_MAX]
+        calm = SLOWED_MAX if self.session is not None and self.session.patience else math.inf
+        bounds = {"foreign_cores": FOREIGN_CORES_MAX, "slowed": calm}
+        quiet = [figures for figures in found if all(figures.get(name, 0.0) <= most for name, most in bounds.items())]
         if len(quiet) >= QUIET_ROUNDS_MIN:
             found = quiet
         names = dict.fromkeys(name for figures in found for name in figures)

@@ -15,6 +15,7 @@ from benchmarks.figures import FIGURES
 from benchmarks.goals import Verdict, verdicts
 from benchmarks.lines import read
 from benchmarks.medians import FOREIGN_CORES_MAX, Key, Results, results
+from benchmarks.pace import SLOWED_MAX
 from benchmarks.tables import number
 from benchmarks.workloads import WORKLOADS, title
 
@@ -82,7 +83,19 @@ def _setting(measured: Results) -> str:
     tried = f" **Sizes were scaled by {session.scale:g}: a try, no result.**" if session.scale != 1 else ""
     rounds = "One round." if session.repeat == 1 else f"Medians of {session.repeat} interleaved rounds."
     where = f"Measured on {session.date}: {machine}; databases on {session.file_system}."
-    return f"{where} {rounds}{tried}{_disturbed(measured)}"
+    return f"{where} {rounds}{tried}{_waited(measured)}{_disturbed(measured)}"
+
+
+def _waited(measured: Results) -> str:
+    """How many measurements waited for calm cores in vain, if they waited at all."""
+    if measured.session is None or not measured.session.patience:
+        return ""
+    slowed = [figures["slowed"] for rounds in measured.rounds.values() for figures in rounds if "slowed" in figures]
+    count = sum(times > SLOWED_MAX for times in slowed)
+    return (
+        f" Each measurement waited up to {measured.session.patience:g} s for a moment in which nothing outside this "
+        f"machine slowed its cores; {count} of {len(slowed)} were slowed all the same."
+    )
 
 
 def _disturbed(measured: Results) -> str:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from benchmarks import linux
 from benchmarks.checkout import Checkout
 from benchmarks.floor import Floor, floor
 from benchmarks.lines import Line, Measurement, Session, Skipped, Subject
+from benchmarks.pace import SLOWED_MAX, Pace
 from benchmarks.processes import BenchmarkError
 from benchmarks.runs import Pair, Runs
 from benchmarks.sleeping import Sleeping
@@ -28,6 +30,8 @@ from stepwire.errors import StepwireError
 
 FAILURES = (BenchmarkError, StepwireError, TimeoutError, OSError, subprocess.SubprocessError)
 """What makes a measurement void; anything else is a defect of the benchmarks."""
+AGAIN = 3
+"""How often a measurement is made again at most that ended on a slowed core, if it was to wait for calm ones."""
 LIBRARIES = ("grpcio", "protobuf", "msgspec", "uvloop")
 
 
@@ -93,6 +97,7 @@ class Plan:
     Attributes:
         folder: On a real disk; what is made there is removed at the end.
         lock: For measuring in turns with others on this machine.
+        patience: Seconds that each measurement waits for calm cores at most; 0: whatever the machine does.
     """
 
     workloads: Sequence[Workload]
@@ -100,6 +105,7 @@ class Plan:
     repeat: int
     folder: Path
     lock: Path | None = None
+    patience: float = 0.0
     scale: float = 1.0
 
 
@@ -128,16 +134,30 @@ def run(plan: Plan, emit: Callable[[Line], object]) -> list[Skipped]:
                 subject.prepare(workload, kept)
             except FAILURES as error:
                 fail(workload, subject, error)
-        with floor(place) as raw, turns_of(plan.lock) as turn:
+        pace = Pace()
+        with floor(place, pace, plan.patience) as raw, turns_of(plan.lock) as turn:
             for number, workload, subject in turns(plan):
                 if (workload.name, subject.name) in failed:
                     continue
                 try:
-                    for point in _measure(turn, workload, subject, place, kept, raw):
+                    measure = partial(_measure, turn, workload, subject, place, kept, raw)
+                    for point in _paced(measure, pace, AGAIN if plan.patience else 0):
                         emit(_line(number, workload, subject, point))
                 except FAILURES as error:
                     fail(workload, subject, error)
     return list(failed.values())
+
+
+def _paced(measure: Callable[[], list[Point]], pace: Pace, again: int) -> list[Point]:
+    """Measure, and note how slowed the cores were; measure again, at most so many times, if they were."""
+    while True:
+        points = measure()
+        after = pace.slowed()
+        for point in points:
+            point.figures["slowed"] = max(after, point.figures.get("slowed", after))
+        if not again or all(point.figures["slowed"] <= SLOWED_MAX for point in points):
+            return points
+        again -= 1
 
 
 def turns(plan: Plan) -> Iterator[tuple[int, Workload, Measured]]:
@@ -176,6 +196,7 @@ def _heading(plan: Plan) -> Session:
         },
         file_system=linux.file_system(plan.folder),
         repeat=plan.repeat,
+        patience=plan.patience,
         scale=plan.scale,
     )
 

@@ -15,7 +15,7 @@ COLUMNS = (
     "host_rss_mib", "ratio", "round_trip_ms", "commit_ms", "spin_ms", "foreign_cores",
 )  # fmt: skip
 """Of the table; every other figure that is not one of `QUIET` stands below its row."""
-QUIET = frozenset({"steps", "seconds", "ms_per_step", "cpu_us", "disk_flushes"})
+QUIET = frozenset({"steps", "seconds", "ms_per_step", "cpu_us", "disk_flushes", "slowed"})
 TITLE_WIDTH, CELL_WIDTH = 52, 11
 
 

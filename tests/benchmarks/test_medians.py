@@ -42,6 +42,12 @@ def test_disturbed_rounds_are_left_out_if_three_are_quiet(foreign: tuple[float, 
     assert results(rounds).median(Key("a", "stepwire"), "seconds") == median
 
 
+@pytest.mark.parametrize(("patience", "median"), [(20.0, 2), (0.0, 8)])
+def test_slowed_rounds_are_left_out_if_they_were_to_wait(patience: float, median: float) -> None:
+    rounds = [measured("a", seconds=s, slowed=f) for s, f in zip((1, 2, 8, 9, 10), (1, 1.2, 1.1, 2, 2), strict=True)]
+    assert results([session(patience=patience), *rounds]).median(Key("a", "stepwire"), "seconds") == median
+
+
 def test_results_keep_the_order_of_the_file() -> None:
     found = some()
     assert found.workloads() == ["group_100", "sequence_curve", "w3"]

@@ -66,6 +66,13 @@ def test_figures_that_others_disturbed_are_called_rough() -> None:
     assert "rough" not in page.markdown(results([session(), measured("w2", foreign_cores=0.2)]))
 
 
+def test_it_says_how_many_waited_for_calm_cores_in_vain() -> None:
+    lines = [measured("w1", slowed=1.1), measured("w1", slowed=1.9), measured("w2", slowed=1.0)]
+    assert "waited up to 20 s" in (made := page.markdown(results([session(patience=20.0), *lines])))
+    assert "1 of 3 were slowed all the same." in made
+    assert "slowed" not in page.markdown(results([session(), *lines]))
+
+
 def test_a_page_keeps_what_stands_around_the_marks(tmp_path: Path) -> None:
     old = f"# Title\n\n{page.BEGIN}\n\nold\n\n{page.END}\n\nmore\n"
     assert page.placed(old, "new") == f"# Title\n\n{page.BEGIN}\n\nnew\n\n{page.END}\n\nmore\n"
