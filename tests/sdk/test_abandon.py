@@ -449,6 +449,29 @@ def test_a_thread_that_is_free_asks_for_more_before_it_waits(caplog: pytest.LogC
     pool.close()
 
 
+def test_what_waits_for_a_thread_comes_before_more_and_a_closed_pool_asks_for_none() -> None:
+    work, more = Work(), Work()
+    asked: list[Callable[[], bool]] = [more.make(opened())]
+    pool, first, second = StepThreads(1, lambda: asked.pop() if asked else None), threading.Event(), threading.Event()
+    pool.start(work.make(first))
+    pool.start(work.make(second))
+    first.set()
+    assert work.ended.acquire(timeout=PATIENCE_SECONDS) and work.began.acquire(timeout=PATIENCE_SECONDS)
+    assert work.began.acquire(timeout=PATIENCE_SECONDS) and asked, "the second one waited for a thread"
+    second.set()
+    assert more.ended.acquire(timeout=PATIENCE_SECONDS) and more.began.acquire(timeout=0)
+    gate = threading.Event()
+    pool.start(work.make(gate))
+    assert work.began.acquire(timeout=PATIENCE_SECONDS)
+    asked.append(more.make(opened()))
+    pool.close()
+    gate.set()
+    assert work.ended.acquire(timeout=PATIENCE_SECONDS) and work.ended.acquire(timeout=PATIENCE_SECONDS)
+    for thread in [thread for thread in threading.enumerate() if thread.ident == work.threads[0]]:
+        thread.join(PATIENCE_SECONDS)
+    assert asked and not more.began.acquire(timeout=0)
+
+
 def test_work_waits_for_the_threads_there_are_when_the_system_makes_no_more(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

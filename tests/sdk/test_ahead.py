@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from stepwire._serving import RunningHost
 from stepwire._tracing import current_traceparent
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
+from stepwire.flow import StepFunction
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
 from stepwire.protocol.frames import (
@@ -29,14 +34,17 @@ from stepwire.protocol.frames import (
     Execute,
     Hello,
     RejectReason,
+    Result,
+    UndoInput,
     Welcome,
 )
 from stepwire.protocol.payload import NULL, Payload
 from stepwire.protocol.plan import Fence, StepKind
 from tests.sdk.gates import PATIENCE_SECONDS, Gates, turns, until
-from tests.sdk.host_desk import HostDesk
+from tests.sdk.host_desk import RUN, HostDesk
 from tests.sdk.spans import recorded, traceparent
 
+_MARK = ContextVar("mark", default="nothing")
 KINDS = pytest.mark.parametrize("is_async", [True, False], ids=["async-step", "sync-step"])
 
 
@@ -203,8 +211,11 @@ def test_arguments_that_do_not_fit_fail_their_step_and_the_thread_goes_on() -> N
             desk.say(executes=[misfit])
             gated.execute(desk, "c")
             await gated.gates.until_reached("a")
+            rung: list[str] = []
+            desk.port.bell = lambda: rung.append("rung")
             gated.gates.open("a")
             hold_the_loop(lambda: gated.gates.reached == ["a", "c"])
+            assert len(rung) == 2, "one outcome each of a and b"
             gated.gates.open("c")
             refused = await desk.until_result("b")
             assert refused.failure is not None and refused.failure.code is ErrorCode.INVALID_INPUT
@@ -216,7 +227,7 @@ def test_arguments_that_do_not_fit_fail_their_step_and_the_thread_goes_on() -> N
 
 
 def test_what_only_the_loop_can_begin_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Async steps, and those whose attempts may be given up."""
+    """Async steps, undos, those that a test replaces, and those whose attempts may be given up."""
     taken: dict[str, bool] = {}
     book = Starter.book
 
@@ -240,6 +251,164 @@ def test_what_only_the_loop_can_begin_is_left_to_it(monkeypatch: pytest.MonkeyPa
                 assert (await desk.until_result(name)).failure is None
             assert gated.gates.reached == list("abcde")
             assert (taken["b"], taken["d"]) == (False, False) and "e" in taken
+            starter, fence = desk.runtime._starter, desk.next_fence()
+            undo = Execute("a#undo", 1, fence, StepKind.TASK, "work", undo=UndoInput(NULL))
+            assert starter.book(RUN, undo) is None
+            starter.stubs = {"work": lambda name: "instead"}
+            assert starter.book(RUN, Execute("f", 1, fence, StepKind.TASK, "work")) is None
+
+    asyncio.run(main())
+
+
+def test_a_cancel_that_the_loop_has_not_seen_yet_does_not_stop_the_next_attempt() -> None:
+    async def main() -> None:
+        gated = Gated(is_async=False)
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "p", "q")
+            await gated.gates.until_reached("p")
+            cancel = Cancel("p", desk.next_fence(), CancelReason.TIMEOUT)
+            late = desk.port.receive(EngineFrame(2, runs=[EngineSection(RUN, cancels=[cancel])]))
+            assert late, "it is for the loop, which is blocked from here on"
+            gated.gates.open("p", "q")
+            hold_the_loop(lambda: len(desk.hear().results) == 2)
+            first = desk.results[0]
+            again = Execute("p", 2, desk.next_fence(), StepKind.TASK, "work", Payload(b'[["again"],{}]'))
+            gated.execute(desk, "r")
+            hold_the_loop(lambda: desk.port.session.attempts == 1)
+            assert desk.port.receive(EngineFrame(4, runs=[EngineSection(RUN, executes=[again])])) == []
+            await gated.gates.until_reached("r")
+            gated.gates.open("r")
+            hold_the_loop(lambda: gated.gates.reached == ["p", "q", "r", "again"])
+            desk.runtime.handle(late)
+            gated.gates.open("again")
+            await until("it has ended as well", lambda: len(desk.hear().results) == 4)
+            second = desk.results[-1]
+            assert (first.path, first.attempt, second.path, second.attempt) == ("p", 1, "p", 2)
+            assert second.failure is None
+
+    asyncio.run(main())
+
+
+def test_whatever_decoding_raises_fails_the_step_and_not_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """As codecs written in other languages raise it."""
+
+    decode = StepFunction.decode_input
+
+    def panicking(step: StepFunction[..., Any], given: Payload) -> Any:
+        if b"b" in given.data:
+            raise Panic("at the worst moment")
+        return decode(step, given)
+
+    monkeypatch.setattr(StepFunction, "decode_input", panicking)
+
+    async def main() -> None:
+        gated = Gated(is_async=False)
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a", "b", "c")
+            await gated.gates.until_reached("a")
+            gated.gates.open("a", "c")
+            failed = await desk.until_result("b")
+            assert failed.failure is not None and failed.failure.type == "Panic"
+            assert (await desk.until_result("c")).failure is None
+            await until("nothing runs", lambda: desk.runtime.busy == 0)
+            assert desk.port.session.free_slots == 1
+
+    asyncio.run(main())
+
+
+def test_a_thread_that_has_other_work_leaves_what_waits_to_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system makes too few threads: one that ends its work takes what waits for a thread, and a slot is free."""
+
+    async def main() -> None:
+        gated = Gated(is_async=False, slots=2)
+        gated.host.step(name="on_loop")(_async(gated.gates.wait))
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a")
+            await gated.gates.until_reached("a")
+
+            def refuse(thread: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            monkeypatch.setattr(threading.Thread, "start", refuse)
+            gated.execute(desk, "b")
+            gated.execute(desk, "c", step="on_loop")
+            gated.gates.open("a")
+            await gated.gates.until_reached("b", "c")
+            gated.gates.open("b", "c")
+            for name in "abc":
+                await desk.until_result(name)
+
+    asyncio.run(main())
+
+
+def test_a_forked_child_goes_on_with_nothing(tmp_path: Path) -> None:
+    """What its parent was given ahead is not the child's: its thread ends with the step that forked."""
+
+    async def main() -> None:
+        gated = Gated(is_async=False)
+        ran, told = tmp_path / "ran", tmp_path / "told"
+
+        @gated.host.step
+        def forks(name: str) -> None:
+            gated.gates.wait_sync(name)
+            if os.fork() == 0:
+                threading.Timer(0.5, lambda: (told.write_text("child"), os._exit(0))).start()
+                sys.exit(0)  # An outcome, as in every step.
+
+        @gated.host.step
+        def once(name: str) -> None:
+            with ran.open("a") as file:
+                file.write(f"{os.getpid()}\n")
+
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.execute(desk, "a", step="forks")
+            gated.execute(desk, "b", step="once")
+            await gated.gates.until_reached("a")
+            gated.gates.open("a")
+            await desk.until_result("b")
+            await until("the child has had its time", told.exists)
+            assert ran.read_text().split() == [str(os.getpid())]
+
+    asyncio.run(main())
+
+
+def test_one_thread_takes_one_slot() -> None:
+    port = SessionPort(HostSession(Hello("h", "i", steps=("work",), slots=2, ahead=2)), lambda: 0.0)
+    port.connect()
+    port.take_frame()
+    port.receive(EngineFrame(welcome=Welcome("s")))
+    given = [Execute(path, 1, Fence(1, n), StepKind.TASK, "work") for n, path in enumerate("abcd", 1)]
+    port.receive(EngineFrame(runs=[EngineSection("r", executes=given)]))
+    port.submit_results([("r", Result(path, 1, Fence(1, 9), NULL)) for path in "ab"])
+    booked: list[str] = []
+
+    def book(run_id: str, execute: Execute) -> str | None:
+        booked.append(execute.path)
+        return execute.path if execute.path == "c" else None
+
+    assert port.begin_next(book) == "c" and (port.session.attempts, len(port.waiting)) == (1, 1)
+    assert port.begin_next(book) is None and (port.session.attempts, len(port.waiting)) == (1, 1)
+    assert [execute.path for _, execute in port.begin_waiting()] == ["d"]
+    assert port.begin_next(book) is None and booked == ["c", "d"]
+
+
+def test_attempts_of_one_thread_share_no_context() -> None:
+    async def main() -> None:
+        seen: list[str] = []
+        gated = Gated(is_async=False)
+
+        @gated.host.step
+        def mark(name: str) -> None:
+            seen.append(_MARK.get())
+            _MARK.set(name)
+
+        async with HostDesk(gated.host, ahead=3) as desk:
+            gated.execute(desk, "a")
+            gated.execute(desk, "b", "c", step="mark")
+            gated.gates.open("a")
+            await desk.until_result("c")
+            assert seen == ["nothing", "nothing"]
 
     asyncio.run(main())
 

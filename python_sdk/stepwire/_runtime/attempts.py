@@ -95,6 +95,11 @@ class Attempts:
         return len(self._running) + len(self._ending)
 
     @property
+    def threadless(self) -> int:
+        """Attempts that wait for a thread: the system makes no more."""
+        return self._threads.queued
+
+    @property
     def abandoned(self) -> int:
         """Attempts given up that still run."""
         return self._abandoned
@@ -336,9 +341,14 @@ class Attempts:
 
     # ---- stopping
 
-    def cancel(self, run_id: str, path: str, reason: CancelReason) -> None:
-        """Ask an attempt to stop: an async one is cancelled, a sync one sees its flag (MISSION S20)."""
-        if (running := self._running.get((run_id, path))) is not None:
+    def cancel(self, run_id: str, path: str, reason: CancelReason, fence: Fence | None = None) -> None:
+        """Ask an attempt to stop: an async one is cancelled, a sync one sees its flag (MISSION S20).
+
+        Args:
+            fence: Only one whose right is no younger: a thread may have begun the next one meanwhile. None: any.
+        """
+        running = self._running.get((run_id, path))
+        if running is not None and (fence is None or running.fence <= fence):
             self._stop(running, reason)
 
     def has(self, run_id: str, path: str) -> bool:

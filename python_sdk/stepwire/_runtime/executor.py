@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import copy_context
@@ -115,6 +116,7 @@ class HostRuntime:
         self._unsent: dict[int, LiveBody] = {}
         self._results: list[tuple[str, Result]] = []
         self.loop_thread = threading.get_ident()
+        self._pid = os.getpid()
         self._flushing = False
         self._activity = 0
         self.context = copy_context()
@@ -267,7 +269,7 @@ class HostRuntime:
             self._cancel_reached(run_id, cancel.path)
         if cancel.path:
             self._starter.cancel(run_id, cancel.path)
-            self._attempts.cancel(run_id, cancel.path, cancel.reason)
+            self._attempts.cancel(run_id, cancel.path, cancel.reason, cancel.fence)
             return
         self._starter.cancel_run(run_id)
         self._attempts.cancel_run(run_id, cancel.reason)
@@ -397,21 +399,22 @@ class HostRuntime:
         else:
             self._port.submit_results([(run_id, result)])
             self._port.ring()
-            if self._draining:
-                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now.
+            if self._draining or (self._port.waiting and self._attempts.threadless):
+                self.loop.call_soon_threadsafe(self._schedule)  # Its body may go now, or its thread has other work.
 
     def _continued(self) -> Work | None:
         """The next attempt for a thread that has told its outcome: what waits for its slot need not wait for the loop.
 
-        None: nothing waits, or only the loop can begin it.
+        None: nothing waits, or only the loop can begin it. Nothing waits for a forked child, which has no loop.
         """
-        while self._port.waiting:
+        while self._port.waiting and os.getpid() == self._pid:
             booked = self._port.begin_next(self._starter.book)
-            if booked is None:
-                self.loop.call_soon_threadsafe(self._schedule)
-                return None
-            if (work := self._starter.continued(booked)) is not None:
+            work = self._starter.continued(booked) if booked is not None else None
+            if work is not None:
                 return work
+            self.loop.call_soon_threadsafe(self._schedule)
+            if booked is None:
+                break
         return None
 
     def _tell(self, running: RunningAttempt, failure: Failure | None, output: Any) -> None:

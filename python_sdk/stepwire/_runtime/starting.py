@@ -99,15 +99,15 @@ class Starter:
         """What the thread does for it. None: it has failed before any of its code ran."""
         execute, step, running = booked
         try:
-            call = task_call(step, execute)
-        except Exception as error:  # InvalidInput, or of a codec of the user's own
+            work = self._attempts.continued(running, task_call(step, execute), self._context, execute.traceparent)
+        except BaseException as error:  # InvalidInput, or what a codec raises; the thread goes on.
             self._attempts.unbook(running)
             self._port.submit_results([(running.run_id, _refusal(execute, _misfit(error, step.redact)))])
             self._port.ring()
             return None
         if self._hooked:
             self._hooks.fire("step_started", running.run_id, running.flow, running.path, running.attempt)
-        return self._attempts.continued(running, call, self._context, execute.traceparent)
+        return work
 
     def start_closure(
         self, body: LiveBody, step: StepFuture, attempt: int, fence: Fence, timeout: float | None, traceparent: str
@@ -237,7 +237,7 @@ class Starter:
             self.reject_run(run_id, reason)
 
 
-def _misfit(error: Exception, redact: Parts | None) -> Failure:
+def _misfit(error: BaseException, redact: Parts | None) -> Failure:
     """Of an attempt whose call could not be made."""
     failure = failure_from_exception(error)
     return hidden(failure) if redacts(redact, Parts.FAILURE) else failure

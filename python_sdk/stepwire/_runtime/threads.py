@@ -45,6 +45,11 @@ class StepThreads:
         """Threads that take work; those given up are none of them."""
         return self._count
 
+    @property
+    def queued(self) -> int:
+        """Work that waits for a thread."""
+        return self._queued
+
     def start(self, work: Work) -> None:
         """Run `work` on a thread, when one is free.
 
@@ -95,22 +100,33 @@ class StepThreads:
         return True
 
     def _loop(self) -> None:
-        while (work := self._work.get()) is not None:
-            while work is not None:
-                if not _done(work):
-                    return
-                work = None  # It may be long until there is more.
-                work = self._next()
+        work = self._work.get()
+        while work is not None:
+            if not _done(work):
+                return
+            work = None  # It may be long until there is more.
+            work = self._next()
+
+    def _next(self) -> Work | None:
+        """What a thread does that has done its work: first what waits for any thread. None: it ends."""
+        if not self._is_for_queued():
+            if not self._closed and (work := self._asked()) is not None:
+                return work
             with self._lock:
                 if self._queued:
                     self._queued -= 1
                 else:
                     self._idle += 1
+        return self._work.get()
 
-    def _next(self) -> Work | None:
-        """More work for a thread that has done its own, besides what waits for any thread."""
-        if self._queued or self._closed:
-            return None
+    def _is_for_queued(self) -> bool:
+        with self._lock:
+            if not self._queued:
+                return False
+            self._queued -= 1
+            return True
+
+    def _asked(self) -> Work | None:
         try:
             return self._more()
         except Exception:
