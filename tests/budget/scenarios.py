@@ -9,6 +9,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -135,7 +136,14 @@ class Counted:
 
 
 def count(scenario: str) -> Counted:
-    """Do the work twice, the first time to warm up, and count the second time."""
+    """Do the work twice, the first time to warm up, and count the second time.
+
+    In a context without variables: every step has a context of its own, and other tests leave theirs in this one.
+    """
+    return Context().run(_in_context, scenario)
+
+
+def _in_context(scenario: str) -> Counted:
     work = SCENARIOS[scenario]
     host = stepwire.Host("budget", slots=10_000, bodies=10_000)
     for flow in FLOWS:
