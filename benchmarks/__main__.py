@@ -14,7 +14,7 @@ from benchmarks.checkout import other, own, pinned
 from benchmarks.lines import Line, Measurement, Skipped, encode, read
 from benchmarks.medians import Results, results
 from benchmarks.peers import choice
-from benchmarks.session import AGAIN, Measured, Plan, Tree, run
+from benchmarks.session import Measured, Plan, Tree, run
 from benchmarks.workloads import DEFAULT, SETS, WORKLOADS, named
 
 CLIENTS = {"table": None, "singly": False, "together": True}
@@ -77,6 +77,7 @@ def _plan(options: argparse.Namespace) -> tuple[Plan, list[Skipped]]:
         folder=options.dir,
         lock=options.lock,
         patience=options.patience,
+        again=options.again,
         scale=options.scale,
     )
     return plan, skipped
@@ -126,8 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--calm", type=float, default=0.0, metavar="SECONDS", dest="patience",
         help="wait so long at most, before each measurement, for a moment in which nothing outside this machine slows"
-        f" its cores, and measure again, at most {AGAIN} times, what ended on a slowed one",
+        " its cores; rounds that found none do not count if there are three others",
     )  # fmt: skip
+    add("--again", type=int, default=0, metavar="N", help="with --calm: measure so many times again what was slowed")
     add("--lock", type=Path, metavar="FILE", help="measure while holding a lock on FILE, 40 s at a time: for turns")
     add("--scale", type=float, default=1.0, metavar="X", help="multiply all sizes, for a try (default 1)")
     add("--longer", type=_at_least_1, default=1, metavar="N", help="N times as many measured runs, for a profiler")

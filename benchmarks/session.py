@@ -30,8 +30,6 @@ from stepwire.errors import StepwireError
 
 FAILURES = (BenchmarkError, StepwireError, TimeoutError, OSError, subprocess.SubprocessError)
 """What makes a measurement void; anything else is a defect of the benchmarks."""
-AGAIN = 3
-"""How often a measurement is made again at most that ended on a slowed core, if it was to wait for calm ones."""
 LIBRARIES = ("grpcio", "protobuf", "msgspec", "uvloop")
 
 
@@ -98,6 +96,7 @@ class Plan:
         folder: On a real disk; what is made there is removed at the end.
         lock: For measuring in turns with others on this machine.
         patience: Seconds that each measurement waits for calm cores at most; 0: whatever the machine does.
+        again: How often one that was slowed all the same is made again at most.
     """
 
     workloads: Sequence[Workload]
@@ -106,6 +105,7 @@ class Plan:
     folder: Path
     lock: Path | None = None
     patience: float = 0.0
+    again: int = 0
     scale: float = 1.0
 
 
@@ -141,7 +141,7 @@ def run(plan: Plan, emit: Callable[[Line], object]) -> list[Skipped]:
                     continue
                 try:
                     measure = partial(_measure, turn, workload, subject, place, kept, raw)
-                    for point in _paced(measure, pace, AGAIN if plan.patience else 0):
+                    for point in _paced(measure, pace, plan.again if plan.patience else 0):
                         emit(_line(number, workload, subject, point))
                 except FAILURES as error:
                     fail(workload, subject, error)

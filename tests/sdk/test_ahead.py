@@ -21,6 +21,7 @@ from stepwire._serving import RunningHost
 from stepwire._tracing import current_traceparent
 from stepwire._transport.port import SessionPort
 from stepwire._transport.session import HostSession
+from stepwire.codec import JsonCodec
 from stepwire.flow import StepFunction
 from stepwire.protocol import limits
 from stepwire.protocol.failure import ErrorCode
@@ -46,6 +47,10 @@ from tests.sdk.spans import recorded, traceparent
 
 _MARK = ContextVar("mark", default="nothing")
 KINDS = pytest.mark.parametrize("is_async", [True, False], ids=["async-step", "sync-step"])
+
+
+class Panic(BaseException):
+    """As codecs that are written in other languages raise it."""
 
 
 class Gated:
@@ -290,9 +295,6 @@ def test_a_cancel_that_the_loop_has_not_seen_yet_does_not_stop_the_next_attempt(
 
 
 def test_whatever_decoding_raises_fails_the_step_and_not_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Panic(BaseException):
-        """As codecs written in other languages raise it."""
-
     decode = StepFunction.decode_input
 
     def panicking(step: StepFunction[..., Any], given: Payload) -> Any:
@@ -310,6 +312,32 @@ def test_whatever_decoding_raises_fails_the_step_and_not_the_thread(monkeypatch:
             gated.gates.open("a", "c")
             failed = await desk.until_result("b")
             assert failed.failure is not None and failed.failure.type == "Panic"
+            assert (await desk.until_result("c")).failure is None
+            await until("nothing runs", lambda: desk.runtime.busy == 0)
+            assert desk.port.session.free_slots == 1
+
+    asyncio.run(main())
+
+
+class _Panicking(JsonCodec):
+    def round_trip(self, value: Any, type: Any = Any) -> tuple[Payload, Any]:
+        if value == "b":
+            raise Panic("at the worst moment")
+        return super().round_trip(value, type)
+
+
+@KINDS
+def test_whatever_encoding_raises_fails_the_step_and_not_the_thread(is_async: bool) -> None:
+    async def main() -> None:
+        gated = Gated(is_async=is_async)
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        object.__setattr__(gated.host.steps["work"], "codec", _Panicking())
+        async with HostDesk(gated.host, ahead=2) as desk:
+            gated.gates.open("a", "b", "c")
+            gated.execute(desk, "a", "b", "c")
+            failed = await desk.until_result("b")
+            assert failed.failure is not None and failed.failure.code is ErrorCode.OUTPUT_UNSERIALIZABLE
+            assert "Panic: at the worst moment" in failed.failure.message
             assert (await desk.until_result("c")).failure is None
             await until("nothing runs", lambda: desk.runtime.busy == 0)
             assert desk.port.session.free_slots == 1

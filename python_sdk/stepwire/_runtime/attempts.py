@@ -259,15 +259,17 @@ class Attempts:
                 raise PayloadTooLarge(
                     f"output of step {running.path!r} is {len(payload.data)} bytes, limit {self.payload_bytes_max}"
                 )
-        except Exception as exc:
+        except BaseException as exc:
             self._give_unrecordable(running, exc)
+            if not (running.on_thread or isinstance(exc, Exception)):
+                raise  # As of user code on the loop. A thread has other steps to serve.
         else:
             if call.abandon_after is None:
                 self._hand_over(running, payload, None, back)  # as _give does it
             else:
                 self._give(running, payload, None, back)
 
-    def _give_unrecordable(self, running: RunningAttempt, exc: Exception) -> None:
+    def _give_unrecordable(self, running: RunningAttempt, exc: BaseException) -> None:
         """Its output cannot be encoded or is too large."""
         if undone_path(running.path) is not None:
             # Nobody gets the output of an undo, and what it did is done.
