@@ -11,19 +11,28 @@ from benchmarks import page, plots
 from benchmarks.checkout import PINNED
 from benchmarks.lines import encode, read
 from benchmarks.medians import Results, results
+from benchmarks.pace import SLOWED_MAX
 from benchmarks.workloads import named
 from tests.architecture.source import ROOT
 from tests.benchmarks.made import measured, session, some, subject
 
 ROUNDS_MIN = 3
-PAGE, FIGURES = ROOT / "docs" / "performance.md", ROOT / "docs" / "benchmarks" / "figures.jsonl"
+DOCS = ROOT / "docs"
+FIGURES, CALM = DOCS / "benchmarks" / "figures.jsonl", DOCS / "benchmarks" / "calm.jsonl"
 
 
-def test_the_page_shows_the_committed_figures() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    made = page.placed(text, page.markdown(results(read(FIGURES))))
-    command = f"python -m benchmarks report {FIGURES.relative_to(ROOT)} --page {PAGE.relative_to(ROOT)}"
+@pytest.mark.parametrize(("shown", "figures"), [("performance.md", FIGURES), ("benchmarks/calm.md", CALM)])
+def test_the_page_shows_the_committed_figures(shown: str, figures: Path) -> None:
+    text = (DOCS / shown).read_text(encoding="utf-8")
+    made = page.placed(text, page.markdown(results(read(figures))))
+    command = f"python -m benchmarks report {figures.relative_to(ROOT)} --page docs/{shown}"
     assert made == text, f"run `{command}`"
+
+
+def test_figures_of_calm_cores_are_of_calm_cores() -> None:
+    found = results(read(CALM))
+    assert all(figures["slowed"] <= SLOWED_MAX for rounds in found.rounds.values() for figures in rounds)
+    assert min(len(rounds) for rounds in found.rounds.values()) >= ROUNDS_MIN
 
 
 def test_committed_figures_are_no_try() -> None:
