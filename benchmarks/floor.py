@@ -38,9 +38,7 @@ class Floor:
         patience: Seconds that a sample, and so what is measured after it, waits for calm cores at most.
     """
 
-    def __init__(
-        self, ping: Callable[[], object], commit: Callable[[], object], pace: Pace, patience: float = 0.0
-    ) -> None:
+    def __init__(self, ping: Callable[[], object], commit: Callable[[], object], pace: Pace, patience: float) -> None:
         self._ping = ping
         self._commit = commit
         self._pace = pace

@@ -89,9 +89,7 @@ class Starter:
         Not one that may be given up: that may happen from now on, and the thread knows it only of what it runs.
         """
         step = self._steps.get(execute.name)
-        if step is None or step.is_async or execute.undo is not None or self.stubs:
-            return None
-        if step.abandon_after is not None:
+        if step is None or step.is_async or step.abandon_after is not None or execute.undo is not None or self.stubs:
             return None
         return Booked(execute, step, self._attempts.book(run_id, execute, unread_call(step)))
 
